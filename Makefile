@@ -1,0 +1,62 @@
+# Targets for people; `make` alone lists them. Everything that is installed goes into .venv.
+#   make demo ARGS="seed=3"                       more arguments for run.py, for pytest in test and test-all
+#   make setup PYTHON=python3.12                  another interpreter (before .venv exists)
+#   make setup EXTRAS=dev,popgym,slurm,mikasa     other extras of pyproject.toml
+PYTHON ?= python3
+EXTRAS ?= dev,popgym,slurm
+ARGS ?=
+# A worker per core, four at most: each one imports torch.
+PYTEST ?= $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+VENV := .venv
+PY := $(VENV)/bin/python
+comma := ,
+STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
+
+.DEFAULT_GOAL := help
+.PHONY: setup demo test test-all lint format bench clean help
+.DELETE_ON_ERROR:
+
+setup: $(STAMP)  ## create .venv and install, by the versions of constraints.txt
+
+demo: setup  ## the main job: collect T-Maze, train ELMUR, act in corridors of 9 to 9600 steps
+	$(PY) run.py env=tmaze model=elmur $(ARGS)
+
+test: setup  ## the tests that take seconds
+	$(PYTEST) $(ARGS)
+
+test-all: setup  ## every test, also those marked slow, faults, slurm and mikasa
+	$(PYTEST) -m "" $(ARGS)
+
+lint: setup  ## ruff, its format, and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup  ## let ruff mend what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup  ## speed of training, acting and data on this machine
+	$(PY) run.py stage=benchmark $(ARGS)
+
+clean:  ## remove .venv and caches; outputs/ stays
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# pip is the last thing that venv makes, so an interrupted venv is made again.
+$(VENV)/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or name one: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: 3.11 or newer is needed; name one: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# torch on its own first: its version then stands before anything that depends on it is resolved.
+# The stamp comes last, so a failed install is tried again and a finished one is not.
+$(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/pip
+	$(PY) -m pip install -c constraints.txt torch
+	$(PY) -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""Watching a run: evaluation by acting, selection of the best checkpoint, throughput, result rows, tables and figures."""

@@ -1,0 +1,147 @@
+"""Checkpoints on disk: written whole or not at all, read without executing anything, checked before use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from data.atomic import atomic_open
+from elmur.build import build
+from elmur.module import CHECKPOINT_VERSION
+from elmur.policy import StreamingPolicy
+from elmur.sequence_model import SequenceModel
+from elmur.spec import TaskSpec
+
+log = logging.getLogger(__name__)
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file, what was found and what was expected."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's checkpoint files through a temporary name in the same folder, synced and renamed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with atomic_open(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        return read_checkpoint(path, map_location)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class ResumePoint(Callback):
+    """Writes `last.ckpt` every so many updates and at the end; the one before stays as `previous.ckpt`."""
+
+    def __init__(self, folder: Path | str, every_n_updates: int = 100) -> None:
+        if every_n_updates < 1:
+            raise ValueError(f"every_n_updates must be 1 or more; found {every_n_updates}")
+        self.folder, self.every = Path(folder), every_n_updates
+        self.saved_at = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Write the whole state of the run, unless this update was saved already."""
+        if self.saved_at == trainer.global_step:
+            return
+        self.saved_at = trainer.global_step
+        last = self.folder / LAST
+        if trainer.is_global_zero and last.exists():
+            last.replace(self.folder / PREVIOUS)
+        trainer.save_checkpoint(last)
+
+
+def resume_point(folder: Path | str) -> Path | None:
+    """The newest checkpoint in `folder` that can be read, None where there is none.
+
+    A damaged `last.ckpt` is passed over for the one before, and that is said. Raises CheckpointError where both are
+    there and damaged.
+    """
+    present = [Path(folder) / name for name in (LAST, PREVIOUS) if (Path(folder) / name).exists()]
+    for path in present:
+        try:
+            read_checkpoint(path, "cpu")
+        except CheckpointError as error:
+            log.warning("%s", error)
+            continue
+        return path
+    if present:
+        raise CheckpointError(f"{folder}: none of {[p.name for p in present]} can be read; delete them to start again")
+    return None
+
+
+def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[str, Any]:
+    """A checkpoint of ours as plain data. Raises CheckpointError for anything else, and never unpickles code."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # whatever a damaged or malicious file provokes in the reader
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path}: expected a checkpoint written by this project, found a file that is damaged or holds code "
+            f"({reason[:200]}); nothing in it was executed"
+        ) from error
+    ours = checkpoint.get("elmur") if isinstance(checkpoint, dict) else None
+    if not isinstance(ours, dict) or "state_dict" not in checkpoint:
+        raise CheckpointError(
+            f"{path}: expected a checkpoint of this project (key 'elmur'), found another file; weights of the published "
+            "code are read by stage=import"
+        )
+    if ours.get("version") != CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected checkpoint version {CHECKPOINT_VERSION}, found {ours.get('version')}; use the code that wrote it"
+        )
+    return checkpoint
+
+
+def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[SequenceModel, int]:
+    """The network in a checkpoint and its context length, on the CPU, ready to act.
+
+    task: what it is to act in; CheckpointError says where the checkpoint's task differs from it.
+    """
+    ours = (checkpoint := read_checkpoint(path))["elmur"]
+    spec = TaskSpec.from_json(ours["spec"])
+    if task is not None and (differences := spec.differences(task)):
+        raise CheckpointError(
+            f"{path}: trained on task {spec.name!r}, which does not fit {task.name!r}: {'; '.join(differences)}"
+        )
+    # The configuration in a file is data: it may name members of elmur and nothing else.
+    builder: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", ("elmur",))
+    model = builder(spec=spec)
+    weights = {
+        name.removeprefix("model."): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith("model.")
+    }
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its weights do not fit the model it describes: {error}") from error
+    return model.eval(), int(ours["context_length"])
+
+
+def load_policy(
+    path: Path | str, task: TaskSpec | None = None, sample: bool = False, target_return: float = 1.0
+) -> StreamingPolicy:
+    """The policy in a checkpoint, to act one observation at a time."""
+    return StreamingPolicy(*load_model(path, task), sample=sample, target_return=target_return)

@@ -1,0 +1,137 @@
+"""Judging a policy by acting: episodes on given seeds, in every variant of an environment, with intervals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from scipy import stats
+
+from envs.rollout import Episode, Policy, rollout
+from envs.vector import VectorEnv
+
+PATIENCE = 2.0  # seconds before a progress bar appears
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a policy did in one variant: means, 95 % intervals, and every episode by itself."""
+
+    episodes: int
+    success: float
+    success_interval: tuple[float, float]
+    mean_return: float
+    return_error: float
+    mean_length: float
+    wall_seconds: float
+    seeds: list[int]
+    returns: list[float]
+    successes: list[bool]
+
+    @classmethod
+    def of(cls, episodes: list[Episode], wall_seconds: float) -> Outcome:
+        """The outcome of these episodes."""
+        won = [bool(episode.success) for episode in episodes]
+        returns = np.array([episode.episode_return for episode in episodes], dtype=np.float64)
+        interval = stats.binomtest(sum(won), len(won)).proportion_ci(CONFIDENCE, method="wilson")
+        return cls(
+            episodes=len(episodes),
+            success=float(np.mean(won)),
+            success_interval=(float(interval.low), float(interval.high)),
+            mean_return=float(returns.mean()),
+            return_error=float(stats.sem(returns)) if len(returns) > 1 else 0.0,
+            mean_length=float(np.mean([episode.length for episode in episodes])),
+            wall_seconds=wall_seconds,
+            seeds=[episode.seed for episode in episodes],
+            returns=returns.tolist(),
+            successes=won,
+        )
+
+    def metric(self, name: str) -> float:
+        """The figure of that name: `success` or `return`."""
+        if name not in ("success", "return"):
+            raise ValueError(f"metric must be success or return; found {name!r}")
+        return self.success if name == "success" else self.mean_return
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    policy: Policy,
+    make_env: Callable[..., VectorEnv],
+    variants: Mapping[str, Mapping[str, Any]],
+    num_episodes: int,
+    first_seed: int,
+    num_envs: int = 100,
+    policy_seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Outcome]:
+    """The outcome in every variant, over the episodes of seeds `first_seed .. first_seed + num_episodes - 1`.
+
+    make_env is called as make_env(num_envs=N, **variant). Nothing here touches a global random generator, so a
+    training run that evaluates goes on as if it had not.
+    """
+    if num_episodes < 1 or num_envs < 1:
+        raise ValueError(f"evaluation needs num_episodes and num_envs of 1 or more; found {num_episodes}, {num_envs}")
+    outcomes = {}
+    with one_thread(), _bar(len(variants), progress) as show:
+        for number, (name, variant) in enumerate(variants.items()):
+            show(number, name, 0, 0)
+            env = make_env(num_envs=min(num_envs, num_episodes), **variant)
+            begin = time.perf_counter()
+
+            def on_step(step: int, running: int, number: int = number, name: str = name) -> None:
+                if step % 256 == 0:
+                    show(number, name, step, running)
+
+            try:
+                seeds = range(first_seed, first_seed + num_episodes)
+                episodes = rollout(env, policy, seeds, policy_seed=policy_seed, on_step=on_step)
+            finally:
+                env.close()
+            outcomes[name] = Outcome.of(episodes, time.perf_counter() - begin)
+        show(len(variants), "", 0, 0)
+    return outcomes
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small products gain nothing from more threads, and wait for them at every step."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _bar(total: int, wanted: bool) -> Iterator[Callable[[int, str, int, int], None]]:
+    """A progress bar over variants, with the steps of the one in work; shown once it takes longer than PATIENCE."""
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, TimeRemainingColumn(), transient=True)
+    task = bar.add_task("", total=total)
+    begin, started = time.monotonic(), False
+
+    def show(done: int, name: str, step: int, running: int) -> None:
+        nonlocal started
+        if wanted and not started and time.monotonic() - begin > PATIENCE:
+            bar.start()
+            started = True
+        bar.update(
+            task, completed=done, description=f"{name} step {step:,}, {running} episodes running" if step else name
+        )
+
+    try:
+        yield show
+    finally:
+        if started:
+            bar.stop()

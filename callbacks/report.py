@@ -1,0 +1,72 @@
+"""What a person looks at in the end: a table in the terminal, a figure beside the result row."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from data.atomic import write_bytes
+
+NUMBERED = re.compile(r"[^\d]*(\d+)$")
+
+
+def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
+    """The outcomes of one result row as a table."""
+    table = Table(title=f"{row['task']} · {row['model']} · seed {row['seed']}", title_justify="left")
+    for heading in ("variant", "episodes", "success", "95 % of it", "return", "steps", "seconds"):
+        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+    for name, outcome in row["outcomes"].items():
+        low, high = outcome["success_interval"]
+        table.add_row(
+            name,
+            str(outcome["episodes"]),
+            f"{outcome['success']:.2f}",
+            f"{low:.2f}-{high:.2f}",
+            f"{outcome['mean_return']:.2f} ± {outcome['return_error']:.2f}",
+            f"{outcome['mean_length']:,.0f}",
+            f"{outcome['wall_seconds']:.1f}",
+        )
+    (console or Console()).print(table)
+
+
+def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance: float | None = None) -> bool:
+    """A PNG of success against the number in the variants' names, a line per row (label -> row).
+
+    chance: the success of guessing, drawn as a dotted line. Gives False, and draws nothing, where the variants are not numbered.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = {label: numbered(row) for label, row in rows.items()}
+    if not any(lines.values()):
+        return False
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    for label, points in lines.items():
+        x = [number for number, _ in points]
+        y = [outcome["success"] for _, outcome in points]
+        axes.plot(x, y, marker="o", label=label)
+        axes.fill_between(x, *zip(*[outcome["success_interval"] for _, outcome in points], strict=True), alpha=0.2)
+    axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")
+    if chance is not None:
+        axes.axhline(chance, color="grey", linestyle=":", linewidth=1, label="guessing")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    pyplot.close(figure)
+    write_bytes(path, image.getvalue())
+    return True
+
+
+def numbered(row: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The outcomes whose variant ends in a number, by that number."""
+    found = [(NUMBERED.match(name), outcome) for name, outcome in row["outcomes"].items()]
+    return sorted(((int(match[1]), outcome) for match, outcome in found if match), key=lambda pair: pair[0])

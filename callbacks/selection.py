@@ -1,0 +1,80 @@
+"""Choosing the checkpoint: now and then the policy acts on seeds of its own, and the best one is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.evaluation import evaluate
+from elmur.policy import StreamingPolicy
+from envs.vector import VectorEnv
+
+BEST = "best.ckpt"
+
+
+class RolloutSelection(Callback):
+    """Logs `eval/<metric>` every so many updates and at the end, and keeps the best checkpoint as `best.ckpt`.
+
+    The score is the mean of the metric over the variants; of equal ones the later is kept. The seeds
+    `first_seed, first_seed + 1, ...` are used for nothing else.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        make_env: Callable[..., VectorEnv],
+        variants: Mapping[str, Mapping[str, Any]],
+        metric: str = "success",
+        every_n_updates: int = 100,
+        num_episodes: int = 20,
+        num_envs: int = 100,
+        first_seed: int = 0,
+    ) -> None:
+        if every_n_updates < 1:
+            raise ValueError(f"every_n_updates must be 1 or more; found {every_n_updates}")
+        self.best_path = Path(folder) / BEST
+        self.make_env, self.variants, self.metric = make_env, variants, metric
+        self.every, self.num_episodes, self.num_envs, self.first_seed = (
+            every_n_updates,
+            num_episodes,
+            num_envs,
+            first_seed,
+        )
+        self.best: float | None = None
+        self.evaluated_at = -1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step % self.every == 0:
+            self.select(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.select(trainer, pl_module)
+
+    def select(self, trainer: Trainer, module: LightningModule) -> None:
+        """Act, log, and keep the checkpoint if none was better; once per update at the most."""
+        if self.evaluated_at == trainer.global_step:
+            return
+        self.evaluated_at = trainer.global_step
+        was_training = module.training
+        policy = StreamingPolicy(module.model, module.context_length)
+        outcomes = evaluate(
+            policy, self.make_env, self.variants, self.num_episodes, self.first_seed, self.num_envs, progress=False
+        )
+        module.train(was_training)
+        scores = {name: outcome.metric(self.metric) for name, outcome in outcomes.items()}
+        score = sum(scores.values()) / len(scores)
+        logged = {f"eval/{self.metric}": score, **{f"eval/{self.metric}/{name}": s for name, s in scores.items()}}
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, trainer.global_step)
+        if self.best is None or score >= self.best:
+            self.best = score
+            trainer.save_checkpoint(self.best_path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "evaluated_at": self.evaluated_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.evaluated_at = state_dict["best"], state_dict["evaluated_at"]

@@ -1,0 +1,1 @@
+"""Trajectories: shards on disk, their index, the order in which they are read, and their collection."""

@@ -1,0 +1,108 @@
+"""Files that are there whole or not at all: written under a temporary name, synced, renamed.
+
+Everything in this project that must survive a killed process or a full disk is written through this module. The
+temporary file lies in the same folder as its final name, since a rename is atomic only within one file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+log = logging.getLogger(__name__)
+
+PARTIAL = ".partial"
+
+
+class LockError(RuntimeError):
+    """Another process holds what this one needs."""
+
+
+@contextlib.contextmanager
+def atomic_open(path: Path | str) -> Iterator[IO[bytes]]:
+    """A binary file to write into, published under `path` when the block ends without an exception.
+
+    An exception inside the block leaves what was at `path` untouched and removes the temporary file. An OSError (a full
+    disk, a read-only folder) is raised again with the file named.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:
+            message = f"could not write {path}: {error.strerror}; what was there before is untouched"
+            raise type(error)(error.errno, message) from error
+        raise
+    _sync_folder(path.parent)
+
+
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Publish `content` under `path`, whole or not at all."""
+    with atomic_open(path) as file:
+        file.write(content)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Publish `text` (UTF-8) under `path`, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Publish `value` as indented JSON under `path`, whole or not at all. NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def leftovers(folder: Path | str) -> list[Path]:
+    """Temporary files in `folder` that were never published: their writer was killed, or is still writing."""
+    return sorted(Path(folder).glob(f".*{PARTIAL}"))
+
+
+@contextlib.contextmanager
+def exclusive(path: Path | str, *, wait: bool = False) -> Iterator[None]:
+    """A block that one process at a time enters; `path` is the lock file and names its owner's host and pid.
+
+    The kernel gives the lock back when its holder ends in whatever way, so there is no stale lock to remove.
+    With `wait` the block begins when the other process is done, otherwise LockError names the owner.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text().strip() or "unknown"
+            if not wait:
+                raise LockError(f"{path.parent} is in use by another process ({owner}); wait for it to end") from None
+            log.info("waiting for another process (%s), which is writing into %s", owner, path.parent)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.truncate(0)
+        file.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
+        file.flush()
+        yield  # closing the file gives the lock back; the file stays, since removing it would race with a waiter
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,211 @@
+"""TrajectoryDataModule: from a folder of shards to batches of windows, in an order that survives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from data.columns import Array
+from data.dataset import WindowDataset
+from data.index import Index, build_index
+from data.sampler import LaneSampler
+from elmur.batch import SegmentBatch
+from elmur.spec import TaskSpec
+
+# Keep the draws for different purposes apart although they share a seed.
+SPLIT_STREAM, LOADER_STREAM = 0x5B117, 0x10AD
+
+
+class TrajectoryDataModule(LightningDataModule):
+    """Batches of windows from the shards in a folder; needs `Trainer(use_distributed_sampler=False)`.
+
+    root: the folder of shards. collect: called with no argument before the shards are looked for; it collects what is
+    missing, does nothing where all is there, and raises where the folder holds something else.
+    context_length, backprop_segments: a window is their product of steps.
+    lanes: rows of the global batch, shared among the ranks.
+    validation_fraction: part of the episodes, drawn by `seed`, that is kept for `val_dataloader`.
+    on_bad_shard: "fail" at a damaged shard, or "skip" it, count it and say so.
+    verify: read every byte once before training; turn off where the data are too many to be read twice.
+
+    The order depends on the seed alone, not on workers or ranks. `state_dict` says which batch comes after those that
+    the trainer has finished, whatever its workers have read ahead.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        context_length: int,
+        backprop_segments: int,
+        lanes: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        validation_fraction: float = 0.0,
+        collect: Callable[[], object] | None = None,
+        on_bad_shard: Literal["fail", "skip"] = "fail",
+        verify: bool = True,
+    ) -> None:
+        super().__init__()
+        smallest = {"context_length": 1, "backprop_segments": 1, "lanes": 1, "num_workers": 0, "seed": 0}
+        given = dict(zip(smallest, (context_length, backprop_segments, lanes, num_workers, seed), strict=True))
+        for name, least in smallest.items():
+            if given[name] < least:
+                raise ValueError(f"{name}: expected {least} or more, found {given[name]}")
+        if not 0.0 <= validation_fraction < 1.0:
+            raise ValueError(f"validation_fraction: expected 0 to below 1, found {validation_fraction}")
+        if on_bad_shard not in ("fail", "skip"):
+            raise ValueError(f"on_bad_shard: expected 'fail' or 'skip', found {on_bad_shard!r}")
+        self.root, self.window_length, self.lanes = Path(root), context_length * backprop_segments, lanes
+        self.num_workers, self.seed, self.validation_fraction = num_workers, seed, validation_fraction
+        self.collect, self.on_bad_shard, self.verify = collect, on_bad_shard, verify
+        self._index: Index | None = None
+        self._train: Index | None = None
+        self._validation: Index | None = None
+        self._position: dict[str, int] | None = None
+
+    @property
+    def index(self) -> Index:
+        """All episodes of the folder. Raises RuntimeError before `setup`."""
+        if self._index is None:
+            raise RuntimeError("the data are not indexed yet: call prepare_data() and setup() first")
+        return self._index
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task of the shards, with normalisation statistics where they ask for it."""
+        return self.index.spec
+
+    def prepare_data(self) -> None:
+        """Collect what is missing."""
+        if self.collect is not None:
+            self.collect()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Index the folder and set the validation episodes apart."""
+        if self._index is not None:
+            return
+        index = build_index(self.root, on_bad_shard=self.on_bad_shard, verify=self.verify)
+        kept = round(self.validation_fraction * len(index))
+        order = np.random.default_rng([self.seed, SPLIT_STREAM]).permutation(len(index))
+        train, validation = np.sort(order[kept:]), np.sort(order[:kept])
+        if len(train) < self.lanes:
+            raise ValueError(
+                f"lanes={self.lanes}, but {self.root} has {len(train)} episodes to train on, so that most rows of a "
+                f"batch would stay empty; use lanes of {len(train)} or less, or collect more episodes"
+            )
+        self._train = index.subset(train)
+        self._validation = index.subset(validation) if kept else None
+        self._index = index
+
+    def train_dataloader(self) -> DataLoader[SegmentBatch]:
+        """Windows for training; begins where a loaded state says."""
+        self.setup()
+        assert self._train is not None
+        sampler = self._sampler(self._train, self.lanes, shuffle=True)
+        if self._position is not None:
+            sampler.load_state_dict(self._position)
+        return self._loader(self._train, sampler)
+
+    def val_dataloader(self) -> DataLoader[SegmentBatch] | list[Any]:
+        """Windows of the validation episodes, always in the same order; nothing where none are set apart."""
+        self.setup()
+        if self._validation is None:
+            return []
+        world_size = self._world()[1]
+        needed = -(-len(self._validation) // world_size) * world_size
+        return self._loader(self._validation, self._sampler(self._validation, min(self.lanes, needed), shuffle=False))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position after the last finished batch, and what the order depends on."""
+        return {"position": self._next_position(), "order": self._order()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a saved position. Raises ValueError where the saved order is not the one planned here."""
+        here = self._order()
+        differ = [
+            f"{key} was {old}, now {here.get(key)}" for key, old in state_dict["order"].items() if old != here.get(key)
+        ]
+        if differ:
+            raise ValueError(
+                f"cannot resume in the middle of another order of data: {'; '.join(differ)}; restore these settings, "
+                "or start a new run from the weights"
+            )
+        self._position = dict(state_dict["position"])
+
+    def _order(self) -> dict[str, Any]:
+        """Everything that the order of batches is a function of."""
+        self.setup()
+        assert self._train is not None
+        return {
+            "seed": self.seed,
+            "lanes": self.lanes,
+            "window_length": self.window_length,
+            "validation_fraction": self.validation_fraction,
+            "task": self.spec.name,
+            "episodes": len(self._train),
+            "steps": int(self._train.lengths.sum()),
+        }
+
+    def _next_position(self) -> dict[str, int]:
+        """Epoch and batch that follow what the trainer has finished, at whatever hook this is asked."""
+        if self.trainer is None:
+            return self._position or {"epoch": 0, "batch": 0}
+        epochs: Any = self.trainer.fit_loop.epoch_progress.current
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        epoch, batch = epochs.processed, batches.current.processed
+        # Not `completed`: on_train_batch_end, where checkpoints are saved, comes before that is counted. And between
+        # the end of an epoch and the start of the next, the counter still holds the batches of the one that ended.
+        if epochs.started <= epoch:
+            return {"epoch": epoch, "batch": 0}
+        if batch >= self.trainer.num_training_batches:
+            return {"epoch": epoch + 1, "batch": 0}
+        return {"epoch": epoch, "batch": batch}
+
+    def _world(self) -> tuple[int, int]:
+        """This process's rank and the number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _sampler(self, index: Index, lanes: int, shuffle: bool) -> LaneSampler:
+        rank, world_size = self._world()
+        connector = getattr(self.trainer, "_accelerator_connector", None)
+        if world_size > 1 and getattr(connector, "use_distributed_sampler", False):
+            raise ValueError(
+                "set trainer.use_distributed_sampler=false: Lightning's own sampler would tear lanes apart"
+            )
+        return LaneSampler(index.lengths, lanes, self.window_length, self.seed, rank, world_size, shuffle)
+
+    def _loader(self, index: Index, sampler: LaneSampler) -> DataLoader[SegmentBatch]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return _LaneLoader(
+            WindowDataset(index, self.window_length),
+            sampler=sampler,
+            batch_size=None,  # the sampler gives whole batches, and the dataset reads them as such
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            multiprocessing_context="fork" if self.num_workers else None,
+            # An own generator: a DataLoader draws from it at every epoch, and drawing from the global one would
+            # make the model's random numbers depend on when the loader was last restarted.
+            generator=torch.Generator().manual_seed(_loader_seed(self.seed)),
+            pin_memory=on_gpu,
+        )
+
+
+class _LaneLoader(DataLoader[SegmentBatch]):
+    """A DataLoader that Lightning takes for resumable; its position is part of the datamodule's state."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see TrajectoryDataModule.state_dict."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+def _loader_seed(seed: int) -> int:
+    words: Array = np.random.SeedSequence([seed, LOADER_STREAM]).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))

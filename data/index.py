@@ -1,0 +1,210 @@
+"""The index: a folder of shards as one table of episodes, and the record of how the folder was collected."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from data.atomic import leftovers, write_json
+from data.columns import Array
+from data.errors import ShardError, require_same_task
+from data.shard import SUFFIX, Shard
+from data.statistics import Moments
+from elmur.spec import TaskSpec, Vector
+
+log = logging.getLogger(__name__)
+
+COLLECTION = "collection.json"
+# Files whose every byte this process has read and found right: path -> (size, time of change).
+_verified: dict[Path, tuple[int, int]] = {}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a folder was collected with, and how many shards it has once complete."""
+
+    parameters: dict[str, Any]
+    num_shards: int
+
+    def missing(self, root: Path) -> list[str]:
+        """Names of the shards that are not there yet."""
+        return [name for name in map(shard_name, range(self.num_shards)) if not (root / name).exists()]
+
+    def write(self, root: Path) -> None:
+        """Record this in the folder."""
+        write_json(root / COLLECTION, {"parameters": self.parameters, "num_shards": self.num_shards})
+
+    @classmethod
+    def read(cls, root: Path) -> Collection | None:
+        """The record in this folder; None where there is none (its shards came from elsewhere)."""
+        try:
+            data = json.loads((root / COLLECTION).read_text())
+            return cls(dict(data["parameters"]), int(data["num_shards"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ShardError(root / COLLECTION, "record", f"an unreadable file ({error})", "JSON") from error
+
+
+def shard_name(number: int) -> str:
+    """File name of the shard of this number."""
+    return f"shard-{number:05d}{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """Every episode of a data set: `lengths[e]` steps from row `offset[e]` of file `paths[shard[e]]`.
+
+    skipped: shards left out because they are damaged (only with on_bad_shard="skip").
+    """
+
+    spec: TaskSpec
+    paths: tuple[Path, ...]
+    shard: Array
+    offset: Array
+    lengths: Array
+    skipped: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def subset(self, episodes: Array) -> Index:
+        """The index of these episodes alone, in this order."""
+        picked = {name: getattr(self, name)[episodes] for name in ("shard", "offset", "lengths")}
+        return replace(self, **picked)
+
+
+def build_index(
+    root: Path | str,
+    *,
+    on_bad_shard: Literal["fail", "skip"] = "fail",
+    verify: bool = True,
+) -> Index:
+    """The index of all shards in a folder, in the order of their names.
+
+    verify: read every byte of a file the first time this process meets it (checksums, finite numbers, actions within
+    the space); without it only outlines are checked now, and checksums as windows are read.
+    Raises ShardError on a folder that is empty or unfinished, a damaged shard, or shards of different tasks.
+    """
+    if on_bad_shard not in ("fail", "skip"):
+        raise ValueError(f"on_bad_shard must be 'fail' or 'skip'; found {on_bad_shard!r}")
+    root = Path(root)
+    good: list[Shard] = []
+    moments: list[dict[str, Moments]] = []
+    skipped: list[Path] = []
+    for path in _complete_shards(root, on_bad_shard):
+        shard = Shard(path)
+        try:
+            statistics = _check(shard, verify)
+        except ShardError as error:
+            if on_bad_shard == "fail":
+                raise
+            log.warning("skipping a shard: %s", error)
+            skipped.append(path)
+            continue
+        if good:  # a shard of another task is a mistake of the user, not damage, and is never skipped
+            require_same_task(path, good[0].spec, shard.spec)
+        good.append(shard)
+        moments.append(statistics)
+    if not good:
+        raise ShardError(root, "folder", f"{len(skipped)} shards, all damaged", "at least one intact shard")
+    if skipped:
+        log.warning("%d of %d shards in %s are damaged and left out", len(skipped), len(skipped) + len(good), root)
+    return Index(
+        spec=_with_statistics(good, moments),
+        paths=tuple(shard.path for shard in good),
+        shard=np.repeat(np.arange(len(good)), [len(shard.offsets) - 1 for shard in good]),
+        offset=np.concatenate([shard.offsets[:-1] for shard in good]),
+        lengths=np.concatenate([np.diff(shard.offsets) for shard in good]),
+        skipped=tuple(skipped),
+    )
+
+
+def find_shards(root: Path) -> list[Path]:
+    """Finished shards in a folder, by name."""
+    return sorted(path for path in root.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+
+def _complete_shards(root: Path, on_bad_shard: str) -> list[Path]:
+    """The shards of a folder that is finished. Raises ShardError where it is not, or holds nothing."""
+    paths, partial = find_shards(root), leftovers(root)
+    collection = Collection.read(root)
+    missing = collection.missing(root) if collection else []
+    again = "run the collection again (it keeps the finished shards and makes the missing ones)"
+    if not paths and not partial and not missing:
+        raise ShardError(root, "folder", "no shards", f"files named *{SUFFIX}", "collect the data or correct the path")
+    if partial:
+        found = f"{len(partial)} half-written files ({_names([path.name for path in partial])})"
+        advice = f"wait if another process is collecting here, else {again}, or delete them"
+        _fail_or_warn(ShardError(root, "folder", found, "finished shards only", advice), on_bad_shard, paths)
+    if missing:
+        assert collection is not None
+        found = f"{collection.num_shards - len(missing)} of {collection.num_shards} shards (no {_names(missing)})"
+        _fail_or_warn(ShardError(root, "folder", found, "a finished collection", again), on_bad_shard, paths)
+    return paths
+
+
+def _fail_or_warn(error: ShardError, on_bad_shard: str, paths: Sequence[Path]) -> None:
+    """Raise the error, or, where bad shards are to be skipped and something is left, only report it."""
+    if on_bad_shard == "fail" or not paths:
+        raise error
+    log.warning("going on without: %s", error)
+
+
+def _check(shard: Shard, verify: bool) -> dict[str, Moments]:
+    """The shard's statistics, after checking its outline, and all its bytes unless this process already did."""
+    shard.open()
+    path, found = shard.path.resolve(), shard.path.stat()
+    state = found.st_size, found.st_mtime_ns
+    try:
+        if verify and _verified.get(path) != state:
+            shard.verify()
+            _verified[path] = state
+        return _moments(shard)
+    finally:
+        shard.close()
+
+
+def _moments(shard: Shard) -> dict[str, Moments]:
+    """The statistics of the parts that this shard asks to have normalised."""
+    statistics, normalise = shard.attribute("statistics"), shard.attribute("normalise")
+    try:
+        moments = {name: Moments.from_json(statistics[name]) for name in normalise}
+        for name, part in moments.items():
+            field = shard.spec.observation[name]
+            if not isinstance(field, Vector) or part.mean.shape != field.shape or part.m2.shape != field.shape:
+                raise ValueError(f"part '{name}' has statistics of another shape")
+            if not (np.isfinite(part.mean).all() and np.isfinite(part.m2).all() and part.count > 0):
+                raise ValueError(f"part '{name}' has statistics that are not finite")
+        return moments
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(shard.path, "statistics", str(error), "count, mean and m2 per normalised part") from error
+
+
+def _with_statistics(shards: Sequence[Shard], gathered: Sequence[dict[str, Moments]]) -> TaskSpec:
+    """The common specification, with mean and deviation over all shards where every shard asks for them."""
+    spec = shards[0].spec
+    wanted = set(gathered[0])
+    observation = dict(spec.observation)
+    for shard, moments in zip(shards, gathered, strict=True):
+        if set(moments) != wanted:
+            raise ShardError(shard.path, "normalise", f"{sorted(moments)}", f"{sorted(wanted)}, as in the first shard")
+    for name in sorted(wanted):
+        total = Moments()
+        for moments in gathered:
+            total.merge(moments[name])
+        mean, std = total.mean_and_std()
+        field = observation[name]
+        assert isinstance(field, Vector)
+        observation[name] = replace(field, mean=mean, std=std)
+    return replace(spec, observation=observation)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,264 @@
+"""The shard: one HDF5 file of many episodes, its writer and its reader.
+
+    attributes  format, version, spec (TaskSpec as JSON), provenance, statistics, normalise (JSON each)
+    offsets     int64 [E + 1]; episode e is rows offsets[e] to offsets[e + 1] of every array below
+    observation/<part>, action, reward, loss_mask    [N, ...], a row per step
+    terminated, truncated, seed                      [E]
+
+Every array is chunked along time and carries a checksum per chunk (fletcher32); images are compressed (Zstd). The file
+is in the format of HDF5 1.10, whose metadata (attributes, shapes, chunk tables) is checksummed as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import h5py
+import numpy as np
+
+from data.atomic import write_bytes
+from data.columns import Array, Column, columns
+from data.errors import ShardError as ShardError
+from data.errors import require_same_task
+from data.provenance import origin
+from data.statistics import Moments
+from data.storage import IMAGE_ROWS, ROWS, create, open_array, text
+from elmur.spec import SpecError, TaskSpec, Vector
+
+FORMAT, VERSION = "elmur-shard", 1
+SUFFIX = ".h5"
+REFUSED = "nothing was written"
+OFFSETS = Column("offsets", np.dtype(np.int64), per_episode=True)
+
+
+class Steps(Protocol):
+    """One episode of T steps, as `write_shard` takes it (envs.rollout.Trajectory is one)."""
+
+    observation: dict[str, Array]
+    action: Array
+    reward: Array
+    terminated: bool
+    truncated: bool
+    loss_mask: Array
+
+
+def write_shard(
+    path: Path | str,
+    spec: TaskSpec,
+    episodes: Iterable[Steps],
+    provenance: Mapping[str, Any],
+    *,
+    seeds: Sequence[int] | None = None,
+    normalise: Sequence[str] = (),
+) -> None:
+    """Publish the episodes as one shard, whole or not at all.
+
+    The file is built in memory (a full disk while HDF5 writes ends in a crash of the process), so a shard should hold
+    a few hundred megabytes at most. `provenance` must be JSON and is completed by versions, code version and time.
+    seeds: the seed of each episode, -1 where unknown. normalise: vector parts whose readers should scale by mean and
+    deviation. Raises ShardError on episodes that do not fit `spec`, OSError where the file cannot be written.
+    """
+    path, episodes = Path(path), list(episodes)
+    lengths = [len(episode.reward) for episode in episodes]
+    if not episodes or min(lengths) < 1:
+        found = f"length 0 in episode {lengths.index(0)}" if episodes else "no episodes"
+        raise ShardError(path, "offsets", found, "one episode or more, each of one step or more", REFUSED)
+    seeds = [-1] * len(episodes) if seeds is None else list(seeds)
+    unknown = [n for n in normalise if not isinstance(spec.observation.get(n), Vector)]
+    if len(seeds) != len(episodes) or unknown:
+        raise ValueError(f"write_shard: {len(seeds)} seeds for {len(episodes)} episodes, not vectors: {unknown}")
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    memory = {"driver": "core", "backing_store": False, "rdcc_nbytes": 32 << 20}
+    with h5py.File("shard", "w", libver=("v110", "v110"), **memory) as file:
+        statistics = {}
+        create(file, OFFSETS, len(offsets))[:] = offsets
+        for column in columns(spec).values():
+            if column.per_episode:
+                values = seeds if column.key == "seed" else [getattr(episode, column.key) for episode in episodes]
+                create(file, column, len(episodes))[:] = np.asarray(values, column.dtype)
+            else:
+                moments = _write_steps(path, create(file, column, int(offsets[-1])), column, episodes)
+                if isinstance(column.field, Vector) and column.key != "action":
+                    statistics[column.key.split("/", 1)[1]] = moments.to_json()
+        file.attrs["version"] = VERSION
+        texts = {"format": FORMAT, "spec": spec.to_json(), "statistics": json.dumps(statistics)}
+        texts["normalise"] = json.dumps(list(normalise))
+        texts["provenance"] = json.dumps({"env": spec.name, **origin(), **provenance})
+        for name, content in texts.items():  # of fixed length: HDF5 keeps other strings where no checksum covers them
+            file.attrs[name] = np.bytes_(content.encode())
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    write_bytes(path, image)
+
+
+class Shard:
+    """One shard for reading. The file is opened at the first use in each process and checked as it is opened.
+
+    Raises ShardError, then or at any later read, naming file, data set and rows.
+    """
+
+    def __init__(self, path: Path | str, expect: TaskSpec | None = None) -> None:
+        self.path, self._expect = Path(path), expect
+        self._file: Any = None
+        self._arrays: dict[str, Any] = {}
+        self._pid = -1
+        self._checked = False  # the outline is known, also after the file is closed again
+
+    @property
+    def spec(self) -> TaskSpec:
+        if not self._checked:
+            self.open()
+        return self._spec
+
+    @property
+    def offsets(self) -> Array:
+        """First row of every episode, and the number of rows at the end: int64 [E + 1]."""
+        if not self._checked:
+            self.open()
+        return self._offsets
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        if not self._checked:
+            self.open()
+        return self._columns
+
+    def attribute(self, name: str) -> Any:
+        """The decoded JSON attribute: "provenance", "statistics" or "normalise"."""
+        try:
+            return json.loads(text(self.open(), name))
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise ShardError(self.path, name, f"an unreadable attribute ({error})", "JSON") from error
+
+    def read(self, key: str, begin: int, end: int) -> Array:
+        """Rows begin to end of one array. Raises ShardError where a chunk's checksum does not fit its bytes."""
+        if self._pid != os.getpid():
+            self.open()
+        try:
+            rows: Array = self._arrays[key][begin:end]
+            return rows
+        except OSError as error:
+            raise ShardError(
+                self.path, key, f"damaged bytes in rows {begin} to {end - 1}{self._at(begin)}", "intact chunks"
+            ) from error
+
+    def verify(self) -> None:
+        """Read everything once. Raises ShardError at the first chunk that is damaged or value that cannot be right."""
+        for column in self.columns.values():
+            rows = IMAGE_ROWS if column.is_image else 64 * ROWS
+            total = len(self._arrays[column.key])
+            for begin in range(0, total, rows):
+                bad = column.first_bad_row(self.read(column.key, begin, min(begin + rows, total)))
+                if bad is not None:
+                    row, found, expected = bad
+                    raise ShardError(
+                        self.path, column.key, f"{found} in row {begin + row}{self._at(begin + row)}", expected
+                    )
+
+    def close(self) -> None:
+        """Give the file handle back; a later read opens the file again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file, self._pid, self._arrays = None, -1, {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_expect": self._expect, "_file": None, "_pid": -1, "_checked": False}
+
+    def open(self) -> Any:
+        """The open HDF5 file, checked. A handle inherited from another process is dropped, not used."""
+        if self._pid == os.getpid():
+            return self._file
+        if not self.path.is_file():
+            raise ShardError(self.path, "file", "nothing", "a shard", "collect the data or correct the path")
+        try:  # no lock: a published shard never changes, and locks fail on some network file systems
+            file = h5py.File(self.path, "r", locking=False)
+        except (OSError, RuntimeError, ValueError) as error:
+            size = self.path.stat().st_size
+            raise ShardError(self.path, "file", f"{size} bytes that HDF5 refuses ({error})", "a whole file") from error
+        try:
+            self._check(file)
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            with contextlib.suppress(Exception):
+                file.close()
+            if isinstance(error, ShardError):
+                raise
+            raise ShardError(self.path, "structure", f"damage ({error})", f"{FORMAT} version {VERSION}") from error
+        self._file, self._pid, self._checked = file, os.getpid(), True
+        return file
+
+    def _check(self, file: Any) -> None:
+        """Read the outline of the file into this object. Raises ShardError where it is not as the format says."""
+        form = text(file, "format") if "format" in file.attrs else None
+        if form != FORMAT:
+            raise ShardError(self.path, "format", repr(form), repr(FORMAT), "this is not one of our shards")
+        version = file.attrs.get("version")
+        if version != VERSION:
+            raise ShardError(self.path, "version", str(version), str(VERSION), "collect or convert the data again")
+        try:
+            self._spec = TaskSpec.from_json(text(file, "spec"))
+            self._columns = columns(self._spec)
+        except SpecError as error:
+            raise ShardError(self.path, "spec", str(error), "a TaskSpec in JSON") from error
+        if self._expect is not None:
+            require_same_task(self.path, self._expect, self._spec)
+        self._offsets: Array = open_array(self.path, file, OFFSETS, None)[:]
+        if len(self._offsets) < 2 or self._offsets[0] != 0 or (np.diff(self._offsets) < 1).any():
+            wrong = np.flatnonzero(np.diff(self._offsets) < 1)
+            where = (
+                f"length below 1 in episode {wrong[0]}" if len(wrong) else "no episode, or a first row that is not 0"
+            )
+            raise ShardError(self.path, "offsets", where, "one episode or more, each of one step or more")
+        rows, episodes = int(self._offsets[-1]), len(self._offsets) - 1
+        self._arrays = {
+            column.key: open_array(self.path, file, column, episodes if column.per_episode else rows)
+            for column in self._columns.values()
+        }
+
+    def _at(self, row: int) -> str:
+        episode = int(np.searchsorted(self._offsets, row, side="right")) - 1
+        inside = row <= self._offsets[-1]
+        return f" (episode {episode}, step {row - int(self._offsets[episode])})" if inside else ""
+
+
+def _write_steps(path: Path, dataset: Any, column: Column, episodes: Sequence[Steps]) -> Moments:
+    """Mean and deviation of a column (of vectors), after writing it episode by episode."""
+    moments, row = Moments(), 0
+    for number, episode in enumerate(episodes):
+        values = _episode_column(path, column, episode, number)
+        dataset[row : row + len(values)] = values
+        row += len(values)
+        if isinstance(column.field, Vector):
+            moments.add(values)
+    return moments
+
+
+def _episode_column(path: Path, column: Column, episode: Steps, number: int) -> Array:
+    """One column of one episode, in the type it is stored in. Raises ShardError where it does not fit."""
+    if column.key.startswith("observation/"):
+        name = column.key.split("/", 1)[1]
+        values = episode.observation.get(name)
+    else:
+        values = getattr(episode, column.key)
+    where, refused = f" in episode {number}", REFUSED
+    try:
+        array = column.cast(values)
+    except TypeError as error:
+        raise ShardError(path, column.key, f"{error}{where}", str(column.dtype), refused) from None
+    shape = (len(episode.reward), *column.shape)
+    if array.shape != shape:
+        raise ShardError(path, column.key, f"shape {list(array.shape)}{where}", f"shape {list(shape)}", refused)
+    bad = column.first_bad_row(array)
+    if bad is not None:
+        raise ShardError(path, column.key, f"{bad[1]}{where}, step {bad[0]}", bad[2], refused)
+    return array

@@ -1,0 +1,61 @@
+"""Multi-head attention over torch's scaled dot product: causal within a segment, and across to or from memory."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from elmur.feedforward import init_linear, xavier_blocks
+
+KeyValue = tuple[Tensor, Tensor]
+
+
+def split_heads(x: Float[Tensor, "B T D"], n_head: int) -> Float[Tensor, "B H T d"]:
+    """Each head's share of the width, heads as a dimension of their own."""
+    return torch.unflatten(x, -1, (n_head, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Float[Tensor, "B H T d"]) -> Float[Tensor, "B T D"]:
+    """The heads side by side again."""
+    return x.transpose(1, 2).flatten(-2)
+
+
+def attend(
+    q: Float[Tensor, "B H Q d"],
+    k: Float[Tensor, "B H K d"],
+    v: Float[Tensor, "B H K d"],
+    bias: Tensor | None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B Q D"]:
+    """softmax(q k / sqrt(d) + bias) v, heads side by side again; `bias` broadcasts to `[B, H, Q, K]`."""
+    if bias is not None:
+        bias = bias.to(q.dtype)
+    return merge_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout))
+
+
+class CrossAttention(nn.Module):
+    """Attention of one sequence to another, with an additive bias: tokens to slots (read), slots to tokens (write)."""
+
+    def __init__(self, d_model: int, n_head: int, dropout: float = 0.0, dropatt: float = 0.0) -> None:
+        super().__init__()
+        self.n_head = n_head
+        self.dropatt = dropatt
+        self.query = nn.Linear(d_model, d_model, bias=False)
+        self.key_value = nn.Linear(d_model, 2 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model)
+        self.dropout = nn.Dropout(dropout)
+        init_linear(self.query, self.out)
+        xavier_blocks(self.key_value.weight, [d_model, d_model])
+
+    def project(self, source: Float[Tensor, "B K D"]) -> KeyValue:
+        """Keys and values `[B, H, K, d]` of what is attended to; computed once while it does not change."""
+        k, v = self.key_value(source).chunk(2, dim=-1)
+        return split_heads(k, self.n_head), split_heads(v, self.n_head)
+
+    def forward(self, x: Float[Tensor, "B Q D"], source: KeyValue, bias: Tensor | None) -> Float[Tensor, "B Q D"]:
+        q = split_heads(self.query(x), self.n_head)
+        mixed = attend(q, *source, bias, self.dropatt if self.training else 0.0)
+        out: Tensor = self.dropout(self.out(mixed))
+        return out

@@ -1,0 +1,73 @@
+"""SegmentBatch: the steps that a model sees, for B lanes and T steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass
+class SegmentBatch:
+    """B lanes of T consecutive steps; a window when it comes from the data, a segment once split.
+
+    observation: one tensor `[B, T, ...]` per named part of the TaskSpec.
+    action: `[B, T]` int64 (categorical) or `[B, T, A]` float (continuous); the expert's action at each step.
+    return_to_go: `[B, T]` float, the sum of rewards from this step to the end of the episode.
+    mask: `[B, T]`, true where the step is real, false where it is padding.
+    loss_mask: `[B, T]`, true where the step is real and its action counts in the loss.
+    is_first: `[B]`, true where the first step of this batch begins an episode (memory is reset there).
+    is_last: `[B]`, true where nothing of this episode follows after this batch (its memory is read no more).
+    start: `[B]` int64, index within the episode of the first step of this batch.
+    """
+
+    observation: dict[str, Tensor]
+    action: Tensor
+    return_to_go: Float[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    loss_mask: Bool[Tensor, "B T"]
+    is_first: Bool[Tensor, " B"]
+    is_last: Bool[Tensor, " B"]
+    start: Int[Tensor, " B"]
+
+    @property
+    def batch_size(self) -> int:
+        return self.mask.shape[0]
+
+    @property
+    def num_steps(self) -> int:
+        return self.mask.shape[1]
+
+    def split(self, context_length: int) -> Iterator[SegmentBatch]:
+        """Segments of `context_length` steps, in order; the last is shorter where T is not a multiple.
+
+        Only the first keeps `is_first`, only the last keeps `is_last`; `start` moves along.
+        """
+        for begin in range(0, self.num_steps, context_length):
+            cut = slice(begin, begin + context_length)
+            first, last = begin == 0, begin + context_length >= self.num_steps
+            yield SegmentBatch(
+                observation={name: part[:, cut] for name, part in self.observation.items()},
+                action=self.action[:, cut],
+                return_to_go=self.return_to_go[:, cut],
+                mask=self.mask[:, cut],
+                loss_mask=self.loss_mask[:, cut],
+                is_first=self.is_first if first else torch.zeros_like(self.is_first),
+                is_last=self.is_last if last else torch.zeros_like(self.is_last),
+                start=self.start + begin,
+            )
+
+    def to(self, device: torch.device | str) -> SegmentBatch:
+        """The same batch on another device (Lightning calls this)."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        observation = {name: part.to(device) for name, part in moved.pop("observation").items()}
+        return SegmentBatch(observation=observation, **{name: value.to(device) for name, value in moved.items()})
+
+    def pin_memory(self) -> SegmentBatch:
+        """The same batch in page-locked memory (the DataLoader calls this)."""
+        pinned = {f.name: getattr(self, f.name) for f in fields(self)}
+        observation = {name: part.pin_memory() for name, part in pinned.pop("observation").items()}
+        return SegmentBatch(observation=observation, **{name: value.pin_memory() for name, value in pinned.items()})

@@ -1,0 +1,138 @@
+"""Observation, action and return-to-go as vectors of width D, chosen by the kinds in the TaskSpec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
+
+MIN_STD = 1e-6
+
+
+class DiscreteEncoder(nn.Module):
+    """The sum of one embedding per component: `[..., C]` int64 -> `[..., D]`; one table, each component its rows."""
+
+    def __init__(self, field: Discrete, d_model: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(sum(field.sizes), d_model)
+        nn.init.normal_(self.table.weight, std=len(field.sizes) ** -0.5)
+        first_row = torch.tensor([0, *field.sizes[:-1]]).cumsum(0)
+        self.register_buffer("first_row", first_row, persistent=False)
+        self.first_row: Tensor
+
+    def forward(self, x: Int[Tensor, "... C"]) -> Float[Tensor, "... D"]:
+        out: Tensor = self.table(x + self.first_row)
+        return out.squeeze(-2) if out.shape[-2] == 1 else out.sum(dim=-2)
+
+
+class VectorEncoder(nn.Module):
+    """A linear map of the numbers, normalised first where the TaskSpec holds their mean and deviation."""
+
+    def __init__(self, field: Vector, d_model: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(field.size, d_model)
+        self.normalise = field.mean is not None and field.std is not None
+        mean = torch.tensor(field.mean or [0.0] * field.size)
+        std = torch.tensor(field.std or [1.0] * field.size).clamp(min=MIN_STD)
+        self.register_buffer("mean", mean, persistent=False)  # kept in the TaskSpec
+        self.register_buffer("std", std, persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, x: Float[Tensor, "... n"]) -> Float[Tensor, "... D"]:
+        x = x.to(self.linear.weight.dtype)
+        if self.normalise:
+            x = (x - self.mean) / self.std
+        out: Tensor = self.linear(x)
+        return out
+
+
+class ImageEncoder(nn.Module):
+    """The publication's convolutions on all cameras stacked as channels: uint8 `[B, T, C, h, w]` -> `[B, T, D]`."""
+
+    def __init__(self, fields: Mapping[str, Image], d_model: int) -> None:
+        super().__init__()
+        sizes = {(field.height, field.width) for field in fields.values()}
+        if len(sizes) != 1:
+            raise ValueError(f"images of one task must have one size; found {dict(fields)}")
+        height, width = sizes.pop()
+        channels = sum(field.channels for field in fields.values())
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
+            nn.Flatten(),
+        )  # fmt: skip
+        if min(height, width) < 36:
+            raise ValueError(f"the image encoder needs at least 36 x 36 pixels; found {height} x {width}")
+        with torch.no_grad():
+            flat = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
+        self.linear = nn.Linear(flat, d_model)
+
+    def forward(self, images: list[UInt8[Tensor, "B T c h w"]]) -> Float[Tensor, "B T D"]:
+        pixels = torch.cat(images, dim=-3)
+        scaled = pixels.flatten(0, 1).to(self.linear.weight.dtype) / 255
+        out: Tensor = torch.tanh(self.linear(self.convolutions(scaled)))
+        return torch.unflatten(out, 0, pixels.shape[:2])
+
+
+class ObservationEncoder(nn.Module):
+    """The sum of the encodings of an observation's named parts; all images go through one encoder together."""
+
+    def __init__(self, observation: Mapping[str, Field], d_model: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict()
+        images = {name: field for name, field in observation.items() if isinstance(field, Image)}
+        for name, field in observation.items():
+            if isinstance(field, Discrete):
+                self.parts[name] = DiscreteEncoder(field, d_model)
+            elif isinstance(field, Vector):
+                self.parts[name] = VectorEncoder(field, d_model)
+        self.image_names = list(images)
+        self.images = ImageEncoder(images, d_model) if images else None
+
+    def forward(self, observation: dict[str, Tensor]) -> Float[Tensor, "B T D"]:
+        encoded = [encoder(observation[name]) for name, encoder in self.parts.items()]
+        if self.images is not None:
+            encoded.append(self.images([observation[name] for name in self.image_names]))
+        total: Tensor = sum(encoded[1:], start=encoded[0])
+        return total
+
+
+class ActionEncoder(nn.Module):
+    """An action as a vector: an embedding and tanh for a categorical one, a linear map for a continuous one.
+
+    A step that is padding (`mask` false) has no action: a row, or the zero vector, of its own.
+    """
+
+    def __init__(self, spec: TaskSpec, d_model: int) -> None:
+        super().__init__()
+        self.net: nn.Embedding | nn.Linear
+        if isinstance(spec.action, Discrete):
+            self.none = spec.action.sizes[0]
+            self.net = nn.Embedding(self.none + 1, d_model)
+        else:
+            self.none = -1
+            self.net = nn.Linear(spec.action.size, d_model)
+
+    def forward(self, action: Tensor, mask: Tensor) -> Float[Tensor, "B T D"]:
+        if isinstance(self.net, nn.Embedding):
+            return torch.tanh(self.net(torch.where(mask, action, self.none)))
+        out: Tensor = self.net(action.to(self.net.weight.dtype) * mask.unsqueeze(-1))
+        return out
+
+
+class ReturnEncoder(nn.Module):
+    """A linear map of the return-to-go: `[B, T] -> [B, T, D]`."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, d_model)
+
+    def forward(self, return_to_go: Float[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        out: Tensor = self.linear(return_to_go.unsqueeze(-1).to(self.linear.weight.dtype))
+        return out

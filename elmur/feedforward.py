@@ -1,0 +1,52 @@
+"""Feed-forward networks applied to every token or slot by itself: `[..., D] -> [..., D]` and a balance loss or None."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear, GELU, Linear; with biases."""
+
+    def __init__(self, d_model: int, dropout: float = 0.0, d_ff: int = 128) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_ff)
+        self.down = nn.Linear(d_ff, d_model)
+        self.dropout = nn.Dropout(dropout)
+        init_linear(self.up, self.down)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.dropout(self.down(self.dropout(F.gelu(self.up(x))))), None
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate x) * up x) without biases; gate and up are one product."""
+
+    def __init__(self, d_model: int, dropout: float = 0.0, d_ff: int = 128) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        xavier_blocks(self.gate_up.weight, [d_ff, d_ff])
+        init_linear(self.down)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(self.dropout(F.silu(gate) * up)), None
+
+
+def init_linear(*layers: nn.Linear) -> None:
+    """Xavier-uniform weights and zero biases, as published."""
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+@torch.no_grad()
+def xavier_blocks(weight: Tensor, rows: list[int]) -> None:
+    """Xavier-uniform on each block of rows by itself: several matrices that are stored as one."""
+    for block in weight.split_with_sizes(rows):
+        nn.init.xavier_uniform_(block)

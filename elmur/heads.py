@@ -1,0 +1,82 @@
+"""Action heads: a head owns everything that depends on the kind of action: predicting, acting, loss."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from elmur.spec import Discrete, TaskSpec, Vector
+
+
+class CategoricalHead(nn.Module):
+    """One logit per action (no bias, as published); cross-entropy with label smoothing."""
+
+    def __init__(self, d_model: int, action: Discrete) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_model, action.sizes[0], bias=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T A"]:
+        out: Tensor = self.linear(x)
+        return out
+
+    def act(self, logits: Float[Tensor, "B A"], generator: torch.Generator | None) -> Int[Tensor, " B"]:
+        """The likeliest action; one drawn from the softmax where a generator is given."""
+        if generator is None:
+            return logits.argmax(dim=-1)
+        return torch.multinomial(logits.float().softmax(dim=-1), 1, generator=generator).squeeze(1)
+
+    def loss(
+        self, logits: Tensor, action: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], label_smoothing: float
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy summed over the steps where `mask` is true; the caller divides by their number."""
+        target = action.masked_fill(~mask, -100)
+        return F.cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=-100, label_smoothing=label_smoothing, reduction="sum"
+        )
+
+    def score(self, logits: Tensor, action: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+        """How many of the masked steps' actions are the likeliest ones."""
+        return ((logits.argmax(dim=-1) == action) & mask).sum()
+
+
+class ContinuousHead(nn.Module):
+    """One number per action dimension; where the action is bounded, tanh scaled to the bounds. Masked squared error."""
+
+    def __init__(self, d_model: int, action: Vector) -> None:
+        super().__init__()
+        self.linear = nn.Linear(d_model, action.size)
+        self.bounded = action.low is not None and action.high is not None
+        low = torch.tensor(action.low or [-1.0] * action.size)
+        high = torch.tensor(action.high or [1.0] * action.size)
+        self.register_buffer("middle", (high + low) / 2, persistent=False)  # kept in the TaskSpec
+        self.register_buffer("reach", (high - low) / 2, persistent=False)
+        self.middle: Tensor
+        self.reach: Tensor
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T A"]:
+        out: Tensor = self.linear(x)
+        return self.middle + self.reach * torch.tanh(out) if self.bounded else out
+
+    def act(self, prediction: Float[Tensor, "B A"], generator: torch.Generator | None) -> Float[Tensor, "B A"]:
+        """The prediction itself: nothing is drawn."""
+        return prediction.float()
+
+    def loss(
+        self, prediction: Tensor, action: Float[Tensor, "B T A"], mask: Bool[Tensor, "B T"], label_smoothing: float
+    ) -> Float[Tensor, ""]:
+        """Squared error, mean over the action's dimensions, summed over the steps where `mask` is true."""
+        error = (prediction.float() - action).square().mean(dim=-1)
+        return (error * mask).sum()
+
+    def score(self, prediction: Tensor, action: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+        """Minus the absolute error, mean over dimensions, summed over the masked steps."""
+        return -((prediction - action).abs().mean(dim=-1) * mask).sum()
+
+
+def head_for(spec: TaskSpec, d_model: int) -> CategoricalHead | ContinuousHead:
+    """The head that fits the task's action."""
+    if isinstance(spec.action, Discrete):
+        return CategoricalHead(d_model, spec.action)
+    return ContinuousHead(d_model, spec.action)

@@ -1,0 +1,161 @@
+"""One ELMUR layer: tokens attend to each other, read the slots, pass a feed-forward; then the slots write from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from elmur.attention import CrossAttention, KeyValue
+from elmur.memory import Memory, WriteRule
+from elmur.memory_bias import MemoryBias, no_bias
+from elmur.positional import Position
+from elmur.residual import Residual
+from elmur.selfattention import KeyValueCache, SelfAttention
+
+FeedForward = Callable[..., nn.Module]
+
+
+@dataclass
+class Segment:
+    """What all layers need to know of one segment.
+
+    steps `[B, T]`: the step of each token; write_step `[B]`: the date of a write at its end; codes: what the
+    positional scheme shares between layers.
+    """
+
+    steps: Int[Tensor, "B T"]
+    write_step: Int[Tensor, " B"]
+    codes: Tensor | None
+
+
+@dataclass
+class LayerStream:
+    """One layer's open segment: cached keys and values, the slots' keys and values, and the tokens that came out."""
+
+    cache: KeyValueCache
+    projected: Tensor | None
+    slots: KeyValue | None
+    read_bias: Float[Tensor, "B H T M"] | None
+    tokens: Float[Tensor, "B T D"]
+
+
+class ELMURLayer(nn.Module):
+    """attend -> read -> transform -> write (paper, figure 2 and §3.2).
+
+    bias: distance bias shared by reading and writing, None for the ablation without. write_rule: which slots are
+    written and how; None for the ablation that never writes. read: false for the ablation that never reads.
+    """
+
+    def __init__(
+        self,
+        attention: SelfAttention,
+        cross: Callable[[], CrossAttention],
+        feedforward: Callable[[], nn.Module],
+        residual: Callable[[], Residual],
+        bias: MemoryBias | None,
+        write_rule: WriteRule | None,
+        read: bool = True,
+        memory_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.attention, self.attention_residual = attention, residual()
+        self.reader: CrossAttention | None = cross() if read else None
+        self.read_residual: Residual | None = residual() if read else None
+        self.feedforward, self.feedforward_residual = feedforward(), residual()
+        self.write_rule = write_rule
+        if write_rule is not None:
+            self.writer, self.write_residual = cross(), residual()
+            self.memory_feedforward, self.memory_residual = feedforward(), residual()
+            self.memory_dropout = nn.Dropout(memory_dropout)
+        self.bias = bias if read or write_rule is not None else None
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], memory: Memory | None, segment: Segment, position: Position
+    ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
+        """Tokens after attend, read and transform, and the balance loss; `write` is called apart, where needed."""
+        x = self.attend(x, position, position.project(segment.codes, self.attention.position_part))
+        if self.reader is not None and memory is not None:
+            x = self.read(x, self.reader.project(memory.slots), self.distance_bias(segment.steps, memory.written_at))
+        return self.transform(x)
+
+    def attend(
+        self,
+        x: Tensor,
+        position: Position,
+        projected: Tensor | None,
+        first: int = 0,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """1. Tokens attend to each other, causally."""
+        out: Tensor = self.attention_residual(x, lambda y: self.attention(y, position, projected, first, cache))
+        return out
+
+    def read(self, x: Tensor, slots: KeyValue, bias: Tensor | None) -> Tensor:
+        """2. Tokens attend to the slots."""
+        reader = self.reader
+        assert reader is not None and self.read_residual is not None
+        out: Tensor = self.read_residual(x, lambda y: reader(y, slots, bias))
+        return out
+
+    def transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """3. Every token passes the feed-forward."""
+        return with_balance(self.feedforward_residual, self.feedforward, x)
+
+    def write(self, memory: Memory, x: Float[Tensor, "B T D"], segment: Segment) -> tuple[Memory, Tensor | None]:
+        """4. The chosen slots attend to the tokens, pass a feed-forward of their own, and are blended in."""
+        assert self.write_rule is not None
+        index = self.write_rule.select(memory)
+        slots, dates = memory.slots.to(x.dtype), memory.written_at
+        if index is not None:
+            slots, dates = slots.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1])), dates.gather(1, index)
+        bias, tokens = self.distance_bias(dates, segment.steps), self.writer.project(x)
+        candidate = self.write_residual(slots, lambda y: self.writer(y, tokens, bias))
+        candidate, balance = with_balance(self.memory_residual, self.memory_feedforward, candidate)
+        candidate = self.memory_dropout(candidate)
+        return self.write_rule.commit(memory, candidate, index, segment.write_step), balance
+
+    def distance_bias(self, query_steps: Tensor, key_steps: Tensor) -> Tensor | None:
+        """Scores `[B, H, Q, K]` for the distances between steps, or None."""
+        return (self.bias or no_bias)(query_steps, key_steps)
+
+    def open(
+        self, memory: Memory | None, segment: Segment, position: Position, x: Float[Tensor, "B T D"]
+    ) -> LayerStream:
+        """Everything about a segment that does not change while its tokens come in; `x` tells size and number type."""
+        slots = read_bias = None
+        if self.reader is not None and memory is not None:
+            slots = self.reader.project(memory.slots)
+            read_bias = self.distance_bias(segment.steps, memory.written_at)
+        return LayerStream(
+            cache=self.attention.empty_cache(x.shape[0], x.shape[1], x),
+            projected=position.project(segment.codes, self.attention.position_part),
+            slots=slots,
+            read_bias=read_bias,
+            tokens=x.new_empty(x.shape),
+        )
+
+    def step(self, x: Float[Tensor, "B Q D"], stream: LayerStream, position: Position, first: int) -> Tensor:
+        """`forward` for the tokens `first .. first + Q - 1` alone; they are kept in the stream."""
+        end = first + x.shape[1]
+        x = self.attend(x, position, stream.projected, first, stream.cache)
+        if stream.slots is not None:
+            x = self.read(x, stream.slots, None if stream.read_bias is None else stream.read_bias[:, :, first:end])
+        x, _ = self.transform(x)
+        stream.tokens[:, first:end] = x
+        return x
+
+
+def with_balance(residual: Residual, feedforward: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A feed-forward sub-layer's output, and its balance loss beside it."""
+    balance: list[Tensor | None] = []
+
+    def run(y: Tensor) -> Tensor:
+        out: Tensor
+        out, loss = feedforward(y)
+        balance.append(loss)
+        return out
+
+    return residual(x, run), balance[0]

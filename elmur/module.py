@@ -1,0 +1,202 @@
+"""SequenceModule: imitation over windows of segments, memory carried from window to window and detached between them."""
+
+from __future__ import annotations
+
+import platform
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from elmur.batch import SegmentBatch
+from elmur.optim import Constant, Schedule, adamw
+from elmur.sequence_model import SequenceModel
+from elmur.spec import TaskSpec
+from elmur.state import detach, reset, tensors_of, with_tensors
+
+CHECKPOINT_VERSION = 1
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or its gradient is not a number any more; the message says at which update and batch."""
+
+
+class SequenceModule(LightningModule):
+    """Trains a SequenceModel on windows; one optimizer update per window.
+
+    model: builds the network from `spec=`; called in `configure_model`, with the datamodule's TaskSpec.
+    context_length: steps per segment. optimizer: builds it from the model. schedule: factor on its learning rate.
+    seed: of the noise in new memory banks. model_config: how `model` was described, kept in checkpoints.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., SequenceModel],
+        context_length: int,
+        optimizer: Callable[..., torch.optim.Optimizer] = adamw,
+        schedule: Schedule | None = None,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+        model_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if context_length < 1:
+            raise ValueError(f"context_length must be 1 or more; found {context_length}")
+        self._build, self._optimizer, self.schedule = model, optimizer, schedule or Constant()
+        self.context_length, self.label_smoothing, self.seed = context_length, label_smoothing, seed
+        self.model_config = dict(model_config or {})
+        self.model: SequenceModel
+        self.trained_steps = 0
+        self._carry: dict[str, Any] = {}
+        self._noise = torch.Generator().manual_seed(seed)
+        self._restore: dict[str, Any] | None = None
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "model"):
+            self.build_model(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
+
+    def build_model(self, spec: TaskSpec) -> None:
+        """Make the network for a task."""
+        self.model = self._build(spec=spec)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer(self.model)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: self.schedule(n, self.trained_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: SegmentBatch, batch_idx: int) -> Tensor:
+        summed, score, balance = self.run_window(batch, "train", self._noise)
+        count = self.global_count(batch)
+        self.trained_steps += int(count)
+        loss = summed * self.trainer.world_size / count.clamp(min=1)
+        total = loss if balance is None else loss + balance
+        if not torch.isfinite(total):
+            raise NonFiniteError(self.where("the loss is " + str(float(total)), batch_idx))
+        rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/score", score / batch.loss_mask.sum().clamp(min=1))
+        self.log("train/learning_rate", rate, prog_bar=True)
+        if balance is not None:
+            self.log("train/balance_loss", balance.detach())
+        return total
+
+    def validation_step(self, batch: SegmentBatch, batch_idx: int) -> None:
+        noise = torch.Generator().manual_seed(self.seed + batch_idx)
+        summed, score, _ = self.run_window(batch, "validation", noise)
+        count = batch.loss_mask.sum().clamp(min=1)
+        self.log("validation/loss", summed / count, batch_size=int(count), sync_dist=True)
+        self.log("validation/score", score / count, batch_size=int(count), sync_dist=True)
+
+    def run_window(
+        self, batch: SegmentBatch, stage: str, noise: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Loss and score summed over the window's steps, and the balance loss, mean over its segments.
+
+        Takes the stage's memory up where its last window left it, resets the lanes where an episode begins, and leaves
+        it detached for the next: the truncation point.
+        """
+        fresh = self.model.initial_memory(batch.batch_size, noise)
+        memory = reset(self._carry.get(stage, fresh), fresh, batch.is_first)
+        segments = list(batch.split(self.context_length))
+        carried_on = not bool(batch.is_last.all())
+        losses, scores, balances = [], [], []
+        for number, segment in enumerate(segments, start=1):
+            last = number == len(segments)
+            output, memory = self.model(
+                segment, memory, write=carried_on or not last, write_grad=not last or self.model.write_has_loss
+            )
+            head, target, mask = self.model.head, segment.action, segment.loss_mask
+            losses.append(head.loss(output.prediction, target, mask, self.label_smoothing))
+            scores.append(head.score(output.prediction.detach(), target, mask))
+            balances.append(output.balance_loss)
+        self._carry[stage] = detach(memory)
+        known = [balance for balance in balances if balance is not None]
+        return sum(losses), sum(scores), torch.stack(known).mean() if known else None  # type: ignore[return-value]
+
+    def global_count(self, batch: SegmentBatch) -> Tensor:
+        """Steps of this window that count in the loss, over all ranks."""
+        count = batch.loss_mask.sum()
+        if self.trainer.world_size > 1:
+            count = self.trainer.strategy.reduce(count, reduce_op="sum")
+        return count
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by global norm, and refuse a gradient that is not finite before it spoils the weights."""
+        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(self.where(f"the gradient's norm is {float(norm)}", self.trainer.fit_loop.batch_idx))
+        self.log("train/grad_norm", norm)
+
+    def where(self, what: str, batch_idx: int) -> str:
+        """One sentence on what went wrong at which point of training, and what may help."""
+        return (
+            f"{what} at update {self.global_step}, epoch {self.current_epoch}, batch {batch_idx}; the weights of the "
+            "last checkpoint are good: lower module.optimizer.lr or trainer.gradient_clip_val, or look at the data"
+        )
+
+    def on_validation_epoch_start(self) -> None:
+        self._carry.pop("validation", None)
+
+    def on_train_batch_start(self, batch: SegmentBatch, batch_idx: int) -> None:
+        """After loading a checkpoint, put back what must stand as it stood before the first further batch."""
+        if self._restore is None:
+            return
+        saved, self._restore = self._restore, None
+        if saved["carry"] is not None:
+            template = self.model.initial_memory(batch.batch_size, torch.Generator())
+            self._carry["train"] = with_tensors(template, saved["carry"])
+        self._noise.set_state(saved["noise"])
+        restore_rng(saved["rng"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Everything of the run that Lightning does not keep: memory, random states, task, model, versions."""
+        carry = self._carry.get("train")
+        checkpoint["elmur"] = {
+            "version": CHECKPOINT_VERSION,
+            "spec": self.model.spec.to_json(),
+            "model": self.model_config,
+            "context_length": self.context_length,
+            "trained_steps": self.trained_steps,
+            "carry": None if carry is None else tensors_of(carry),
+            "noise": self._noise.get_state(),
+            "rng": rng_state(),
+            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": lightning.__version__},
+        }  # fmt: skip
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._restore = checkpoint["elmur"]
+        self.trained_steps = checkpoint["elmur"]["trained_steps"]
+
+
+def rng_state() -> dict[str, Any]:
+    """The state of every global random generator, in types that load without pickled code."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - saved, not drawn from
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def restore_rng(state: Mapping[str, Any]) -> None:
+    """Put the global random generators back to a saved state."""
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))

@@ -1,0 +1,84 @@
+"""Mixture of experts: shared experts see every token, of the routed ones the router picks a few per token."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from elmur.feedforward import init_linear, xavier_blocks
+
+
+class MixtureOfExperts(nn.Module):
+    """SwiGLU experts, shared and routed: y = sum_shared E_j(x) + sum_routed g_e(x) E_e(x).
+
+    top_k is the *total* number of experts a token uses, as published: routed = max(1, top_k - n_shared_experts).
+    The gates are the softmax over the picked experts' logits, so with one routed expert the gate is exactly 1.
+    All experts are two matrix products: gates and ups side by side, downs stacked, the gate a factor on the hidden
+    numbers. Routed experts are thus computed densely, which is cheapest while they are few or narrow.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        dropout: float = 0.0,
+        num_experts: int = 2,
+        top_k: int = 2,
+        n_shared_experts: int = 1,
+        routed_d_ff: int = 32,
+        shared_d_ff: int = 128,
+        load_balancing_loss_coef: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.routed_per_token = max(1, top_k - n_shared_experts)
+        if num_experts < 1 or n_shared_experts < 0:
+            raise ValueError(
+                "num_experts must be 1 or more and n_shared_experts 0 or more; "
+                f"found {num_experts} and {n_shared_experts}"
+            )
+        if self.routed_per_token > num_experts:
+            raise ValueError(
+                f"top_k={top_k} with n_shared_experts={n_shared_experts} asks for {self.routed_per_token} routed "
+                f"experts per token, but num_experts={num_experts}; lower top_k or raise num_experts"
+            )
+        self.num_experts = num_experts
+        self.routed_d_ff = routed_d_ff
+        self.balance_coef = load_balancing_loss_coef
+        widths = [shared_d_ff] * n_shared_experts + [routed_d_ff] * num_experts
+        self.num_shared = n_shared_experts * shared_d_ff
+        self.router = nn.Linear(d_model, num_experts, bias=False)
+        self.gate_up = nn.Linear(d_model, 2 * sum(widths), bias=False)  # rows: all gates, then all ups
+        self.down = nn.Linear(sum(widths), d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        init_linear(self.router)
+        xavier_blocks(self.gate_up.weight, widths * 2)
+        with torch.no_grad():
+            for columns in self.down.weight.split_with_sizes(widths, dim=1):
+                columns.copy_(nn.init.xavier_uniform_(torch.empty_like(columns)))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        gates = self.route(x)
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        hidden = self.dropout(F.silu(gate) * up)
+        weights = gates.to(hidden.dtype).repeat_interleave(self.routed_d_ff, dim=-1)
+        hidden = torch.cat([hidden[..., : self.num_shared], hidden[..., self.num_shared :] * weights], dim=-1)
+        balance = self.balance_loss(gates) if self.training and self.balance_coef > 0 else None
+        return self.dropout(self.down(hidden)), balance
+
+    def route(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
+        """The weight of every routed expert for every token: zero for those not picked, the others sum to 1."""
+        logits = self.router(x).float() if x.dtype != torch.float64 else self.router(x)
+        top, picked = logits.topk(self.routed_per_token, dim=-1)
+        return torch.zeros_like(logits).scatter(-1, picked, top.softmax(dim=-1))
+
+    def balance_loss(self, gates: Float[Tensor, "... E"]) -> Float[Tensor, ""]:
+        """coef * E * sum_e f_e P_e, f_e the share of picks and P_e the share of gate weight that expert e received.
+
+        As published: P uses the gates after renormalisation, not the full softmax of the Switch transformer.
+        """
+        gates = gates.flatten(0, -2).float()
+        picks = gates.shape[0] * self.routed_per_token
+        share_of_picks = (gates.detach() > 0).sum(0) / picks
+        share_of_weight = gates.sum(0) / picks
+        return self.balance_coef * self.num_experts * (share_of_picks * share_of_weight).sum()

@@ -1,0 +1,80 @@
+"""AdamW with weight decay where it belongs, and learning rates as functions of progress."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import nn
+
+
+def adamw(
+    model: nn.Module,
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 1e-4,
+    decay_all: bool = False,
+    fused: bool = True,
+) -> torch.optim.AdamW:
+    """Fused AdamW over a model's parameters; only matrices of linear maps and convolutions decay.
+
+    decay_all: decay norms, biases and embeddings too, as the published code does.
+    """
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decaying = [p for p in parameters if decay_all or (p.ndim >= 2 and id(p) not in tables)]
+    chosen = {id(p) for p in decaying}
+    groups = [
+        {"params": decaying, "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in chosen], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(betas[0], betas[1]), fused=fused)
+
+
+class Schedule(Protocol):
+    """The factor on the learning rate of the next update."""
+
+    def __call__(self, updates: int, steps: int) -> float:
+        """updates: optimizer updates made so far; steps: environment steps whose loss they were made for."""
+
+
+class Constant:
+    """The full learning rate throughout."""
+
+    def __call__(self, updates: int, steps: int) -> float:
+        return 1.0
+
+
+class WarmupCosine:
+    """Linear over `warmup_updates`, then half a cosine down to `floor` at `total_updates`, where it stays."""
+
+    def __init__(self, warmup_updates: int, total_updates: int, floor: float = 0.0) -> None:
+        if not 0 <= warmup_updates <= total_updates:
+            raise ValueError(f"warmup_updates={warmup_updates} must lie between 0 and total_updates={total_updates}")
+        self.warmup, self.total, self.floor = warmup_updates, total_updates, floor
+
+    def __call__(self, updates: int, steps: int) -> float:
+        if updates < self.warmup:
+            return (updates + 1) / self.warmup
+        progress = min(1.0, (updates - self.warmup) / max(1, self.total - self.warmup))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class PublishedTokenCosine:
+    """The published code's rule, driven by the number of steps trained on rather than by updates.
+
+    Linear to `warmup_steps`, then a cosine that reaches `lr_end_factor` towards `final_tokens` and, not being clamped
+    there, rises again. The very first update takes the full rate, since the rule is applied after an update.
+    """
+
+    def __init__(self, warmup_steps: int, final_tokens: int, lr_end_factor: float) -> None:
+        self.warmup, self.final, self.floor = warmup_steps, final_tokens, lr_end_factor
+
+    def __call__(self, updates: int, steps: int) -> float:
+        if updates == 0:
+            return 1.0
+        if steps < self.warmup:
+            return steps / max(1, self.warmup)
+        progress = (steps - self.warmup) / max(1, self.final - self.warmup)
+        return max(self.floor, 0.5 * (1 + math.cos(math.pi * progress)))

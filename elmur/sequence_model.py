@@ -1,0 +1,76 @@
+"""The contract that every model keeps: (segment, memory) -> (output, memory), and the same thing one step at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from elmur.batch import SegmentBatch
+from elmur.heads import CategoricalHead, ContinuousHead
+from elmur.spec import TaskSpec
+
+
+@dataclass
+class Output:
+    """prediction `[B, steps, A]`, what the head says of every step's action; balance_loss, a scalar, or None."""
+
+    prediction: Float[Tensor, "B steps A"]
+    balance_loss: Tensor | None = None
+
+
+class SequenceModel(nn.Module, ABC):
+    """A policy network that sees one segment at a time. `State` is whatever it carries from one to the next.
+
+    A state is a nest of tensors whose first dimension is the lane (`elmur.state`); it is passed in and returned, never
+    kept inside. Acting opens a segment, steps through it and closes it:
+
+        stream = model.open_segment(state, start, context_length)
+        prediction = model.step(stream, now, before)   # once per step, exactly what forward says of that step
+        state = model.close_segment(stream, last)
+    """
+
+    spec: TaskSpec
+    head: CategoricalHead | ContinuousHead
+
+    @abstractmethod
+    def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
+        """The state at the beginning of an episode."""
+
+    @abstractmethod
+    def forward(
+        self, batch: SegmentBatch, memory: Any, write: bool = True, write_grad: bool = True
+    ) -> tuple[Output, Any]:
+        """Predictions for a segment and the state after it.
+
+        `write=False`: the state is not needed, the one that came in may be returned. `write_grad=False`: it is needed,
+        but no loss reaches back through it.
+        """
+
+    @abstractmethod
+    def open_segment(self, memory: Any, start: Int[Tensor, " B"], context_length: int) -> Any:
+        """A stream for the segment that begins at step `start` of its episode."""
+
+    @abstractmethod
+    def step(self, stream: Any, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B A"]:
+        """The prediction for one more step (`now`, T = 1; its action is not looked at).
+
+        `before` is the previous step of the same segment with the action that was executed, None at the first.
+        """
+
+    @abstractmethod
+    def close_segment(self, stream: Any, last: SegmentBatch) -> Any:
+        """The state after the segment, whose last step was `last`, with the action that was executed."""
+
+    @property
+    def write_has_loss(self) -> bool:
+        """Whether making the next state adds a loss of its own, so that its graph is needed in any case."""
+        return False
+
+    def num_parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,82 @@
+"""Functions over a model's state: nested tuples, lists, dicts and dataclasses of tensors whose first dimension is the lane.
+
+What a model carries from segment to segment (and what it holds while a segment is open) is such a nest, so that
+resetting, detaching and picking lanes is written once, for every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+State = TypeVar("State")
+
+
+def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:
+    """The nest of `function(tensor, *tensors_at_the_same_place)`; whatever is not a tensor is kept as it is."""
+
+    def visit(node: Any, *rest: Any) -> Any:
+        if isinstance(node, Tensor):
+            return function(node, *rest)
+        if isinstance(node, list | tuple):
+            return type(node)(visit(*items) for items in zip(node, *rest, strict=True))
+        if isinstance(node, dict):
+            return {key: visit(value, *(other[key] for other in rest)) for key, value in node.items()}
+        if is_dataclass(node) and not isinstance(node, type):
+            names = [f.name for f in fields(node)]
+            return type(node)(**{name: visit(*(getattr(n, name) for n in (node, *rest))) for name in names})
+        return node
+
+    result: State = visit(state, *others)
+    return result
+
+
+def detach(state: State) -> State:
+    """The same state cut off from the graph that made it: the truncation point of back-propagation through time."""
+    return map_state(Tensor.detach, state)
+
+
+def reset(state: State, fresh: State, is_first: Bool[Tensor, " B"]) -> State:
+    """`fresh` in the lanes where an episode begins, `state` in the others; by mask, never by control flow."""
+
+    def pick(old: Tensor, new: Tensor) -> Tensor:
+        return torch.where(is_first.view(-1, *[1] * (old.ndim - 1)), new, old)
+
+    return map_state(pick, state, fresh)
+
+
+def take_lanes(state: State, lanes: Int[Tensor, " n"]) -> State:
+    """The state of some lanes, in the order given; a tensor whose first dimension is 1 is shared by all lanes."""
+    return map_state(lambda tensor: tensor if tensor.shape[0] == 1 else tensor.index_select(0, lanes), state)
+
+
+def join_lanes(states: list[State]) -> State:
+    """The lanes of several states, one after another."""
+    return map_state(lambda *tensors: torch.cat(tensors), *states)
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    """The tensors of a state in a fixed order, as a checkpoint keeps them."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_state(note, state)
+    return found
+
+
+def with_tensors(template: State, tensors: list[Tensor]) -> State:
+    """A state built like `template`, on its devices, that holds `tensors`. Raises ValueError where they do not fit."""
+    old = tensors_of(template)
+    if [t.shape[1:] for t in old] != [t.shape[1:] for t in tensors]:
+        shapes = [list(t.shape[1:]) for t in old], [list(t.shape[1:]) for t in tensors]
+        raise ValueError(f"the saved memory does not fit the model: expected {shapes[0]} per lane, found {shapes[1]}")
+    remaining = iter(tensors)
+    return map_state(lambda tensor: next(remaining).to(tensor.device), template)

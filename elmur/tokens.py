@@ -1,0 +1,56 @@
+"""Token formats: how the steps of a segment become the sequence that attention sees.
+
+| format | tokens of one step          | read-out |
+|--------|-----------------------------|----------|
+| s      | state                       | state    |
+| sa     | state, action               | state    |
+| sr     | state, return-to-go         | state    |
+| sra    | return-to-go, state, action | state    |
+
+The action of a step is predicted from its state token; what stands behind that token is seen by later steps only.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ORDERS = {"s": "s", "sa": "sa", "sr": "sr", "sra": "rsa"}
+
+
+class TokenFormat:
+    """The order of the tokens of one step. `name` is one of s, sa, sr, sra."""
+
+    def __init__(self, name: str) -> None:
+        if name not in ORDERS:
+            raise ValueError(f"token_format must be one of {', '.join(ORDERS)}; found {name!r}")
+        self.order = ORDERS[name]
+        self.tokens_per_step = len(self.order)
+        self.state_at = self.order.index("s")
+
+    @property
+    def with_action(self) -> bool:
+        return "a" in self.order
+
+    @property
+    def with_return(self) -> bool:
+        return "r" in self.order
+
+    def sequence(self, parts: dict[str, Tensor]) -> Float[Tensor, "B T D"]:
+        """Tokens of whole steps in order, from `parts[letter]` of shape `[B, steps, D]`."""
+        return torch.stack([parts[letter] for letter in self.order], dim=2).flatten(1, 2)
+
+    def predicting(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B steps D"]:
+        """The tokens from which actions are predicted."""
+        return tokens[:, self.state_at :: self.tokens_per_step]
+
+    @property
+    def before(self) -> str:
+        """The letters of a step up to its state, all known when its action is chosen."""
+        return self.order[: self.state_at + 1]
+
+    @property
+    def after(self) -> str:
+        """The letters of a step behind its state; streaming adds them once the action is known."""
+        return self.order[self.state_at + 1 :]

@@ -1,0 +1,101 @@
+"""Experts at cards: HigherLower counts what is left in the deck, Concentration remembers every card it has seen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.experts.popgym.memory import DECKS
+from envs.experts.popgym.rows import HistoryPolicy, Row, RowPolicy
+from envs.vector import Observation
+
+RANKS = 13
+HIGHER, LOWER = 0, 1
+FACE_DOWN = {"Easy": 2, "Medium": 2, "Hard": 13}
+
+
+class HigherLower(HistoryPolicy):
+    """Whichever of higher and lower has more cards left. A guess changes nothing in the deck, so this is optimal."""
+
+    def __init__(self, level: str) -> None:
+        self._suits = 4 * DECKS[level]
+        self.start(1)
+
+    def start(self, num_envs: int, seed: int = 0) -> None:
+        """Forget everything."""
+        self._left = np.full((num_envs, RANKS), self._suits)
+
+    def act(self, observation: Observation, is_first: np.ndarray) -> np.ndarray:
+        """0 (higher) or 1 (lower)."""
+        rank = observation["observation"][:, 0]
+        self._left[is_first] = self._suits
+        rows = np.arange(len(rank))
+        self._left[rows, rank] -= 1
+        up_to = self._left.cumsum(axis=1)
+        higher = up_to[:, -1] - up_to[rows, rank]
+        lower = up_to[rows, rank] - self._left[rows, rank]
+        by_rank = rank >= RANKS // 2 + 1  # equal numbers: as one would without having counted
+        return np.where(higher == lower, by_rank, higher < lower).astype(np.int64)
+
+
+class Concentration(RowPolicy):
+    """Turns over known pairs, else the first card never seen, then its partner where known. Optimal for two colours."""
+
+    def __init__(self, level: str) -> None:
+        self._face_down = FACE_DOWN[level]
+        self.start(1)
+
+    def begin(self) -> Row:
+        """The player of a new episode."""
+        return _Pairs(self._face_down)
+
+
+class _Pairs(Row):
+    """One game of Concentration: the value of each position once seen, what is matched, and the turn so far."""
+
+    def __init__(self, face_down: int) -> None:
+        self._face_down = face_down
+        self._value: dict[int, int] = {}
+        self._matched: set[int] = set()
+        self._turn: list[int] = []
+        self._unseen = 0
+
+    def act(self, observation: np.ndarray, executed: int) -> int:
+        """The position to turn over."""
+        for position in np.flatnonzero(observation != self._face_down).tolist():
+            self._value[position] = int(observation[position])
+        if executed >= 0:
+            self._note(executed)
+        while self._unseen in self._value:
+            self._unseen += 1
+        known = [position for position in sorted(self._value) if position not in self._matched]
+        partner = self._partner_of(self._turn[0], known) if self._turn else self._first_of_a_pair(known)
+        if partner is not None:
+            return partner
+        if self._unseen < len(observation):
+            return self._unseen
+        return known[0] if known else 0
+
+    def _note(self, executed: int) -> None:
+        """The game's rules: a matched card ends the turn at once, two cards end it and stay open when alike."""
+        if executed in self._matched:
+            self._turn = []
+            return
+        self._turn.append(executed)
+        if len(self._turn) == 2:
+            first, second = self._turn
+            if first != second and self._value.get(first) == self._value.get(second):
+                self._matched.update(self._turn)
+            self._turn = []
+
+    def _partner_of(self, position: int, known: list[int]) -> int | None:
+        value = self._value.get(position)
+        return next((other for other in known if other != position and self._value[other] == value), None)
+
+    def _first_of_a_pair(self, known: list[int]) -> int | None:
+        seen: dict[int, int] = {}
+        for position in known:
+            value = self._value[position]
+            if value in seen:
+                return seen[value]
+            seen[value] = position
+        return None

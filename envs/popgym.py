@@ -1,0 +1,264 @@
+"""POPGym's 48 tasks as Gymnasium environments whose observation is a dict of parts (Morad et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import random
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from elmur.spec import Discrete, Field, TaskSpec, Vector
+from envs.vector import Observation, SyncVector
+
+EXPECTED_VERSION = "1.0.7"
+LEVELS = ("Easy", "Medium", "Hard")
+LABYRINTHS = ("LabyrinthEscape", "LabyrinthExplore")
+FAMILIES = (
+    "Autoencode",
+    "RepeatFirst",
+    "RepeatPrevious",
+    "CountRecall",
+    "HigherLower",
+    "Concentration",
+    "MultiarmedBandit",
+    "Battleship",
+    "MineSweeper",
+    *LABYRINTHS,
+    "PositionOnlyCartPole",
+    "VelocityOnlyCartpole",  # POPGym's own spelling
+    "NoisyPositionOnlyCartPole",
+    "PositionOnlyPendulum",
+    "NoisyPositionOnlyPendulum",
+)
+TASKS = tuple(f"popgym-{family}{level}-v0" for family in FAMILIES for level in LEVELS)
+
+# No task has its length in `spec.max_episode_steps`; most have the attribute max_episode_length, these do not mean it.
+_HORIZON: dict[str, Callable[[Any], int]] = {
+    "Concentration": lambda env: env.episode_length,
+    "HigherLower": lambda env: env.deck_size - 1,
+    "LabyrinthEscape": lambda env: env.max_episode_length - 1,
+    "LabyrinthExplore": lambda env: env.max_episode_length - 1,
+}
+# The first step whose action the task judges; whatever was done before earns exactly 0.
+_FIRST_JUDGED: dict[str, Callable[[Any], int]] = {
+    "Autoencode": lambda env: env.deck.num_cards - 1,  # the watching phase
+    "RepeatPrevious": lambda env: env.k - 1,  # nothing was dealt k - 1 steps ago
+}
+
+
+class PopGymError(RuntimeError):
+    """A POPGym task that cannot be made, and what to do about it."""
+
+
+class PopGym(gymnasium.Env[Observation, Any]):
+    """One POPGym task; `task_spec` says what an observation and an action are.
+
+    observation parts:
+      observation      what POPGym shows: Discrete, MultiDiscrete and Tuple as components of `Discrete`, Box as `Vector`
+      previous_action  the action just executed. Discrete: 0 at the first step, else action + 1. Pendulum: the torque
+      first            only where actions are continuous: 1 at the first step, where `previous_action` is 0
+    action: int, a pair (row, column) counted row by row as one choice; or float [A], clipped to the bounds (`clipped`
+    counts how often).
+    info holds `loss_mask` (False on steps that the task never judges) and, for continuous actions, `clipped`. What
+    POPGym puts there is dropped, for it leaks the hidden state.
+
+    A seed determines the episode completely. Without one, the seed is drawn from the environment's own generator.
+    """
+
+    def __init__(self, id: str) -> None:
+        family, _ = family_and_level(id)
+        self._env: Any = _make(id)
+        self._shape = _product_shape(self._env.action_space)
+        parts, action = _fields(self._env.observation_space, self._env.action_space)
+        horizon = _HORIZON.get(family, lambda env: env.max_episode_length)(self._env)
+        self.task_spec = TaskSpec(name=id, observation=parts, action=action, horizon=int(horizon))
+        self.observation_space: spaces.Space[Any] = spaces.Dict({name: _space(part) for name, part in parts.items()})
+        self.action_space = spaces.Discrete(action.sizes[0]) if isinstance(action, Discrete) else _space(action)
+        self._quiet = _own_globals if family in LABYRINTHS else None
+        self._first_judged = _FIRST_JUDGED.get(family, lambda env: 0)(self._env)
+        self._discrete_observation = isinstance(parts["observation"], Discrete)
+        self._steps = 0
+        self.clipped = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """The first observation of the episode of this seed."""
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        if self._quiet is None:
+            observation, _ = self._env.reset(seed=seed)
+        else:
+            with self._quiet():
+                observation, _ = self._env.reset(seed=seed)
+        self._steps = 0
+        return self._parts(observation, None), {}
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """What the action leads to. ValueError unless the action fits `task_spec`."""
+        info: dict[str, Any] = {"loss_mask": self._steps >= self._first_judged}
+        if isinstance(self.task_spec.action, Discrete):
+            executed: Any = self._choice(action)
+            given = executed if self._shape is None else divmod(executed, self._shape[1])
+        else:
+            executed = given = self._bounded(action, info)
+        observation, reward, terminated, truncated, _ = self._env.step(given)
+        self._steps += 1
+        return self._parts(observation, executed), float(reward), bool(terminated), bool(truncated), info
+
+    def close(self) -> None:
+        """Free what POPGym's environment holds."""
+        self._env.close()
+
+    def _choice(self, action: Any) -> int:
+        size = self.action_space.n  # type: ignore[attr-defined]
+        choice = int(action)
+        if choice != action or not 0 <= choice < size:
+            raise ValueError(f"{self.task_spec.name}: expected an action from 0 to {size - 1}; found {action}")
+        return choice
+
+    def _bounded(self, action: Any, info: dict[str, Any]) -> np.ndarray:
+        space: Any = self.action_space
+        wish = np.asarray(action, np.float32)
+        if wish.shape != space.shape or not np.isfinite(wish).all():
+            raise ValueError(
+                f"{self.task_spec.name}: expected {space.shape[0]} finite number(s) as action; found {action}"
+            )
+        executed = wish.clip(space.low, space.high)
+        info["clipped"] = bool((executed != wish).any())
+        self.clipped += info["clipped"]
+        return executed
+
+    def _parts(self, observation: Any, executed: Any) -> Observation:
+        """POPGym's observation and the executed action (None at the first step) as the parts of `task_spec`."""
+        kind = np.int64 if self._discrete_observation else np.float32
+        parts = {"observation": np.array(observation, kind, ndmin=1)}
+        if isinstance(self.task_spec.action, Discrete):
+            parts["previous_action"] = np.array([0 if executed is None else executed + 1], np.int64)
+        else:
+            parts["previous_action"] = (
+                np.zeros(self.task_spec.action.size, np.float32) if executed is None else executed
+            )
+            parts["first"] = np.array([executed is None], np.int64)
+        return parts
+
+
+def make_vector(num_envs: int, id: str) -> SyncVector:
+    """`num_envs` environments of one POPGym task, e.g. id="popgym-AutoencodeEasy-v0"."""
+    return SyncVector([partial(PopGym, id)] * num_envs)
+
+
+def family_and_level(task: str) -> tuple[str, str]:
+    """("Autoencode", "Easy") of "popgym-AutoencodeEasy-v0". PopGymError names the nearest tasks if there is none."""
+    if task not in TASKS:
+        simple = {re.sub(r"[^a-z]", "", name.lower().removesuffix("-v0")): name for name in TASKS}
+        near = difflib.get_close_matches(
+            re.sub(r"[^a-z]", "", task.lower().removesuffix("-v0")), simple, n=3, cutoff=0.5
+        )
+        hint = f"nearest: {', '.join(simple[name] for name in near)}" if near else f"e.g. {TASKS[0]}"
+        raise PopGymError(f"POPGym has no task {task!r}; {hint}")
+    level = next(level for level in LEVELS if task.endswith(f"{level}-v0"))
+    return task.removeprefix("popgym-").removesuffix(f"{level}-v0"), level
+
+
+def _make(task: str) -> Any:
+    """POPGym's own environment, bare of Gymnasium's wrappers."""
+    require_popgym(task)
+    with warnings.catch_warnings():
+        # The labyrinths say on construction that they hardly need memory.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        return gymnasium.make(task, disable_env_checker=True).unwrapped
+
+
+def require_popgym(task: str) -> None:
+    """Raises PopGymError when a package that the task needs is missing; warns of an unexpected version of POPGym."""
+    if importlib.util.find_spec("popgym") is None:
+        raise PopGymError(f"{task} needs the package popgym: pip install -e '.[popgym]'")
+    if family_and_level(task)[0] in LABYRINTHS and importlib.util.find_spec("mazelib") is None:
+        six = ", ".join(name for name in TASKS if name.startswith("popgym-Labyrinth"))
+        raise PopGymError(f"{task} needs the package mazelib: pip install -e '.[popgym]' (only these six do: {six})")
+    _check_version()
+
+
+@lru_cache(maxsize=1)
+def _check_version() -> None:
+    """Registers POPGym's tasks, once; warns when the version is not the expected one."""
+    import popgym  # noqa: F401
+
+    found = importlib.metadata.version("popgym")
+    if found != EXPECTED_VERSION:
+        warnings.warn(
+            f"popgym {found} is installed, expected {EXPECTED_VERSION}: CountRecall has another number of actions and "
+            "MineSweeper another length in other versions, so data sets and scores do not compare; "
+            "pip install -e '.[popgym]' installs the expected one",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def _own_globals() -> Iterator[None]:
+    """Inside, the global generators may be reseeded and drawn from; outside nobody notices (mazelib does both)."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (it is what must be kept)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+def _fields(observation: spaces.Space[Any], action: spaces.Space[Any]) -> tuple[dict[str, Field], Discrete | Vector]:
+    """The parts of an observation and the action, from POPGym's two spaces."""
+    shown = _field(observation)
+    if isinstance(action, spaces.Box):
+        chosen = _field(action)
+        assert isinstance(chosen, Vector)
+        return {"observation": shown, "previous_action": chosen, "first": Discrete((2,))}, chosen
+    size = int(np.prod(_sizes(action)))
+    return {"observation": shown, "previous_action": Discrete((size + 1,))}, Discrete((size,))
+
+
+def _field(space: spaces.Space[Any]) -> Discrete | Vector:
+    if not isinstance(space, spaces.Box):
+        return Discrete(_sizes(space))
+    low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
+    bounded = bool(np.isfinite([low, high]).all())
+    return Vector(len(low), tuple(low) if bounded else None, tuple(high) if bounded else None)
+
+
+def _sizes(space: spaces.Space[Any]) -> tuple[int, ...]:
+    """The sizes of all discrete components of a space, in order."""
+    if isinstance(space, spaces.Discrete):
+        return (int(space.n),)
+    if isinstance(space, spaces.MultiDiscrete):
+        return tuple(int(size) for size in space.nvec.ravel())
+    if isinstance(space, spaces.Tuple):
+        return tuple(size for part in space.spaces for size in _sizes(part))
+    raise PopGymError(f"a space of POPGym that is not known here: {space}")
+
+
+def _product_shape(space: spaces.Space[Any]) -> tuple[int, int] | None:
+    """(rows, columns) of an action that is a pair, None of any other."""
+    if not isinstance(space, spaces.MultiDiscrete):
+        return None
+    rows, columns = _sizes(space)
+    return rows, columns
+
+
+def _space(field: Field) -> spaces.Space[Any]:
+    """The Gymnasium space of a part."""
+    if isinstance(field, Discrete):
+        return spaces.MultiDiscrete(list(field.sizes))
+    assert isinstance(field, Vector)
+    low, high = (-np.inf, np.inf) if field.low is None or field.high is None else (field.low, field.high)
+    return spaces.Box(np.float32(np.broadcast_to(low, field.size)), np.float32(np.broadcast_to(high, field.size)))

@@ -1,0 +1,190 @@
+"""Many environments side by side, stepped under a mask and never reset behind the policy's back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium
+import numpy as np
+
+from elmur.spec import Discrete, Field, Image, TaskSpec
+
+Observation = dict[str, np.ndarray]
+
+
+class Step(NamedTuple):
+    """What one step of N environments gave. The caller may keep the arrays: the environment writes to them no more.
+
+    observation: part -> [N, ...]; reward: float32 [N]; terminated, truncated: bool [N];
+    success: bool [N], meaningful only where an episode ended at this step;
+    loss_mask: bool [N], whether the action just taken counts in an imitation loss.
+    """
+
+    observation: Observation
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    success: np.ndarray
+    loss_mask: np.ndarray
+
+
+class VectorEnv(Protocol):
+    """N environments of one task. An episode that has ended stays ended until its row is reset by a seed."""
+
+    num_envs: int
+    spec: TaskSpec
+
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
+        """First observations where a seed is given; a row whose seed is None keeps its episode and observation."""
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        """One step where `active`; other rows repeat their last observation with reward 0, their action is ignored."""
+
+    def close(self) -> None:
+        """Free what the environments hold."""
+
+
+def field_dtype(field: Field) -> type[np.generic]:
+    """The dtype in which values of a field are stored: int64, float32 or uint8."""
+    if isinstance(field, Discrete):
+        return np.int64
+    return np.uint8 if isinstance(field, Image) else np.float32
+
+
+def check_seeds(seeds: Sequence[int | None], num_envs: int) -> list[int | None]:
+    """The seeds as Python integers (or None). Raises ValueError unless there is one per env, none negative."""
+    if len(seeds) != num_envs:
+        raise ValueError(f"seeds: expected {num_envs}, one per environment; found {len(seeds)}")
+    found = [None if seed is None else int(seed) for seed in seeds]
+    negative = [seed for seed in found if seed is not None and seed < 0]
+    if negative:
+        raise ValueError(f"seeds: expected integers from 0 up; found {negative[0]}")
+    return found
+
+
+def check_action(spec: TaskSpec, action: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """The action as an array of the right shape and kind; ValueError says what was expected.
+
+    int [N] in range for a discrete action, finite float [N, A] for a vector. Rows that idle may hold anything.
+    """
+    action = np.asarray(action)
+    if isinstance(spec.action, Discrete):
+        (size,) = spec.action.sizes
+        if action.shape != active.shape or action.dtype.kind not in "iu":
+            found = f"{action.dtype} {list(action.shape)}"
+            raise ValueError(f"action: expected integers {list(active.shape)}; found {found}")
+        wrong = active & ((action < 0) | (action >= size))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"action: expected 0 to {size - 1}; found {action[row]} for environment {row}")
+        return action
+    shape = (*active.shape, spec.action.size)
+    if action.shape != shape or action.dtype.kind != "f":
+        raise ValueError(f"action: expected floats {list(shape)}; found {action.dtype} {list(action.shape)}")
+    wrong = active & ~np.isfinite(action).all(axis=-1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(f"action: expected finite numbers; found {action[row]} for environment {row}")
+    return action
+
+
+def check_active(active: np.ndarray, num_envs: int) -> None:
+    """Raises ValueError unless `active` is a mask with one entry per environment."""
+    if active.shape != (num_envs,) or active.dtype != np.bool_:
+        raise ValueError(f"active: expected bool [{num_envs}]; found {active.dtype} {list(active.shape)}")
+
+
+class SyncVector:
+    """N Gymnasium environments stepped one after another in this process.
+
+    Each environment's observation is a dict with the parts of its `task_spec`. An episode is a success by
+    `info["success"]` at its last step, or, where the environment says nothing, when its rewards sum to more than 0.
+    `info["loss_mask"]` is passed on (True where absent).
+    """
+
+    def __init__(self, factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
+        if not factories:
+            raise ValueError("SyncVector: expected at least one environment; found none")
+        self._envs = [factory() for factory in factories]
+        self.num_envs = len(self._envs)
+        self.spec: TaskSpec = _task_spec(self._envs[0])
+        for i, env in enumerate(self._envs):
+            differences = self.spec.differences(_task_spec(env))
+            if differences:
+                raise ValueError(f"SyncVector: environment {i} differs from environment 0: {'; '.join(differences)}")
+        self._observation = {
+            part: np.zeros((self.num_envs, *field.shape), field_dtype(field))
+            for part, field in self.spec.observation.items()
+        }
+        self._returns = np.zeros(self.num_envs)
+        self._playing = np.zeros(self.num_envs, np.bool_)
+
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
+        """First observations where a seed is given, last ones elsewhere (zeros where there never was an episode)."""
+        for i, seed in enumerate(check_seeds(seeds, self.num_envs)):
+            if seed is not None:
+                observation, _ = self._envs[i].reset(seed=seed)
+                self._keep(i, observation)
+                self._returns[i] = 0.0
+                self._playing[i] = True
+        return self._seen()
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        """One step of every active environment. Raises RuntimeError where an active one has no episode running."""
+        check_active(active, self.num_envs)
+        action = check_action(self.spec, action, active)
+        check_playing(active, self._playing)
+        reward = np.zeros(self.num_envs, np.float32)
+        terminated, truncated, success = np.zeros((3, self.num_envs), np.bool_)
+        loss_mask = np.ones(self.num_envs, np.bool_)
+        for i in np.flatnonzero(active).tolist():
+            chosen = int(action[i]) if isinstance(self.spec.action, Discrete) else action[i].astype(np.float32)
+            observation, gained, terminated[i], truncated[i], info = self._envs[i].step(chosen)
+            self._keep(i, observation)
+            reward[i] = gained
+            self._returns[i] += float(gained)
+            loss_mask[i] = info.get("loss_mask", True)
+            if terminated[i] or truncated[i]:
+                self._playing[i] = False
+                success[i] = info.get("success", self._returns[i] > 0.0)
+        return Step(self._seen(), reward, terminated, truncated, success, loss_mask)
+
+    def close(self) -> None:
+        """Close every environment."""
+        for env in self._envs:
+            env.close()
+
+    def _keep(self, i: int, observation: dict[str, Any]) -> None:
+        """Write one environment's observation into row i of the buffers."""
+        for part, buffer in self._observation.items():
+            if part not in observation:
+                raise ValueError(f"observation: expected part '{part}'; environment {i} gave {sorted(observation)}")
+            value = np.asarray(observation[part])
+            if value.shape != buffer.shape[1:] or not np.can_cast(value.dtype, buffer.dtype, "same_kind"):
+                raise ValueError(
+                    f"observation '{part}': expected {buffer.dtype} {list(buffer.shape[1:])}; "
+                    f"environment {i} gave {value.dtype} {list(value.shape)}"
+                )
+            buffer[i] = value
+
+    def _seen(self) -> Observation:
+        return {part: buffer.copy() for part, buffer in self._observation.items()}
+
+
+def check_playing(active: np.ndarray, playing: np.ndarray) -> None:
+    """Raises RuntimeError where an environment is to act but has no episode running."""
+    wrong = active & ~playing
+    if wrong.any():
+        raise RuntimeError(f"environment {wrong.argmax()} has no episode running: give it a seed in reset() first")
+
+
+def _task_spec(env: gymnasium.Env[Any, Any]) -> TaskSpec:
+    """The specification an environment, or one it wraps, carries."""
+    try:
+        spec = env.get_wrapper_attr("task_spec")
+    except AttributeError as error:
+        raise ValueError(f"SyncVector: expected an environment with an attribute task_spec; found {env}") from error
+    if not isinstance(spec, TaskSpec):
+        raise ValueError(f"SyncVector: expected task_spec to be a TaskSpec; {env} has {type(spec).__name__}")
+    return spec

@@ -1,0 +1,41 @@
+"""What holds for every test: shapes are checked, one thread, no screen, no network, no user's folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before numpy and torch are imported, and inherited by every process that a test starts.
+for _library in ("OMP", "MKL", "OPENBLAS"):
+    os.environ[f"{_library}_NUM_THREADS"] = "1"
+os.environ.update(MPLBACKEND="Agg", WANDB_MODE="offline", WANDB_SILENT="true")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the CPU, unless the caller names a GPU
+for _setting in ("HYDRA_FULL_ERROR", "ELMUR_SHARDS", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
+    os.environ.pop(_setting, None)
+
+from hypothesis import settings  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+settings.register_profile("house", deadline=None, derandomize=True)  # the same on a busy machine, and every time
+settings.load_profile("house")
+
+# Stays on for the whole run: whatever imports elmur later gets its tensor shapes checked at every call.
+# Not spec.py: it has no tensors, and turns what it is given into what it says.
+_checked = [f"elmur.{path.stem}" for path in (Path(__file__).parent.parent / "elmur").iterdir() if path.stem != "spec"]
+# jaxtyping evaluates this text; the tower lets an int stand where a float is expected, as mypy has it.
+install_import_hook(_checked, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shards_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trajectories that a test collects by default go where no other run finds them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ELMUR_SHARDS", str(tmp_path_factory.mktemp("shards")))
+        yield

@@ -1,0 +1,141 @@
+"""Encoders: sums of embeddings by a loop, normalised numbers, images of any camera, actions and returns."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from elmur.encoders import (
+    ActionEncoder,
+    DiscreteEncoder,
+    ImageEncoder,
+    ObservationEncoder,
+    ReturnEncoder,
+    VectorEncoder,
+)
+from elmur.spec import Discrete, Image, TaskSpec, Vector
+
+D = 8
+G = torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("sizes", [(4,), (3, 5), (2, 1, 6)])
+def test_discrete_is_the_sum_of_a_row_per_component(sizes: tuple[int, ...]) -> None:
+    encoder = DiscreteEncoder(Discrete(sizes), D)
+    tables, begin = [], 0
+    for size in sizes:
+        tables.append(encoder.table.weight[begin : begin + size])
+        begin += size
+    assert begin == len(encoder.table.weight)
+    x = torch.stack([torch.randint(size, (2, 7), generator=G) for size in sizes], dim=-1)
+    found = encoder(x)
+    assert found.shape == (2, 7, D)
+    for b in range(2):
+        for t in range(7):
+            expected = torch.zeros(D)
+            for component, table in enumerate(tables):
+                expected = expected + table[x[b, t, component]]
+            torch.testing.assert_close(found[b, t], expected)
+
+
+def test_discrete_begins_with_the_spread_of_one_embedding() -> None:
+    torch.manual_seed(0)
+    encoder = DiscreteEncoder(Discrete((50,) * 9), 64)
+    x = torch.randint(50, (1, 200, 9), generator=G)
+    assert encoder(x).std().item() == pytest.approx(1.0, rel=0.1)
+
+
+def test_numbers_are_normalised_by_the_statistics_of_the_task() -> None:
+    field = Vector(3, mean=(1.0, -2.0, 0.0), std=(2.0, 0.5, 0.0))
+    encoder = VectorEncoder(field, D)
+    x = np.array([[[3.0, -2.0, 0.0]]], dtype=np.float32)
+    weight, bias = encoder.linear.weight.detach().numpy(), encoder.linear.bias.detach().numpy()
+    expected = weight @ np.array([1.0, 0.0, 0.0]) + bias
+    np.testing.assert_allclose(encoder(torch.tensor(x))[0, 0].detach().numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert encoder(torch.tensor(x) + 1).isfinite().all(), "a component that never varied does not divide by zero"
+
+
+@pytest.mark.parametrize("field", [Vector(2), Vector(2, mean=(5.0, 5.0)), Vector(2, std=(5.0, 5.0))])
+def test_numbers_without_both_statistics_are_taken_as_they_are(field: Vector) -> None:
+    encoder, x = VectorEncoder(field, D), torch.randn(1, 4, 2, generator=G)
+    torch.testing.assert_close(encoder(x), x @ encoder.linear.weight.T + encoder.linear.bias)
+
+
+def test_one_number_keeps_its_dimension() -> None:
+    assert VectorEncoder(Vector(1), D)(torch.zeros(2, 5, 1)).shape == (2, 5, D)
+
+
+def test_statistics_are_no_weights() -> None:
+    plain, told = VectorEncoder(Vector(1), D), VectorEncoder(Vector(1, mean=(1.0,), std=(1.0,)), D)
+    assert list(plain.state_dict()) == list(told.state_dict()) == ["linear.weight", "linear.bias"]
+
+
+def test_images_of_two_cameras_are_stacked_scaled_and_bounded() -> None:
+    torch.manual_seed(0)
+    encoder = ImageEncoder({"left": Image(3, 40, 36), "right": Image(1, 40, 36)}, D)
+    images = [torch.randint(256, (2, 3, c, 40, 36), generator=G, dtype=torch.uint8) for c in (3, 1)]
+    found = encoder(images)
+    assert found.shape == (2, 3, D) and found.abs().max() <= 1
+    for b in range(2):
+        for t in range(3):
+            x = torch.cat([image[b, t] for image in images]).float() / 255
+            for layer, stride in ((0, 4), (2, 2), (4, 1)):
+                conv = encoder.convolutions[layer]
+                x = torch.relu(torch.nn.functional.conv2d(x, conv.weight, conv.bias, stride=stride))
+            expected = torch.tanh(encoder.linear.weight @ x.flatten() + encoder.linear.bias)
+            torch.testing.assert_close(found[b, t], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_published_image_encoder_has_its_published_size() -> None:
+    encoder = ImageEncoder({"state": Image(6, 128, 128)}, 128)
+    convolutions = (6 * 64 + 1) * 32 + (32 * 16 + 1) * 64 + (64 * 9 + 1) * 64
+    assert sum(p.numel() for p in encoder.parameters()) == convolutions + (64 * 12 * 12 + 1) * 128
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"a": Image(3, 64, 64), "b": Image(3, 48, 64)}, "must have one size"),
+        ({"a": Image(3, 35, 64)}, "at least 36 x 36 pixels; found 35 x 64"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(fields: dict[str, Image], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ImageEncoder(fields, D)
+
+
+def test_an_observation_is_the_sum_of_its_parts() -> None:
+    fields = {"number": Vector(2), "eye": Image(1, 36, 36), "choice": Discrete((3,)), "ear": Image(2, 36, 36)}
+    encoder = ObservationEncoder(fields, D)
+    observation = {
+        "number": torch.randn(1, 2, 2, generator=G),
+        "choice": torch.tensor([[[0], [2]]]),
+        "eye": torch.randint(256, (1, 2, 1, 36, 36), generator=G, dtype=torch.uint8),
+        "ear": torch.randint(256, (1, 2, 2, 36, 36), generator=G, dtype=torch.uint8),
+    }
+    assert encoder.images is not None
+    expected = encoder.parts["number"](observation["number"]) + encoder.parts["choice"](observation["choice"])
+    expected = expected + encoder.images([observation["eye"], observation["ear"]])
+    torch.testing.assert_close(encoder(observation), expected)
+
+
+def test_a_categorical_action_is_an_embedding_and_padding_has_a_row_of_its_own() -> None:
+    encoder = ActionEncoder(TaskSpec("t", {"o": Vector(1)}, Discrete((4,))), D)
+    action, mask = torch.tensor([[0, 3, 1]]), torch.tensor([[True, True, False]])
+    assert isinstance(encoder.net, torch.nn.Embedding)
+    torch.testing.assert_close(encoder(action, mask)[0], torch.tanh(encoder.net.weight[[0, 3, 4]]))
+
+
+def test_a_continuous_action_is_a_linear_map_and_padding_is_zero() -> None:
+    encoder = ActionEncoder(TaskSpec("t", {"o": Vector(1)}, Vector(2)), D)
+    action, mask = torch.randn(1, 2, 2, generator=G), torch.tensor([[True, False]])
+    found = encoder(action, mask)[0]
+    torch.testing.assert_close(found[0], encoder.net.weight @ action[0, 0] + encoder.net.bias)
+    torch.testing.assert_close(found[1], encoder.net.bias)
+
+
+def test_return_to_go_is_a_linear_map() -> None:
+    encoder = ReturnEncoder(D)
+    weight, bias = encoder.linear.weight[:, 0], encoder.linear.bias
+    torch.testing.assert_close(encoder(torch.tensor([[2.0, -1.0]]))[0], torch.stack([2 * weight + bias, bias - weight]))

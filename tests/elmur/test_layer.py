@@ -1,0 +1,114 @@
+"""One ELMUR layer against the paper's steps in numpy: attend, read, transform, write."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import erf, softmax
+
+from elmur.attention import CrossAttention
+from elmur.feedforward import MLP
+from elmur.layer import ELMURLayer, Segment
+from elmur.memory import LRU, Memory
+from elmur.memory_bias import MemoryBias
+from elmur.positional import Position
+from elmur.residual import PostNorm, PreNorm, Residual
+from elmur.selfattention import SelfAttention
+
+D, H, T, M, B = 6, 2, 4, 3, 2
+
+
+class ByHand:
+    """The layer for one lane, from its weights; `[T, D]` tokens, `[M, D]` slots."""
+
+    def __init__(self, layer: ELMURLayer, pre: bool) -> None:
+        self.w = {name: value.detach().numpy() for name, value in layer.state_dict().items()}
+        self.pre = pre
+
+    def norm(self, name: str, x: np.ndarray) -> np.ndarray:
+        centred = x - x.mean(-1, keepdims=True)
+        scale = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        return centred / scale * self.w[f"{name}.norm.weight"] + self.w[f"{name}.norm.bias"]
+
+    def around(self, name: str, x: np.ndarray, f) -> np.ndarray:
+        return x + f(self.norm(name, x)) if self.pre else self.norm(name, x + f(x))
+
+    def heads(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        width, out = D // H, []
+        for h in range(H):
+            own = slice(h * width, (h + 1) * width)
+            out.append(softmax(q[:, own] @ k[:, own].T / np.sqrt(width) + bias[h], axis=-1) @ v[:, own])
+        return np.concatenate(out, axis=-1)
+
+    def distances(self, queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        table = self.w["bias.table.weight"]
+        reach = len(table) // 2
+        index = np.clip(queries[:, None] - keys[None], -reach, reach) + reach
+        return table[index].transpose(2, 0, 1)
+
+    def cross(self, name: str, x: np.ndarray, source: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        k, v = np.split(source @ self.w[f"{name}.key_value.weight"].T, 2, axis=-1)
+        mixed = self.heads(x @ self.w[f"{name}.query.weight"].T, k, v, bias)
+        return mixed @ self.w[f"{name}.out.weight"].T + self.w[f"{name}.out.bias"]
+
+    def attention(self, x: np.ndarray) -> np.ndarray:
+        q, k, v = np.split(x @ self.w["attention.qkv.weight"].T, 3, axis=-1)
+        later = np.triu(np.full((T, T), -np.inf), 1)
+        mixed = self.heads(q, k, v, np.stack([later] * H))
+        return mixed @ self.w["attention.out.weight"].T + self.w["attention.out.bias"]
+
+    def mlp(self, name: str, x: np.ndarray) -> np.ndarray:
+        hidden = x @ self.w[f"{name}.up.weight"].T + self.w[f"{name}.up.bias"]
+        hidden = hidden * 0.5 * (1 + erf(hidden / np.sqrt(2)))
+        return hidden @ self.w[f"{name}.down.weight"].T + self.w[f"{name}.down.bias"]
+
+    def tokens(self, x: np.ndarray, slots: np.ndarray, steps: np.ndarray, dates: np.ndarray) -> np.ndarray:
+        x = self.around("attention_residual", x, self.attention)
+        bias = self.distances(steps, dates)
+        x = self.around("read_residual", x, lambda y: self.cross("reader", y, slots, bias))
+        return self.around("feedforward_residual", x, lambda y: self.mlp("feedforward", y))
+
+    def candidates(self, x: np.ndarray, slots: np.ndarray, steps: np.ndarray, dates: np.ndarray) -> np.ndarray:
+        bias = self.distances(dates, steps)
+        m = self.around("write_residual", slots, lambda y: self.cross("writer", y, x, bias))
+        return self.around("memory_residual", m, lambda y: self.mlp("memory_feedforward", y))
+
+
+@pytest.mark.parametrize("residual", [PostNorm, PreNorm])
+@pytest.mark.parametrize("all_candidates", [False, True])
+def test_the_four_steps(residual: type[Residual], all_candidates: bool) -> None:
+    torch.manual_seed(0)
+    rule = LRU(lru_blend_alpha=0.3, slots_per_write=2, all_candidates=all_candidates)
+    layer = ELMURLayer(
+        attention=SelfAttention(D, H, Position(), 0.0, 0.0),
+        cross=partial(CrossAttention, D, H),
+        feedforward=partial(MLP, D, d_ff=10),
+        residual=partial(residual, D),
+        bias=MemoryBias(H, max_seq_len=6, init_std=1.0),
+        write_rule=rule,
+    ).double()
+    for parameter in layer.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter)
+    x = torch.randn(B, T, D, dtype=torch.float64)
+    memory = Memory(torch.randn(B, M, D, dtype=torch.float64), torch.tensor([[3, -1, 1], [0, 2, 1]]))
+    segment = Segment(torch.arange(4, 8).expand(B, T), torch.tensor([7, 8]), None)
+
+    tokens, balance = layer(x, memory, segment, Position())
+    after, write_balance = layer.write(memory, tokens, segment)
+
+    assert balance is None and write_balance is None
+    hand, chosen = ByHand(layer, residual is PreNorm), [[1, 2], [0, 2]]  # oldest first
+    for b in range(B):
+        slots, dates, steps = memory.slots[b].numpy(), memory.written_at[b].numpy(), np.arange(4, 8)
+        expected = hand.tokens(x[b].numpy(), slots, steps, dates)
+        np.testing.assert_allclose(tokens[b].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+        candidate, new = hand.candidates(expected, slots, steps, dates), slots.copy()
+        for j in chosen[b]:
+            share = 1.0 if dates[j] < 0 else 0.3
+            new[j] = share * candidate[j] + (1 - share) * slots[j]
+        np.testing.assert_allclose(after.slots[b].detach().numpy(), new, rtol=1e-10, atol=1e-12)
+    assert after.written_at.tolist() == [[3, 7, 7], [8, 2, 8]]

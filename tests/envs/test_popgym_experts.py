@@ -1,0 +1,263 @@
+"""POPGym's experts: how good they are, that they go by the history alone, and their parts against other derivations."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from scipy.stats import truncnorm
+
+pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
+pytest.importorskip("mazelib", reason="six of the 48 tasks need mazelib: pip install -e '.[popgym]'")
+
+from envs.experts.popgym import EXPERTS, expert_for
+from envs.experts.popgym.__main__ import main as table
+from envs.experts.popgym.battleship import SHIP_CELLS, Battleship, _Hunter, _placements
+from envs.experts.popgym.cartpole import _beyond, accelerations
+from envs.experts.popgym.labyrinth import GOAL, LabyrinthEscape
+from envs.experts.popgym.mines import mine_probabilities, neighbours
+from envs.experts.popgym.pendulum_value import advance, best_torque, cost, wrap
+from envs.popgym import FAMILIES, TASKS, PopGymError, make_vector
+from envs.rollout import Episode, rollout
+
+# task -> mean return of random play, of its expert, and the latter's standard error; 200 episodes, seeds 10000-10199
+LEVELS = {
+    "popgym-AutoencodeEasy-v0": (-0.493, 1.0000, 0.0000),
+    "popgym-AutoencodeMedium-v0": (-0.506, 1.0000, 0.0000),
+    "popgym-AutoencodeHard-v0": (-0.500, 1.0000, 0.0000),
+    "popgym-RepeatFirstEasy-v0": (-0.495, 1.0000, 0.0000),
+    "popgym-RepeatFirstMedium-v0": (-0.500, 1.0000, 0.0000),
+    "popgym-RepeatFirstHard-v0": (-0.499, 1.0000, 0.0000),
+    "popgym-RepeatPreviousEasy-v0": (-0.482, 1.0000, 0.0000),
+    "popgym-RepeatPreviousMedium-v0": (-0.487, 1.0000, 0.0000),
+    "popgym-RepeatPreviousHard-v0": (-0.500, 1.0000, 0.0000),
+    "popgym-CountRecallEasy-v0": (-0.923, 1.0000, 0.0000),
+    "popgym-CountRecallMedium-v0": (-0.925, 1.0000, 0.0000),
+    "popgym-CountRecallHard-v0": (-0.882, 1.0000, 0.0000),
+    "popgym-HigherLowerEasy-v0": (0.005, 0.5333, 0.0067),
+    "popgym-HigherLowerMedium-v0": (-0.004, 0.5104, 0.0050),
+    "popgym-HigherLowerHard-v0": (0.002, 0.5151, 0.0038),
+    "popgym-ConcentrationEasy-v0": (-0.178, 0.8152, 0.0027),
+    "popgym-ConcentrationMedium-v0": (-0.185, 0.8144, 0.0019),
+    "popgym-ConcentrationHard-v0": (-0.835, 0.7003, 0.0018),
+    "popgym-MultiarmedBanditEasy-v0": (-0.025, 0.7182, 0.0154),
+    "popgym-MultiarmedBanditMedium-v0": (-0.021, 0.8222, 0.0097),
+    "popgym-MultiarmedBanditHard-v0": (-0.012, 0.8585, 0.0068),
+    "popgym-BattleshipEasy-v0": (-0.447, 0.6413, 0.0073),
+    "popgym-BattleshipMedium-v0": (-0.414, 0.6436, 0.0067),
+    "popgym-BattleshipHard-v0": (-0.389, 0.6664, 0.0071),
+    "popgym-MineSweeperEasy-v0": (-0.229, 0.8293, 0.0343),
+    "popgym-MineSweeperMedium-v0": (-0.405, 0.5809, 0.0471),
+    "popgym-MineSweeperHard-v0": (-0.432, 0.6089, 0.0461),
+    "popgym-LabyrinthEscapeEasy-v0": (-0.403, 0.9678, 0.0011),
+    "popgym-LabyrinthEscapeMedium-v0": (-0.817, 0.9370, 0.0024),
+    "popgym-LabyrinthEscapeHard-v0": (-0.929, 0.8869, 0.0043),
+    "popgym-LabyrinthExploreEasy-v0": (-0.359, 0.9694, 0.0008),
+    "popgym-LabyrinthExploreMedium-v0": (-0.607, 0.9249, 0.0010),
+    "popgym-LabyrinthExploreHard-v0": (-0.745, 0.8663, 0.0013),
+    "popgym-PositionOnlyCartPoleEasy-v0": (0.110, 1.0000, 0.0000),
+    "popgym-PositionOnlyCartPoleMedium-v0": (0.055, 1.0000, 0.0000),
+    "popgym-PositionOnlyCartPoleHard-v0": (0.037, 1.0000, 0.0000),
+    "popgym-VelocityOnlyCartpoleEasy-v0": (0.110, 1.0000, 0.0000),
+    "popgym-VelocityOnlyCartpoleMedium-v0": (0.055, 1.0000, 0.0000),
+    "popgym-VelocityOnlyCartpoleHard-v0": (0.037, 1.0000, 0.0000),
+    "popgym-NoisyPositionOnlyCartPoleEasy-v0": (0.110, 0.9990, 0.0009),
+    "popgym-NoisyPositionOnlyCartPoleMedium-v0": (0.110, 0.6588, 0.0206),
+    "popgym-NoisyPositionOnlyCartPoleHard-v0": (0.110, 0.3742, 0.0139),
+    "popgym-PositionOnlyPendulumEasy-v0": (0.260, 0.9194, 0.0034),
+    "popgym-PositionOnlyPendulumMedium-v0": (0.272, 0.8926, 0.0045),
+    "popgym-PositionOnlyPendulumHard-v0": (0.260, 0.8389, 0.0068),
+    "popgym-NoisyPositionOnlyPendulumEasy-v0": (0.260, 0.9048, 0.0040),
+    "popgym-NoisyPositionOnlyPendulumMedium-v0": (0.260, 0.7541, 0.0048),
+    "popgym-NoisyPositionOnlyPendulumHard-v0": (0.260, 0.6908, 0.0043),
+}
+FIRST_SEED = 10_000
+
+
+@pytest.fixture(params=TASKS)
+def task(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def play(task: str, num_episodes: int, num_envs: int, noise: float = 0.0, record: bool = False) -> list[Episode]:
+    env = make_vector(num_envs, task)
+    seeds = range(FIRST_SEED, FIRST_SEED + num_episodes)
+    rng = np.random.default_rng(0)
+    return rollout(env, expert_for(task), list(seeds), noise=noise, rng=rng, record=record)
+
+
+# --- level ------------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_an_expert_and_a_level_for_each_task() -> None:
+    assert set(EXPERTS) == set(FAMILIES) and len(EXPERTS) == 16
+    assert set(LEVELS) == set(TASKS) and len(LEVELS) == 48
+    assert sum(expert for _, expert, _ in LEVELS.values()) == pytest.approx(40.8, abs=0.1)
+    with pytest.raises(PopGymError, match="nearest: popgym-AutoencodeEasy-v0"):
+        expert_for("popgym-AutoencoderEasy-v0")
+
+
+def test_a_few_episodes_are_far_above_random_play(task: str) -> None:
+    random, expert, error = LEVELS[task]
+    returns = [episode.episode_return for episode in play(task, num_episodes=10, num_envs=10)]
+    slack = 4.0 * error * np.sqrt(200 / len(returns))  # four standard errors of so few episodes
+    assert np.mean(returns) >= expert - slack - 1e-3
+    assert np.mean(returns) >= random + 0.4 * (expert - random)
+
+
+@pytest.mark.slow
+def test_two_hundred_episodes_reach_the_level(task: str) -> None:
+    _, expert, error = LEVELS[task]
+    returns = [episode.episode_return for episode in play(task, num_episodes=200, num_envs=50)]
+    assert np.mean(returns) >= expert - 2.0 * error - 1e-3
+
+
+def test_the_table_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["popgym", "--episodes", "2", "--match", "RepeatFirst(Easy|Medium)"])
+    table()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert lines[1].split()[:4] == ["popgym-RepeatFirstEasy-v0", "1.0000", "0.0000", "51.0"]
+    assert lines[3].split() == ["sum", "over", "2", "2.00"]
+
+
+# --- history alone ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_observations_give_the_same_actions_in_whatever_row(task: str) -> None:
+    # Three rows for four episodes: some rows idle while others go on, and the last wave has two empty ones. Actions
+    # are disturbed, so what was executed is not what the expert said, and all must still be legal.
+    for episode in play(task, num_episodes=4, num_envs=3, noise=0.1, record=True):
+        steps = episode.steps
+        assert steps is not None
+        again = expert_for(task)
+        again.start(1, seed=episode.seed)  # a seed changes nothing
+        for t in range(min(episode.length, 120)):
+            seen = {name: part[t : t + 1] for name, part in steps.observation.items()}
+            answer = again.act(seen, np.array([t == 0]))
+            again.observe(steps.action[t : t + 1], steps.reward[t : t + 1])
+            same = answer[0] == pytest.approx(steps.action[t], abs=1e-6)
+            assert same or not steps.loss_mask[t]  # the mask leaves out what the noise replaced
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_mine_probabilities_are_those_of_counting_all_layouts(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    board, mines = 4, int(rng.integers(2, 5))
+    around = neighbours(board)
+    truth = set(rng.choice(16, mines, replace=False).tolist())
+    free = [cell for cell in range(16) if cell not in truth]
+    opened = {
+        cell: sum(other in truth for other in around[cell])
+        for cell in rng.choice(free, int(rng.integers(0, 8)), replace=False).tolist()
+    }
+    fitting = [
+        layout
+        for layout in combinations(range(16), mines)
+        if not opened.keys() & set(layout)
+        and all(sum(other in layout for other in around[cell]) == number for cell, number in opened.items())
+    ]
+    expected = [2.0 if c in opened else np.mean([c in layout for layout in fitting]) for c in range(16)]
+    probability, number = mine_probabilities(opened, board, mines)
+    assert number == pytest.approx(len(fitting))
+    np.testing.assert_allclose(probability, np.array(expected), atol=1e-12)
+
+
+def test_numbers_that_no_layout_explains_are_noticed() -> None:
+    probability, number = mine_probabilities({0: 0, 2: 3}, 4, 2)
+    assert number == 0.0 and (probability == 2.0).all()
+
+
+def test_neighbours_of_a_corner_an_edge_and_the_middle() -> None:
+    around = neighbours(4)
+    assert (around[0], around[1]) == ([1, 4, 5], [0, 2, 4, 5, 6])
+    assert around[5] == [0, 1, 2, 4, 6, 8, 9, 10]
+
+
+def test_a_hit_is_followed_up_beside_it() -> None:
+    hunter = _Hunter(_placements(8))
+    hunter.act(np.array([0]), -1)
+    assert hunter.act(np.array([1]), 27) in {26, 28, 19, 35}
+    assert hunter.act(np.array([1]), 28) in {26, 29}  # two in a row: along it
+
+
+def test_the_only_place_left_for_the_ships_is_certain() -> None:
+    # Misses everywhere but in four separate places as long as the ships: all of these are surely occupied.
+    ships = [[0, 1, 2, 3], [16, 17, 18], [32, 33, 34], [48, 49]]
+    kept = {cell for ship in ships for cell in ship}
+    hunter = _Hunter(_placements(8))
+    hunter.act(np.array([0]), -1)
+    for cell in range(64):
+        if cell not in kept:
+            hunter.act(np.array([0]), cell)
+    for cell in [0, 1, 2, 16, 17, 32, 33]:  # with these hit, each ship is told apart
+        hunter.act(np.array([1]), cell)
+    chance = hunter._chances()
+    for cell in (3, 18, 34):
+        assert chance[cell] == pytest.approx(1.0)
+    assert sum(len(ship) for ship in ships) == SHIP_CELLS
+    assert isinstance(Battleship("Easy").begin(), _Hunter)
+
+
+def test_cartpole_moves_as_gymnasium_says() -> None:
+    env: Any = gymnasium.make("CartPole-v1", disable_env_checker=True).unwrapped
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        env.reset(seed=0)
+        state = rng.uniform(-1.0, 1.0, 4) * [2.0, 3.0, 0.2, 3.0]
+        env.state, right = state, int(rng.integers(2))
+        env.step(right)
+        cart, turn = accelerations(state[2:3], state[3:4], np.array([right == 1]))
+        moved = state + 0.02 * np.array([state[1], cart[0], state[3], turn[0]])
+        np.testing.assert_allclose(env.state, moved, rtol=1e-12)
+
+
+def test_a_clipped_reading_is_taken_as_a_truncated_normal() -> None:
+    mean, variance = np.array([0.0, 0.5, -2.0]), np.array([0.04, 0.5, 0.3])
+    expected = truncnorm((0.4 - mean) / np.sqrt(variance), np.inf, loc=mean, scale=np.sqrt(variance))
+    found = _beyond(mean, variance, 0.4)
+    np.testing.assert_allclose(found[0], expected.mean(), rtol=1e-6)
+    np.testing.assert_allclose(found[1], expected.var(), rtol=1e-4)
+
+
+def test_pendulum_moves_and_costs_as_gymnasium_says() -> None:
+    env: Any = gymnasium.make("Pendulum-v1", disable_env_checker=True).unwrapped
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        env.reset(seed=0)
+        state, torque = rng.uniform(-1.0, 1.0, 2) * [6.0, 8.0], rng.uniform(-2.0, 2.0, 1)
+        env.state = state
+        _, reward, *_ = env.step(torque)
+        np.testing.assert_allclose(env.state, advance(state[0], state[1], torque[0]), rtol=1e-12)
+        assert reward == pytest.approx(-float(cost(state[0], state[1], torque[0])))
+
+
+def test_the_pendulum_is_swung_up_and_held() -> None:
+    angle, velocity = np.full((1, 1), np.pi), np.zeros((1, 1))
+    heights = []
+    for _ in range(200):
+        torque = best_torque(angle, velocity, np.linspace(-2.0, 2.0, 21))
+        angle, velocity = advance(angle, velocity, torque[:, None])
+        heights.append(float(np.cos(angle).item()))
+    assert heights[0] < -0.99 and min(heights[-80:]) > 0.99
+    assert abs(wrap(np.array(3.0 * np.pi))) == pytest.approx(np.pi)
+
+
+def test_an_escaper_walks_to_a_goal_in_sight() -> None:
+    expert = LabyrinthEscape("Easy")
+    expert.start(1)
+    walls = np.ones((3, 3), np.int64)
+    first, second = walls.copy(), walls.copy()
+    first[0, 1], first[1, 1] = 2, 0  # the start is in the top wall, seen from there with the window shifted
+    second[0, 1], second[1, 1], second[1, 2] = 2, 0, GOAL
+    seen = [np.append(view.ravel(), 4)[None] for view in (first, second)]
+    down = expert.act({"observation": seen[0], "previous_action": np.array([[0]])}, np.array([True]))
+    right = expert.act({"observation": seen[1], "previous_action": np.array([[4]])}, np.array([False]))
+    assert (down.tolist(), right.tolist()) == ([3], [1])

@@ -1,0 +1,109 @@
+"""Every ```bash, ```sh and ```python block of README.md is executed, in its order, in a copy of the checkout.
+
+A block runs as it stands, unless an HTML comment on the line above says otherwise:
+`<!-- test: slow -->` leaves it to `make test-all`;
+`<!-- test: reduced WORDS -->` appends WORDS to each command line of the block, e.g. `trainer.max_steps=10`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+FEWEST_BLOCKS = 4
+TIMEOUT = 600  # seconds for one block
+
+FENCE = re.compile(
+    r"^(?:<!-- test: (?P<how>slow|reduced)(?P<words>[^\n]*?) *-->\n)?"
+    r"```(?P<language>bash|sh|python)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "outputs", "__pycache__", ".*_cache", ".hypothesis")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One code block of the README: what to execute, and where it stands."""
+
+    language: str
+    text: str
+    line: int
+    slow: bool
+
+    def command(self) -> list[str]:
+        """The program that executes this block and stops at its first failure."""
+        return [sys.executable, "-c", self.text] if self.language == "python" else ["bash", "-euc", self.text]
+
+
+def reduced(text: str, words: str) -> str:
+    """The same commands with words at the end of each; comments and lines that go on with a backslash stay."""
+    lines = [re.sub(r"\s+#.*", "", line) for line in text.splitlines()]
+    return "".join(
+        f"{line}\n" if not line or line.startswith("#") or line.endswith("\\") else f"{line} {words}\n"
+        for line in lines
+    )
+
+
+def blocks_of(markdown: str) -> list[Block]:
+    """The executable blocks of a page, in order, reduced where the page says so."""
+    blocks = []
+    for found in FENCE.finditer(markdown):
+        text = reduced(found["text"], found["words"].strip()) if found["how"] == "reduced" else found["text"]
+        line = markdown.count("\n", 0, found.start("language")) + 1
+        blocks.append(Block(found["language"], text, line, slow=found["how"] == "slow"))
+    return blocks
+
+
+BLOCKS = blocks_of(README.read_text(encoding="utf-8")) if README.exists() else []
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the source with this interpreter's environment as its .venv; what a block writes stays in it."""
+    copy = tmp_path_factory.mktemp("readme") / "elmur"
+    shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
+    (copy / ".venv").symlink_to(sys.prefix)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(block, id=f"line{block.line}", marks=[pytest.mark.slow] if block.slow else []) for block in BLOCKS],
+)
+def test_block_of_the_readme(block: Block, checkout: Path) -> None:
+    # Neither the shards of this run nor what an outer make or pytest tells its children: a newcomer has none of it.
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "PYTEST_", "ELMUR_SHARDS"))
+    }
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    done = subprocess.run(
+        block.command(), cwd=checkout, env=environment, timeout=TIMEOUT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"README.md:{block.line}\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def test_no_block_is_overlooked() -> None:
+    fences = [line.strip() for line in README.read_text(encoding="utf-8").splitlines()]
+    assert len(BLOCKS) == sum(fence.startswith(("```bash", "```sh", "```python")) for fence in fences)
+    assert len(BLOCKS) >= FEWEST_BLOCKS
+    assert not any(fence.startswith("<!-- test") and "-->" not in fence for fence in fences)
+
+
+def test_how_a_page_is_read() -> None:
+    page = (
+        "# T\n```python\nx = 1\n```\n<!-- test: slow -->\n```bash\nmake\n```\n```text\nno\n```\n"
+        "<!-- test: reduced a=1 b=2 -->\n```sh\n# why\nrun one  # note\n\nrun \\\n  two\n```\n"
+    )
+    python, bash, sh = blocks_of(page)
+    assert (python.language, python.text, python.line, python.slow) == ("python", "x = 1\n", 2, False)
+    assert (bash.text, bash.line, bash.slow) == ("make\n", 6, True)
+    assert sh.text == "# why\nrun one a=1 b=2\n\nrun \\\n  two a=1 b=2\n"
