@@ -1,41 +1,36 @@
-"""Compose a configuration, check it, run one stage: `python run.py [group=choice ...] [key=value ...]`; `--help` lists both."""
+"""Compose a configuration, check it, run one stage: `python run.py [group=choice ...] [key=value ...]`; see --help."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import re
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.checks import (
+    SETTINGS,
+    UsageError,
+    check_no_run,
+    check_same_run,
+    check_settings,
+    check_variants,
+    quieten,
+    run_label,
+    sentence,
+)  # fmt: skip
+
 log = logging.getLogger("run")
-STAGES = ("train", "collect", "evaluate", "import", "benchmark")
-SETTINGS = "settings.json"
-MAX_LABEL = 60
 # What does not make a run another one.
 NOT_SETTINGS = ("run_dir", "logger", "stage", "shards")
-
-
-class UsageError(ValueError):
-    """A command that cannot be carried out; the message says what to change."""
-
-
-def run_label(overrides: str) -> str:
-    """A folder name for the overrides of a command: themselves where they make one, shortened with a hash otherwise."""
-    safe = re.sub(r"[^\w.=,+-]", "_", overrides)
-    if safe == overrides and len(safe) <= MAX_LABEL:
-        return safe or "default"
-    return f"{safe[: MAX_LABEL - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 OmegaConf.register_new_resolver("run_label", run_label)
@@ -44,24 +39,26 @@ OmegaConf.register_new_resolver("run_label", run_label)
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
 def command(config: DictConfig) -> None:
     """One command line, or one job of a multirun."""
+    if HydraConfig.get().mode is RunMode.MULTIRUN or FULL_ERROR:
+        run_stage(config)  # Hydra says which of its jobs an error belongs to
+        return
+    try:
+        run_stage(config)
+    except Exception as error:
+        refuse(error)
+
+
+def run_stage(config: DictConfig) -> None:
+    """Check the configuration and carry out its stage."""
     choices = HydraConfig.get().runtime.choices
     check_choices(choices)
     quieten()
     # Resolved once, here; nothing below sees a DictConfig.
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    stage = settings["stage"]
-    if stage not in STAGES:
-        raise UsageError(f"stage: expected one of {', '.join(STAGES)}; found {stage!r}")
+    check_settings(settings)
     settings["model_name"] = choices["model"]
     settings["model_was_chosen"] = any(o.startswith("model=") for o in HydraConfig.get().overrides.task)
-    STAGE_FUNCTIONS[stage](settings)
-
-
-def quieten() -> None:
-    """Leave out what Lightning says of itself at every start; its warnings stay."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on torch 2.13, nothing of ours
+    STAGE_FUNCTIONS[settings["stage"]](settings)
 
 
 def check_choices(choices: dict[str, Any]) -> None:
@@ -72,8 +69,10 @@ def check_choices(choices: dict[str, Any]) -> None:
 
 
 def train(settings: dict[str, Any]) -> None:
-    """Collect what is missing, train, act with the best checkpoint on seeds of its own, write the row and the figure."""
+    """Collect what is missing, train, act with the best checkpoint on seeds of its own, write row and figure."""
+    from callbacks.report import show
     from callbacks.results import ROW, read_row
+    from callbacks.selection import chosen
     from data.atomic import exclusive, write_json
 
     folder = Path(settings["run_dir"])
@@ -87,43 +86,36 @@ def train(settings: dict[str, Any]) -> None:
             write_json(folder / SETTINGS, compared)
             begin = time.perf_counter()
             updates = fit(settings, folder)
-            row = judge(settings, folder, folder / "checkpoints" / "best.ckpt", {"updates": updates}, begin)
-        show(settings, folder, row)
-
-
-def check_same_run(folder: Path, compared: dict[str, Any]) -> None:
-    """Raises UsageError where the folder holds a run with other settings."""
-    try:
-        there = json.loads((folder / SETTINGS).read_text())
-    except FileNotFoundError:
-        return
-    differ = sorted(changed(there, json.loads(json.dumps(compared))))
-    if differ:
-        raise UsageError(
-            f"{folder} holds a run with other settings: {'; '.join(differ[:5])}; delete the folder, or give "
-            "hydra.run.dir=ANOTHER"
-        )
-
-
-def changed(old: Any, new: Any, path: str = "") -> list[str]:
-    """Sentences on what differs between two configurations."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [line for key in keys for line in changed(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
-    return [] if old == new else [f"{path} is {old} there, {new} here"]
+            about = {"updates": updates, "train_seconds": time.perf_counter() - begin}
+            row = judge(settings, folder, chosen(folder / "checkpoints"), about)
+        show(row, folder, settings["env"].get("chance"))
 
 
 def check_buildable(settings: dict[str, Any]) -> None:
-    """Build the model once for the env's task, so that a bad value is found before anything is collected."""
+    """Build everything once, so that a bad value is found before anything is collected or trained."""
+    from callbacks.evaluation import check_metric
     from elmur.build import BuildError, build
 
-    env = build(settings["env"], "env")["make"](num_envs=1)
+    plan(settings)
+    env = build_env(settings)
+    check_metric(env["metric"])
+    build_trainer(settings)
+    module = learner(settings)
+    build(settings["data"], "data")
+    spec = check_variants(env)
     try:
-        learner(settings).build_model(env.spec)
-    except ValueError as error:
+        module.build_model(spec)
+        module.configure_optimizers()
+    except (ValueError, TypeError, RuntimeError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
-    finally:
-        env.close()
+
+
+def plan(settings: dict[str, Any]) -> Any:
+    """How a policy is judged."""
+    from callbacks.evaluation import Plan
+    from elmur.build import call
+
+    return call(Plan, dict(settings["evaluation"]), "evaluation")
 
 
 def learner(settings: dict[str, Any]) -> Any:
@@ -165,12 +157,28 @@ def fit(settings: dict[str, Any], folder: Path) -> int:
     """Train to the end, from the last checkpoint where there is one; the number of updates made in all."""
     import lightning
 
-    from callbacks.checkpoint import AtomicCheckpointIO, resume_point
-    from elmur.build import build
+    from callbacks.checkpoint import LAST, resume_point
+    from callbacks.selection import chosen
 
     lightning.seed_everything(settings["seed"], workers=True, verbose=False)
-    module, data = learner(settings), datamodule(settings)
-    trainer = build(
+    module, data, trainer = learner(settings), datamodule(settings), build_trainer(settings)
+    resume = resume_point(folder / "checkpoints")
+    if resume is not None:
+        log.info("going on from %s", resume)
+    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if not chosen(folder / "checkpoints").exists():  # no callback that writes one was asked for
+        trainer.save_checkpoint(folder / "checkpoints" / LAST)
+    return int(trainer.global_step)
+
+
+def build_trainer(settings: dict[str, Any]) -> Any:
+    """Lightning's Trainer with the callbacks and the logger of the settings."""
+    from callbacks.checkpoint import AtomicCheckpointIO
+    from elmur.build import build
+
+    return build(
         settings["trainer"],
         "trainer",
         callbacks=list(build(settings["callbacks"], "callbacks").values()),
@@ -178,29 +186,18 @@ def fit(settings: dict[str, Any], folder: Path) -> int:
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
     )
-    resume = resume_point(folder / "checkpoints")
-    if resume is not None:
-        log.info("going on from %s", resume)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return int(trainer.global_step)
 
 
-def judge(
-    settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any], begin: float
-) -> dict[str, Any]:
+def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Act with a checkpoint in every variant of the env, on report seeds, and write the row."""
     from callbacks.checkpoint import load_policy
     from callbacks.evaluation import evaluate
     from callbacks.results import ROW, write_row
 
-    env, how = build_env(settings), settings["evaluation"]
-    probe = env["make"](num_envs=1)
-    probe.close()
-    policy = load_policy(checkpoint, probe.spec, sample=how["sample"], target_return=how["target_return"])
-    trained = time.perf_counter() - begin
-    outcomes = evaluate(policy, env["make"], env["variants"], how["num_episodes"], how["first_seed"], how["num_envs"])
+    env, how = build_env(settings), plan(settings)
+    policy = load_policy(checkpoint, check_variants(env), sample=how.sample, target_return=how.target_return)
+    begin = time.perf_counter()
+    outcomes = evaluate(policy, env["make"], env["variants"], how.num_episodes, how.first_seed, how.num_envs)
     about = {
         "stage": settings["stage"],
         "task": env["id"],
@@ -209,24 +206,12 @@ def judge(
         "metric": env["metric"],
         "checkpoint": str(checkpoint),
         "parameters": policy.model.num_parameters(),
-        "train_seconds": trained,
-        "actions": "sampled" if how["sample"] else "argmax",
+        "evaluation_seconds": time.perf_counter() - begin,
+        "actions": "sampled" if how.sample else "argmax",
         **about,
         "settings": settings,
     }
     return write_row(folder / ROW, outcomes, about)
-
-
-def show(settings: dict[str, Any], folder: Path, row: dict[str, Any]) -> None:
-    """The row as a table and, where its variants are numbered, as a figure."""
-    from callbacks.report import draw_success, show_table
-    from callbacks.results import ROW
-
-    show_table(row)
-    drawn = draw_success({row["model"]: row}, folder / "success.png", settings["env"].get("chance"))
-    log.info("result row: %s", folder / ROW)
-    if drawn:
-        log.info("figure: %s", folder / "success.png")
 
 
 def collect_data(settings: dict[str, Any]) -> None:
@@ -238,16 +223,23 @@ def collect_data(settings: dict[str, Any]) -> None:
 def evaluate_checkpoint(settings: dict[str, Any]) -> None:
     """Act with a checkpoint; the row goes into the output folder."""
     from callbacks.checkpoint import CheckpointError, read_checkpoint
+    from callbacks.report import show
+    from data.atomic import exclusive
 
     if settings["checkpoint"] is None:
         raise UsageError("stage=evaluate needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
+    learner(settings)  # refuses unknown keys, though the model comes from the checkpoint
     path = Path(settings["checkpoint"])
-    found = read_checkpoint(path)["elmur"]["model"].get("_target_")
-    if settings["model_was_chosen"] and found != settings["model"]["_target_"]:
-        raise CheckpointError(f"{path}: expected model={settings['model_name']}, found {found}; leave model= out")
+    found = read_checkpoint(path)["elmur"]["model"]
+    target = str(found.get("_target_"))
+    if settings["model_was_chosen"] and target != settings["model"]["_target_"]:
+        raise CheckpointError(f"{path}: expected model={settings['model_name']}, found {target}; leave model= out")
+    settings = {**settings, "model": found, "model_name": target.rpartition(".")[2].lower()}
     folder = Path(settings["run_dir"])
-    row = judge(settings, folder, path, {}, time.perf_counter())
-    show(settings, folder, row)
+    with exclusive(folder / ".running"):
+        check_no_run(folder)
+        row = judge(settings, folder, path, {})
+        show(row, folder, settings["env"].get("chance"))
 
 
 def import_published(settings: dict[str, Any]) -> None:
@@ -256,7 +248,8 @@ def import_published(settings: dict[str, Any]) -> None:
 
     if settings["source"] is None:
         raise UsageError("stage=import needs a source: source=FOLDER of a published run, or one of its .pth files")
-    path = import_run(Path(settings["source"]), Path(settings["run_dir"]) / "checkpoints" / "best.ckpt")
+    check_no_run(folder := Path(settings["run_dir"]))
+    path = import_run(Path(settings["source"]), folder / "checkpoints" / "best.ckpt")
     log.info("checkpoint: %s", path)
 
 
@@ -276,18 +269,15 @@ STAGE_FUNCTIONS = {
 }
 
 
-def sentence(error: BaseException) -> str:
-    """What went wrong, without the traceback."""
-    text = str(error).strip()
-    unknown = re.match(r"Could not override '([^']+)'", text)
-    if unknown:
-        return f"{unknown[1]}: there is no such setting; `python run.py --cfg job` shows those there are"
-    return text or type(error).__name__
+def refuse(error: BaseException) -> NoReturn:
+    """Say what went wrong, and end with exit code 1."""
+    sys.stderr.write(f"error: {sentence(error)} (HYDRA_FULL_ERROR=1 shows the traceback)\n")
+    sys.exit(1)
 
 
 def main() -> None:
     """The command line: an error is one sentence and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    if FULL_ERROR:
         command()
         return
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, to be said in our words
@@ -296,8 +286,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        sys.stderr.write(f"error: {sentence(error)}\n(HYDRA_FULL_ERROR=1 shows where)\n")
-        sys.exit(1)
+        refuse(error)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Watching a run: evaluation by acting, selection of the best checkpoint, throughput, result rows, tables and figures."""
+"""Watching a run: evaluation by acting, selection of the best checkpoint, throughput, result rows, tables, figures."""

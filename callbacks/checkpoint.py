@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from data.atomic import atomic_open
 from elmur.build import build
-from elmur.module import CHECKPOINT_VERSION
+from elmur.module import CHECKPOINT_VERSION, NonFiniteError
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
 from elmur.spec import TaskSpec
@@ -57,6 +57,12 @@ class ResumePoint(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.save(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Go back to the checkpoint before, where it is the last one's weights that made a loss which is not finite."""
+        previous = self.folder / PREVIOUS
+        if isinstance(exception, NonFiniteError) and self.saved_at == trainer.global_step and previous.exists():
+            previous.replace(self.folder / LAST)
 
     def save(self, trainer: Trainer) -> None:
         """Write the whole state of the run, unless this update was saved already."""
@@ -104,12 +110,13 @@ def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[
     ours = checkpoint.get("elmur") if isinstance(checkpoint, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(
-            f"{path}: expected a checkpoint of this project (key 'elmur'), found another file; weights of the published "
-            "code are read by stage=import"
+            f"{path}: expected a checkpoint of this project (key 'elmur'), found another file; weights of the "
+            "published code are read by stage=import"
         )
     if ours.get("version") != CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"{path}: expected checkpoint version {CHECKPOINT_VERSION}, found {ours.get('version')}; use the code that wrote it"
+            f"{path}: expected checkpoint version {CHECKPOINT_VERSION}, found {ours.get('version')}; "
+            "use the code that wrote it"
         )
     return checkpoint
 
@@ -121,10 +128,9 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
     """
     ours = (checkpoint := read_checkpoint(path))["elmur"]
     spec = TaskSpec.from_json(ours["spec"])
-    if task is not None and (differences := spec.differences(task)):
-        raise CheckpointError(
-            f"{path}: trained on task {spec.name!r}, which does not fit {task.name!r}: {'; '.join(differences)}"
-        )
+    if task is not None and (spec.name != task.name or spec.differences(task)):
+        differences = "".join(f"; {difference}" for difference in spec.differences(task))
+        raise CheckpointError(f"{path}: trained on task {spec.name!r}, not on {task.name!r}{differences}")
     # The configuration in a file is data: it may name members of elmur and nothing else.
     builder: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", ("elmur",))
     model = builder(spec=spec)

@@ -18,6 +18,34 @@ from envs.vector import VectorEnv
 
 PATIENCE = 2.0  # seconds before a progress bar appears
 CONFIDENCE = 0.95
+FIRST_SEED_OF_COLLECTION = 1_000_000  # seeds from here on are trained on
+METRICS = ("success", "return")
+
+
+def check_metric(name: str) -> None:
+    """Raises ValueError where no outcome has a figure of that name."""
+    if name not in METRICS:
+        raise ValueError(f"env.metric: expected one of {', '.join(METRICS)}; found {name!r}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts."""
+
+    num_episodes: int = 100
+    num_envs: int = 100
+    first_seed: int = 500_000
+    sample: bool = False
+    target_return: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.num_episodes, self.num_envs) < 1:
+            raise ValueError(f"num_episodes={self.num_episodes}, num_envs={self.num_envs}; each must be 1 or more")
+        if not 0 <= self.first_seed <= FIRST_SEED_OF_COLLECTION - self.num_episodes:
+            raise ValueError(
+                f"first_seed={self.first_seed}: {self.num_episodes} seeds from there must lie between 0 and "
+                f"{FIRST_SEED_OF_COLLECTION}, where those of the training data begin"
+            )
 
 
 @dataclass(frozen=True)
@@ -56,8 +84,7 @@ class Outcome:
 
     def metric(self, name: str) -> float:
         """The figure of that name: `success` or `return`."""
-        if name not in ("success", "return"):
-            raise ValueError(f"metric must be success or return; found {name!r}")
+        check_metric(name)
         return self.success if name == "success" else self.mean_return
 
     def to_json(self) -> dict[str, Any]:

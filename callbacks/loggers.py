@@ -28,7 +28,7 @@ def wandb_logger(
 
 
 def has_account() -> bool:
-    """Whether a key of Weights & Biases is in the environment or in the user's netrc file, and nothing forbids its use."""
+    """Whether a key of Weights & Biases is in the environment or in the user's netrc file, and may be used."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return False
     if os.environ.get("WANDB_API_KEY"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +12,20 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.results import ROW
 from data.atomic import write_bytes
 
+log = logging.getLogger(__name__)
 NUMBERED = re.compile(r"[^\d]*(\d+)$")
+
+
+def show(row: Mapping[str, Any], folder: Path, chance: float | None = None) -> None:
+    """One row of `folder` as a table and, where its variants are numbered, as a figure beside it."""
+    show_table(row)
+    drawn = draw_success({row["model"]: row}, folder / "success.png", chance)
+    log.info("result row: %s", folder / ROW)
+    if drawn:
+        log.info("figure: %s", folder / "success.png")
 
 
 def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
@@ -38,7 +50,7 @@ def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
 def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance: float | None = None) -> bool:
     """A PNG of success against the number in the variants' names, a line per row (label -> row).
 
-    chance: the success of guessing, drawn as a dotted line. Gives False, and draws nothing, where the variants are not numbered.
+    chance: the success of guessing, drawn as a dotted line. Gives False, and draws nothing, where no variant has one.
     """
     import matplotlib
 
@@ -53,7 +65,8 @@ def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance
         x = [number for number, _ in points]
         y = [outcome["success"] for _, outcome in points]
         axes.plot(x, y, marker="o", label=label)
-        axes.fill_between(x, *zip(*[outcome["success_interval"] for _, outcome in points], strict=True), alpha=0.2)
+        low, high = zip(*[outcome["success_interval"] for _, outcome in points], strict=True)
+        axes.fill_between(x, low, high, alpha=0.2)
     axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")
     if chance is not None:
         axes.axhline(chance, color="grey", linestyle=":", linewidth=1, label="guessing")

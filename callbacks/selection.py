@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.evaluation import evaluate
+from callbacks.checkpoint import LAST
+from callbacks.evaluation import check_metric, evaluate
 from elmur.policy import StreamingPolicy
 from envs.vector import VectorEnv
 
@@ -33,8 +34,14 @@ class RolloutSelection(Callback):
         num_envs: int = 100,
         first_seed: int = 0,
     ) -> None:
-        if every_n_updates < 1:
-            raise ValueError(f"every_n_updates must be 1 or more; found {every_n_updates}")
+        for name, value in {
+            "every_n_updates": every_n_updates,
+            "num_episodes": num_episodes,
+            "num_envs": num_envs,
+        }.items():
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more; found {value}")
+        check_metric(metric)
         self.best_path = Path(folder) / BEST
         self.make_env, self.variants, self.metric = make_env, variants, metric
         self.every, self.num_episodes, self.num_envs, self.first_seed = (
@@ -59,7 +66,7 @@ class RolloutSelection(Callback):
             return
         self.evaluated_at = trainer.global_step
         was_training = module.training
-        policy = StreamingPolicy(module.model, module.context_length)
+        policy = StreamingPolicy(module.model, module.context_length)  # type: ignore[arg-type]
         outcomes = evaluate(
             policy, self.make_env, self.variants, self.num_episodes, self.first_seed, self.num_envs, progress=False
         )
@@ -78,3 +85,8 @@ class RolloutSelection(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.evaluated_at = state_dict["best"], state_dict["evaluated_at"]
+
+
+def chosen(folder: Path) -> Path:
+    """The checkpoint in `folder` to judge: the best one where one was selected, else the last."""
+    return folder / BEST if (folder / BEST).exists() else folder / LAST

@@ -22,7 +22,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._segments += batch.batch_size * -(-batch.num_steps // pl_module.context_length) * trainer.world_size
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             now = time.perf_counter()
             rate = self._segments / max(now - self._since, 1e-9)
             pl_module.log("train/segments_per_second", rate, prog_bar=True)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from data.atomic import exclusive, leftovers
 from data.index import Collection, find_shards, shard_name
 from data.shard import write_shard
+from elmur.spec import Vector
 from envs.rollout import Episode, Policy, rollout
 from envs.vector import VectorEnv
 
@@ -47,7 +48,7 @@ class _Job:
     num_envs: int
     noise: float
     parameters: Mapping[str, Any]
-    normalise: Sequence[str] = field(default=())
+    normalise: bool
 
     def episodes_of(self, number: int) -> range:
         """Numbers of the episodes in one shard."""
@@ -74,7 +75,8 @@ class _Job:
             "success": float(np.mean([episode.success for episode in episodes])),
             "num_envs": self.num_envs,
         }
-        write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=self.normalise)
+        vectors = [name for name, part in spec.observation.items() if self.normalise and isinstance(part, Vector)]
+        write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
         return len(numbers)
 
 
@@ -89,12 +91,13 @@ def collect(
     shard_episodes: int = 1000,
     processes: int = 1,
     progress: bool = True,
-    normalise: Sequence[str] = (),
+    normalise: bool = False,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
     make_env: called as make_env(num_envs=N). noise: probability that an executed action is a random one.
+    normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
     collected in another way raises CollectionError. A folder of shards that came from elsewhere is left as it is.
@@ -103,31 +106,23 @@ def collect(
     Episode i depends on (seed, i) alone, except that noise and the expert's own draws depend on its shard and
     `num_envs` as well.
     """
-    counts = {
-        "num_episodes": num_episodes,
-        "num_envs": num_envs,
-        "shard_episodes": shard_episodes,
-        "processes": processes,
-    }
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}: expected 1 or more, found {count}")
+    _check(num_episodes=num_episodes, num_envs=num_envs, shard_episodes=shard_episodes, processes=processes)
     if not 0.0 <= noise <= 1.0 or seed < 0:
         raise ValueError(f"collect: expected noise from 0 to 1 and a seed from 0, found noise={noise}, seed={seed}")
     root = Path(root)
     asked = _describe(
         {
-            "env": _describe(make_env),
-            "expert": _describe(expert),
+            "env": make_env,
+            "expert": expert,
             "num_episodes": num_episodes,
             "shard_episodes": shard_episodes,
             "seed": seed,
             "noise": noise,
-            "normalise": list(normalise),
+            "normalise": normalise,
             **(parameters or {}),
         }
     )
-    job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, noise, asked, tuple(normalise))
+    job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, noise, asked, normalise)
     with exclusive(root / LOCK, wait=True):
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
@@ -135,6 +130,13 @@ def collect(
             with _bar(f"collecting {root.name}", total, progress) as advance:
                 _run(job, missing, min(processes, len(missing)), advance)
     return find_shards(root)
+
+
+def _check(**counts: int) -> None:
+    """Raises ValueError where a count is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: expected 1 or more, found {count}")
 
 
 def episode_seed(seed: int, number: int) -> int:
@@ -238,7 +240,8 @@ def _bar(title: str, total: int, wanted: bool) -> Iterator[Callable[[int], None]
     try:
         yield advance
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _describe(thing: Any) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from data.columns import Array
 from data.dataset import WindowDataset
@@ -107,9 +108,10 @@ class TrajectoryDataModule(LightningDataModule):
         self.setup()
         assert self._train is not None
         sampler = self._sampler(self._train, self.lanes, shuffle=True)
-        if self._position is not None:
-            sampler.load_state_dict(self._position)
-        return self._loader(self._train, sampler)
+        if self.trainer is None:
+            sampler.load_state_dict(self._next_position())
+            return self._loader(self._train, sampler)
+        return self._loader(self._train, _Following(sampler, self._next_position))
 
     def val_dataloader(self) -> DataLoader[SegmentBatch] | list[Any]:
         """Windows of the validation episodes, always in the same order; nothing where none are set apart."""
@@ -153,17 +155,14 @@ class TrajectoryDataModule(LightningDataModule):
 
     def _next_position(self) -> dict[str, int]:
         """Epoch and batch that follow what the trainer has finished, at whatever hook this is asked."""
-        if self.trainer is None:
+        batches = math.inf if self.trainer is None else self.trainer.num_training_batches
+        if math.isinf(batches):  # training has not begun
             return self._position or {"epoch": 0, "batch": 0}
-        epochs: Any = self.trainer.fit_loop.epoch_progress.current
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress
-        epoch, batch = epochs.processed, batches.current.processed
-        # Not `completed`: on_train_batch_end, where checkpoints are saved, comes before that is counted. And between
-        # the end of an epoch and the start of the next, the counter still holds the batches of the one that ended.
-        if epochs.started <= epoch:
-            return {"epoch": epoch, "batch": 0}
-        if batch >= self.trainer.num_training_batches:
-            return {"epoch": epoch + 1, "batch": 0}
+        # By the number of batches in all, not by Lightning's epochs: with max_steps, a run resumed from the end of an
+        # epoch counts an epoch without batches. And by `processed`, not `completed`: on_train_batch_end, where
+        # checkpoints are saved, comes before a batch is completed.
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total  # type: ignore[union-attr]
+        epoch, batch = divmod(int(progress.processed), int(batches))
         return {"epoch": epoch, "batch": batch}
 
     def _world(self) -> tuple[int, int]:
@@ -179,7 +178,7 @@ class TrajectoryDataModule(LightningDataModule):
             )
         return LaneSampler(index.lengths, lanes, self.window_length, self.seed, rank, world_size, shuffle)
 
-    def _loader(self, index: Index, sampler: LaneSampler) -> DataLoader[SegmentBatch]:
+    def _loader(self, index: Index, sampler: Sampler[Array]) -> DataLoader[SegmentBatch]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return _LaneLoader(
             WindowDataset(index, self.window_length),
@@ -193,6 +192,20 @@ class TrajectoryDataModule(LightningDataModule):
             generator=torch.Generator().manual_seed(_loader_seed(self.seed)),
             pin_memory=on_gpu,
         )
+
+
+class _Following(Sampler[Array]):
+    """The batches of a LaneSampler from wherever the trainer is; there is no epoch for Lightning to set."""
+
+    def __init__(self, sampler: LaneSampler, position: Callable[[], dict[str, int]]) -> None:
+        self._sampler, self._position = sampler, position
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Array]:
+        self._sampler.load_state_dict(self._position())
+        yield from self._sampler
 
 
 class _LaneLoader(DataLoader[SegmentBatch]):

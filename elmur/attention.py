@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from elmur.dropout import Dropout
 from elmur.feedforward import init_linear, xavier_blocks
 
 KeyValue = tuple[Tensor, Tensor]
@@ -45,7 +46,7 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(d_model, d_model, bias=False)
         self.key_value = nn.Linear(d_model, 2 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         init_linear(self.query, self.out)
         xavier_blocks(self.key_value.weight, [d_model, d_model])
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import typing
 from collections.abc import Sequence
 from functools import partial
+from types import UnionType
 from typing import Any
 
 ALLOWED = (
@@ -19,6 +21,12 @@ ALLOWED = (
     "lightning.pytorch.trainer", "lightning.pytorch.loggers", "lightning.pytorch.callbacks",
     "lightning.pytorch.strategies", "lightning.pytorch.profilers",
 )  # fmt: skip
+
+
+# Annotations whose values are checked; an int will do for a float, a bool for nothing else.
+PLAIN: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
+
+MOST_NAMES = 12  # that an error lists
 
 
 class BuildError(ValueError):
@@ -85,9 +93,35 @@ def check_arguments(target: Any, arguments: dict[str, Any], path: str, is_partia
     label = getattr(target, "__qualname__", str(target))
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, n=1)
-        hint = f"; did you mean {path}.{near[0]}?" if near else f"; it takes {', '.join(names)}"
+        hint = (
+            f"; did you mean {path}.{near[0]}?"
+            if near
+            else f"; it takes {', '.join(names[:MOST_NAMES])}" + ", ..." * (len(names) > MOST_NAMES)
+        )
         raise BuildError(f"{path}.{unknown[0]}: unknown key of {label}{hint}")
+    for parameter in parameters:
+        check_type(parameter, arguments, path)
     required = [p.name for p in parameters if p.default is p.empty and p.name in names]
     missing = [name for name in required if name not in arguments]
     if missing and not is_partial:
         raise BuildError(f"{path}.{missing[0]}: missing; {label} needs it")
+
+
+def check_type(parameter: inspect.Parameter, arguments: dict[str, Any], path: str) -> None:
+    """Raises BuildError where a parameter annotated as a plain value is given another kind of value."""
+    kinds = _kinds(parameter.annotation)
+    if parameter.name not in arguments or not set(kinds) <= set(PLAIN):
+        return
+    value = arguments[parameter.name]
+    if not any(isinstance(value, PLAIN[kind]) and not (type(value) is bool and kind != "bool") for kind in kinds):
+        raise BuildError(f"{path}.{parameter.name}: expected {' or '.join(kinds)}, found {value!r}")
+
+
+def _kinds(annotation: Any) -> list[str]:
+    """The names of the types that an annotation unites, be it text or the thing itself."""
+    if isinstance(annotation, str):
+        return annotation.split(" | ")
+    united = (
+        typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, UnionType) else (annotation,)
+    )
+    return ["None" if kind is type(None) else getattr(kind, "__name__", str(kind)) for kind in united]

@@ -73,7 +73,7 @@ class ImageEncoder(nn.Module):
             flat = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
         self.linear = nn.Linear(flat, d_model)
 
-    def forward(self, images: list[UInt8[Tensor, "B T c h w"]]) -> Float[Tensor, "B T D"]:
+    def forward(self, images: list[UInt8[Tensor, "B T _ h w"]]) -> Float[Tensor, "B T D"]:
         pixels = torch.cat(images, dim=-3)
         scaled = pixels.flatten(0, 1).to(self.linear.weight.dtype) / 255
         out: Tensor = torch.tanh(self.linear(self.convolutions(scaled)))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from elmur.dropout import Dropout
 
 
 class MLP(nn.Module):
@@ -14,7 +19,7 @@ class MLP(nn.Module):
         super().__init__()
         self.up = nn.Linear(d_model, d_ff)
         self.down = nn.Linear(d_ff, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         init_linear(self.up, self.down)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -28,13 +33,43 @@ class SwiGLU(nn.Module):
         super().__init__()
         self.gate_up = nn.Linear(d_model, 2 * d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         xavier_blocks(self.gate_up.weight, [d_ff, d_ff])
         init_linear(self.down)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(self.dropout(F.silu(gate) * up)), None
+        gate_up = self.gate_up(x)
+        return self.down(gated(gate_up, self.dropout.factor(gate_up[..., : self.down.in_features]))), None
+
+
+class _Gated(torch.autograd.Function):
+    """`gated` with its gradient in as few passes over memory as can be: these are the widest numbers of the model."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor, factor: Tensor | None) -> Tensor:
+        ctx.save_for_backward(gate_up, factor)
+        gate, up = gate_up.chunk(2, dim=-1)
+        hidden = F.silu(gate).mul_(up)
+        return hidden if factor is None else hidden.mul_(factor)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        gate_up, factor = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        if factor is not None:
+            grad = grad * factor
+        out = torch.empty_like(gate_up)
+        of_gate, of_up = out.chunk(2, dim=-1)
+        torch.mul(grad, F.silu(gate), out=of_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+        return out, None
+
+
+def gated(gate_up: Tensor, factor: Tensor | None) -> Tensor:
+    """silu(gate) * up * factor, where `gate_up` holds gates and ups side by side; `factor` is a constant."""
+    out: Tensor = _Gated.apply(gate_up, factor)
+    return out
 
 
 def init_linear(*layers: nn.Linear) -> None:

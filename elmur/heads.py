@@ -36,7 +36,7 @@ class CategoricalHead(nn.Module):
             logits.flatten(0, 1), target.flatten(), ignore_index=-100, label_smoothing=label_smoothing, reduction="sum"
         )
 
-    def score(self, logits: Tensor, action: Tensor, mask: Tensor) -> Float[Tensor, ""]:
+    def score(self, logits: Tensor, action: Tensor, mask: Tensor) -> Int[Tensor, ""]:
         """How many of the masked steps' actions are the likeliest ones."""
         return ((logits.argmax(dim=-1) == action) & mask).sum()
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elmur.attention import CrossAttention, KeyValue
+from elmur.dropout import Dropout
 from elmur.memory import Memory, WriteRule
 from elmur.memory_bias import MemoryBias, no_bias
 from elmur.positional import Position
@@ -69,7 +70,7 @@ class ELMURLayer(nn.Module):
         if write_rule is not None:
             self.writer, self.write_residual = cross(), residual()
             self.memory_feedforward, self.memory_residual = feedforward(), residual()
-            self.memory_dropout = nn.Dropout(memory_dropout)
+            self.memory_dropout = Dropout(memory_dropout)
         self.bias = bias if read or write_rule is not None else None
 
     def forward(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from elmur.attention import CrossAttention
 from elmur.batch import SegmentBatch
+from elmur.dropout import Dropout
 from elmur.encoders import ActionEncoder, ObservationEncoder, ReturnEncoder
 from elmur.feedforward import MLP
 from elmur.heads import head_for
@@ -96,7 +97,7 @@ class ELMUR(SequenceModel):
         self.observation = ObservationEncoder(spec.observation, d_model)
         self.action = ActionEncoder(spec, d_model) if self.format.with_action else None
         self.returns = ReturnEncoder(d_model) if self.format.with_return else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.position = position(d_model, n_head, dropout)
         self.steps: StepRule = memory.steps if memory else Chronological()
         write = memory.write if memory else None

@@ -47,6 +47,8 @@ class SequenceModule(LightningModule):
         super().__init__()
         if context_length < 1:
             raise ValueError(f"context_length must be 1 or more; found {context_length}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be 0 or more and below 1; found {label_smoothing}")
         self._build, self._optimizer, self.schedule = model, optimizer, schedule or Constant()
         self.context_length, self.label_smoothing, self.seed = context_length, label_smoothing, seed
         self.model_config = dict(model_config or {})
@@ -132,7 +134,7 @@ class SequenceModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by global norm, and refuse a gradient that is not finite before it spoils the weights."""
-        limit = float("inf") if gradient_clip_val is None else gradient_clip_val
+        limit = gradient_clip_val or float("inf")  # None and 0: not at all, as Lightning has it
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
         if not torch.isfinite(norm):
             raise NonFiniteError(self.where(f"the gradient's norm is {float(norm)}", self.trainer.fit_loop.batch_idx))
@@ -141,8 +143,8 @@ class SequenceModule(LightningModule):
     def where(self, what: str, batch_idx: int) -> str:
         """One sentence on what went wrong at which point of training, and what may help."""
         return (
-            f"{what} at update {self.global_step}, epoch {self.current_epoch}, batch {batch_idx}; the weights of the "
-            "last checkpoint are good: lower module.optimizer.lr or trainer.gradient_clip_val, or look at the data"
+            f"{what} at update {self.global_step}, epoch {self.current_epoch}, batch {batch_idx}; checkpoints "
+            "written before are good: lower module.optimizer.lr or trainer.gradient_clip_val, or look at the data"
         )
 
     def on_validation_epoch_start(self) -> None:

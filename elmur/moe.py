@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elmur.feedforward import init_linear, xavier_blocks
+from elmur.dropout import Dropout
+from elmur.feedforward import gated, init_linear, xavier_blocks
 
 
 class MixtureOfExperts(nn.Module):
@@ -50,7 +50,7 @@ class MixtureOfExperts(nn.Module):
         self.router = nn.Linear(d_model, num_experts, bias=False)
         self.gate_up = nn.Linear(d_model, 2 * sum(widths), bias=False)  # rows: all gates, then all ups
         self.down = nn.Linear(sum(widths), d_model, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         init_linear(self.router)
         xavier_blocks(self.gate_up.weight, widths * 2)
         with torch.no_grad():
@@ -59,10 +59,11 @@ class MixtureOfExperts(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         gates = self.route(x)
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        hidden = self.dropout(F.silu(gate) * up)
+        gate_up = self.gate_up(x)
+        hidden = gated(gate_up, self.dropout.factor(gate_up[..., : self.down.in_features]))
         weights = gates.to(hidden.dtype).repeat_interleave(self.routed_d_ff, dim=-1)
-        hidden = torch.cat([hidden[..., : self.num_shared], hidden[..., self.num_shared :] * weights], dim=-1)
+        shared, routed = hidden.split([self.num_shared, weights.shape[-1]], dim=-1)
+        hidden = torch.cat([shared, routed * weights], dim=-1)
         balance = self.balance_loss(gates) if self.training and self.balance_coef > 0 else None
         return self.dropout(self.down(hidden)), balance
 

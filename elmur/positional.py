@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from elmur.dropout import Dropout
 from elmur.feedforward import init_linear
 
 
@@ -82,7 +83,7 @@ class Relative(Position):
         self.n_head = n_head
         self.content_bias = nn.Parameter(0.02 * torch.randn(n_head, d_model // n_head))  # r_w
         self.distance_bias = nn.Parameter(0.02 * torch.randn(n_head, d_model // n_head))  # r_r
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.register_buffer("frequencies", frequencies(d_model), persistent=False)
         self.frequencies: Tensor
 
@@ -186,8 +187,9 @@ class Yarn(Rope):
     """YaRN (Peng et al., 2023): rotary positions stretched by `factor`, high frequencies left alone, with temperature.
 
     max_seq_len: the length the unstretched frequencies were meant for. Frequencies that turn more than `beta_fast`
-    times in it are kept, those below `beta_slow` turns are divided by `factor`, with a linear ramp between ("by parts",
-    equation 17 onwards); queries and keys are scaled by 0.1 ln(factor) + 1.
+    times in it are kept, those below `beta_slow` turns are divided by `factor`, with a ramp between ("by parts",
+    equation 17 onwards; linear in the index of the frequency, as in its authors' code); queries and keys are scaled
+    by 0.1 ln(factor) + 1.
     """
 
     def __init__(

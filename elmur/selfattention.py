@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elmur.attention import attend, split_heads
+from elmur.dropout import Dropout
 from elmur.feedforward import init_linear
 from elmur.positional import Position
 
@@ -31,7 +32,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.position_part = position.layer_part(d_model)
         self.out = nn.Linear(d_model, d_model, bias=position.output_bias)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         init_linear(self.qkv, self.out)
 
     def forward(

@@ -1,4 +1,4 @@
-"""Functions over a model's state: nested tuples, lists, dicts and dataclasses of tensors whose first dimension is the lane.
+"""Functions over a model's state: nested tuples, lists, dicts and dataclasses of tensors, lane first.
 
 What a model carries from segment to segment (and what it holds while a segment is open) is such a nest, so that
 resetting, detaching and picking lanes is written once, for every model.

@@ -232,9 +232,10 @@ def make_vector(
 
 def variants(lengths: Sequence[int]) -> dict[str, dict[str, int]]:
     """Arguments of `make_vector` for each time limit to act under, by the name that results carry."""
-    if not lengths:
-        raise ValueError("lengths: expected one time limit or more; found none")
-    return {f"T={length}": {"time_limit": int(length)} for length in lengths}
+    whole = isinstance(lengths, Sequence) and all(isinstance(length, int) for length in lengths)
+    if not whole or not lengths:
+        raise ValueError(f"lengths: expected a list of time limits, e.g. [9,90]; found {lengths!r}")
+    return {f"T={length}": {"time_limit": length} for length in lengths}
 
 
 gymnasium.register("elmur/TMaze-v0", entry_point="envs.tmaze:TMaze")

@@ -18,8 +18,8 @@ MAY_IMPORT = {
     "envs": ("elmur.spec",),
     "data": ("elmur.spec", "elmur.batch"),
     "data/collect.py": ("elmur.spec", "elmur.batch", "envs"),
-    "callbacks": ("elmur", "envs"),
-    "run.py": (),  # reaches everything through Hydra's _target_
+    "callbacks": ("elmur", "envs", "data.atomic"),  # every file of the project is written by one primitive
+    "run.py": ("elmur", "data", "envs", "callbacks"),  # it alone brings the rooms together
 }
 # The libraries that a room does without: config stays in run.py, files in data, the network apart from both.
 DOES_WITHOUT = {

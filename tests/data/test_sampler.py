@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_every_window_once_and_in_order(lengths: list[int], lanes: int, window: 
             rows = [batch[lane] for batch in plan]
             busy = [row for row in rows if row[0] >= 0]
             assert rows[len(busy) :] == [[-1, 0]] * (len(rows) - len(busy))  # a lane runs out once, at the end
-            for (episode, start), (after, begin) in zip(busy, busy[1:], strict=False):
+            for (episode, start), (after, begin) in pairwise(busy):
                 if start + window < lengths[episode]:
                     assert (after, begin) == (episode, start + window)
                 else:
@@ -64,7 +65,7 @@ def test_lanes_are_as_even_as_a_greedy_deal_makes_them(lengths: list[int], lanes
 def test_ranks_share_the_same_batches(lengths: list[int], world: int, seed: int) -> None:
     whole = batches(LaneSampler(lengths, 12, 7, seed))
     parts = [batches(LaneSampler(lengths, 12, 7, seed, rank, world)) for rank in range(world)]
-    assert [sum((part[i] for part in parts), []) for i in range(len(whole))] == whole
+    assert [list(chain.from_iterable(part[i] for part in parts)) for i in range(len(whole))] == whole
 
 
 @settings(max_examples=50, deadline=None)

@@ -18,9 +18,7 @@ def rand(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=G, dtype=torch.float64)
 
 
-def attend_by_loop(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, heads: int
-) -> torch.Tensor:
+def attend_by_loop(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, heads: int) -> torch.Tensor:
     """`[B, Q, D]` from `[B, Q, D]`, `[B, K, D]` twice and `[B, H, Q, K]`; head h owns columns h d .. (h + 1) d."""
     q, k, v = q.detach(), k.detach(), v.detach()
     out, width = torch.zeros_like(q), q.shape[2] // heads
@@ -49,7 +47,7 @@ def test_heads_are_neighbouring_columns() -> None:
 def test_attend() -> None:
     q, k, v, bias = rand(2, 3, 6), rand(2, 5, 6), rand(2, 5, 6), rand(2, 2, 3, 5)
     bias[0, 1, 2, 4] = -torch.inf
-    found = attend(*(split_heads(x, 2) for x in (q, k, v)), bias)
+    found = attend(split_heads(q, 2), split_heads(k, 2), split_heads(v, 2), bias)
     torch.testing.assert_close(found, attend_by_loop(q, k, v, bias, 2), rtol=1e-10, atol=1e-12)
 
 

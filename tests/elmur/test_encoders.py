@@ -14,7 +14,7 @@ from elmur.encoders import (
     ReturnEncoder,
     VectorEncoder,
 )
-from elmur.spec import Discrete, Image, TaskSpec, Vector
+from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
 D = 8
 G = torch.Generator().manual_seed(0)
@@ -81,8 +81,8 @@ def test_images_of_two_cameras_are_stacked_scaled_and_bounded() -> None:
         for t in range(3):
             x = torch.cat([image[b, t] for image in images]).float() / 255
             for layer, stride in ((0, 4), (2, 2), (4, 1)):
-                conv = encoder.convolutions[layer]
-                x = torch.relu(torch.nn.functional.conv2d(x, conv.weight, conv.bias, stride=stride))
+                weight, bias = (encoder.state_dict()[f"convolutions.{layer}.{part}"] for part in ("weight", "bias"))
+                x = torch.relu(torch.nn.functional.conv2d(x, weight, bias, stride=stride))
             expected = torch.tanh(encoder.linear.weight @ x.flatten() + encoder.linear.bias)
             torch.testing.assert_close(found[b, t], expected, rtol=1e-4, atol=1e-5)
 
@@ -106,7 +106,12 @@ def test_images_that_do_not_fit_are_refused(fields: dict[str, Image], says: str)
 
 
 def test_an_observation_is_the_sum_of_its_parts() -> None:
-    fields = {"number": Vector(2), "eye": Image(1, 36, 36), "choice": Discrete((3,)), "ear": Image(2, 36, 36)}
+    fields: dict[str, Field] = {
+        "number": Vector(2),
+        "eye": Image(1, 36, 36),
+        "choice": Discrete((3,)),
+        "ear": Image(2, 36, 36),
+    }
     encoder = ObservationEncoder(fields, D)
     observation = {
         "number": torch.randn(1, 2, 2, generator=G),
@@ -131,6 +136,7 @@ def test_a_continuous_action_is_a_linear_map_and_padding_is_zero() -> None:
     encoder = ActionEncoder(TaskSpec("t", {"o": Vector(1)}, Vector(2)), D)
     action, mask = torch.randn(1, 2, 2, generator=G), torch.tensor([[True, False]])
     found = encoder(action, mask)[0]
+    assert isinstance(encoder.net, torch.nn.Linear)
     torch.testing.assert_close(found[0], encoder.net.weight @ action[0, 0] + encoder.net.bias)
     torch.testing.assert_close(found[1], encoder.net.bias)
 

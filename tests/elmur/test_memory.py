@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elmur.memory import LRU, NEVER, Memory, ReplaceAll, least_recently_used, lru_write
+from elmur.memory import LRU, NEVER, Memory, ReplaceAll, WriteRule, least_recently_used, lru_write, never
 from tests.elmur.samples import noise
 
 Bank = tuple[list[list[float]], list[int]]  # one lane's slots and dates
@@ -157,9 +159,14 @@ def test_a_new_bank_is_seeded_noise_and_empty() -> None:
     assert Memory.initial(2, 3, 4, 0.0, None).slots.count_nonzero() == 0
 
 
+def test_never_is_no_rule() -> None:
+    none: Callable[[], WriteRule | None] = never
+    assert none() is None
+
+
 @pytest.mark.parametrize("alpha", [-0.1, 1.1])
 def test_a_blend_outside_0_to_1_is_refused(alpha: float) -> None:
-    with pytest.raises(ValueError, match="lru_blend_alpha must lie in 0..1"):
+    with pytest.raises(ValueError, match=r"lru_blend_alpha must lie in 0\.\.1"):
         LRU(alpha)
 
 

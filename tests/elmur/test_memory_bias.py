@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -42,7 +44,8 @@ def test_table_has_a_row_per_distance_and_the_spread_asked_for() -> None:
 
 
 def test_no_bias_is_none() -> None:
-    assert no_bias(torch.zeros(1, 2), torch.zeros(1, 3)) is None
+    none: Callable[..., torch.Tensor | None] = no_bias
+    assert none(torch.zeros(1, 2), torch.zeros(1, 3)) is None
 
 
 def test_no_reach_is_refused() -> None:

@@ -73,7 +73,7 @@ def test_relative_scores_by_pairs(published: bool) -> None:
                     if j > i:
                         assert found[b, h, i, j] == -math.inf
                         continue
-                    distance = i - j + (start[b].item() if published else 0)
+                    distance = i - j + (int(start[b]) if published else 0)
                     code = (r_net @ sinusoid(distance))[h * WIDTH : (h + 1) * WIDTH]
                     query, key = q[b, h, i].numpy(), k[b, h, j].numpy()
                     expected = ((query + u) @ key + (query + v) @ code) / math.sqrt(WIDTH)
@@ -82,7 +82,7 @@ def test_relative_scores_by_pairs(published: bool) -> None:
 
 @pytest.mark.parametrize("kind", [Relative, PublishedRelative, Rope, Yarn, Alibi])
 def test_scores_depend_on_the_distance_alone(kind: Callable[..., Position]) -> None:
-    """The same query and the same key at all places: every diagonal of the scores is constant, and not all are equal."""
+    """The same query and the same key at all places: every diagonal of the scores is constant, not all equal."""
     position = make(kind)
     part = position.layer_part(D)
     if part is not None:
@@ -134,7 +134,7 @@ def test_yarn_by_the_paper(factor: float, length: int) -> None:
     assert kept > 0 and stretched > 0 and between > 3
     steps = np.diff([1.0, *shares, 0.0])
     assert (steps < 0).all(), "a ramp from kept to stretched"
-    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-3, err_msg="linear in the index, as its authors' code has it")
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-3, err_msg="linear in the index, as its authors have it")
     assert position.scale == pytest.approx(0.1 * math.log(factor) + 1)
 
 

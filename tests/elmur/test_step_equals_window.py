@@ -116,7 +116,8 @@ def test_a_later_step_changes_no_earlier_prediction(position: Callable[..., Posi
     model = make_model(position=position, token_format=token_format, memory=design()).eval()
     memory, changed = model.initial_memory(2, noise()), 2
     batch, other = make_batch(2, 5), make_batch(2, 5, seed=1)
-    for mine, new in ((batch.observation["state"], other.observation["state"]), (batch.return_to_go, other.return_to_go)):
+    pairs = [(batch.observation["state"], other.observation["state"]), (batch.return_to_go, other.return_to_go)]
+    for mine, new in pairs:
         new[:, :changed], new[:, changed + 1 :] = mine[:, :changed], mine[:, changed + 1 :]
     other.action = batch.action.clone()
     other.action[:, changed] = (batch.action[:, changed] + 1) % 3
@@ -171,5 +172,3 @@ def test_lanes_do_not_see_each_other() -> None:
     assert (together[0].prediction - apart[0].prediction)[1].abs().max() < 1e-12
     assert (together[1][0].slots - apart[1][0].slots)[1].abs().max() < 1e-12
     assert (together[0].prediction - apart[0].prediction)[0].abs().max() > 1e-6
-
-

@@ -66,9 +66,6 @@ def stall(env: PopGym, step: int) -> Any:
     return np.zeros(1, np.float32) if isinstance(env.task_spec.action, Vector) else 0
 
 
-# --- the suite --------------------------------------------------------------------------------------------------------
-
-
 def test_the_tasks_are_those_that_popgym_registers() -> None:
     registered = {entry["id"] for entry in popgym.envs.ALL.values()}
     assert len(registered) == len(TASKS) == 48
@@ -89,9 +86,6 @@ def test_each_task_has_a_file_of_its_own_in_conf() -> None:
     assert set(found) == set(TASKS)
     for name, stem in found.items():  # popgym_repeat_first_easy is RepeatFirstEasy
         assert stem.removeprefix("popgym_").replace("_", "") == name[len("popgym-") : -len("-v0")].lower()
-
-
-# --- specification ----------------------------------------------------------------------------------------------------
 
 
 def test_spec_carries_both_spaces_of_popgym(task: str) -> None:
@@ -221,9 +215,6 @@ def test_nothing_that_popgym_says_in_info_comes_through(task: str) -> None:
         assert (reward, terminated) == (expected, ended)
 
 
-# --- actions ----------------------------------------------------------------------------------------------------------
-
-
 def test_a_pair_of_row_and_column_is_one_choice() -> None:
     env = PopGym("popgym-BattleshipHard-v0")
     env.reset(seed=0)
@@ -268,9 +259,6 @@ def test_many_environments_give_the_episodes_of_their_seeds() -> None:
         assert all((seen[name][row] == alone[name]).all() for name in alone)
     assert vector.spec.horizon == 1023
     vector.close()
-
-
-# --- errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

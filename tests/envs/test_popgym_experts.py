@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -18,62 +20,13 @@ from envs.experts.popgym.__main__ import main as table
 from envs.experts.popgym.battleship import SHIP_CELLS, Battleship, _Hunter, _placements
 from envs.experts.popgym.cartpole import _beyond, accelerations
 from envs.experts.popgym.labyrinth import GOAL, LabyrinthEscape
+from envs.experts.popgym.levels import LEVELS, LevelError, check_level
 from envs.experts.popgym.mines import mine_probabilities, neighbours
 from envs.experts.popgym.pendulum_value import advance, best_torque, cost, wrap
 from envs.popgym import FAMILIES, TASKS, PopGymError, make_vector
 from envs.rollout import Episode, rollout
 
-# task -> mean return of random play, of its expert, and the latter's standard error; 200 episodes, seeds 10000-10199
-LEVELS = {
-    "popgym-AutoencodeEasy-v0": (-0.493, 1.0000, 0.0000),
-    "popgym-AutoencodeMedium-v0": (-0.506, 1.0000, 0.0000),
-    "popgym-AutoencodeHard-v0": (-0.500, 1.0000, 0.0000),
-    "popgym-RepeatFirstEasy-v0": (-0.495, 1.0000, 0.0000),
-    "popgym-RepeatFirstMedium-v0": (-0.500, 1.0000, 0.0000),
-    "popgym-RepeatFirstHard-v0": (-0.499, 1.0000, 0.0000),
-    "popgym-RepeatPreviousEasy-v0": (-0.482, 1.0000, 0.0000),
-    "popgym-RepeatPreviousMedium-v0": (-0.487, 1.0000, 0.0000),
-    "popgym-RepeatPreviousHard-v0": (-0.500, 1.0000, 0.0000),
-    "popgym-CountRecallEasy-v0": (-0.923, 1.0000, 0.0000),
-    "popgym-CountRecallMedium-v0": (-0.925, 1.0000, 0.0000),
-    "popgym-CountRecallHard-v0": (-0.882, 1.0000, 0.0000),
-    "popgym-HigherLowerEasy-v0": (0.005, 0.5333, 0.0067),
-    "popgym-HigherLowerMedium-v0": (-0.004, 0.5104, 0.0050),
-    "popgym-HigherLowerHard-v0": (0.002, 0.5151, 0.0038),
-    "popgym-ConcentrationEasy-v0": (-0.178, 0.8152, 0.0027),
-    "popgym-ConcentrationMedium-v0": (-0.185, 0.8144, 0.0019),
-    "popgym-ConcentrationHard-v0": (-0.835, 0.7003, 0.0018),
-    "popgym-MultiarmedBanditEasy-v0": (-0.025, 0.7182, 0.0154),
-    "popgym-MultiarmedBanditMedium-v0": (-0.021, 0.8222, 0.0097),
-    "popgym-MultiarmedBanditHard-v0": (-0.012, 0.8585, 0.0068),
-    "popgym-BattleshipEasy-v0": (-0.447, 0.6413, 0.0073),
-    "popgym-BattleshipMedium-v0": (-0.414, 0.6436, 0.0067),
-    "popgym-BattleshipHard-v0": (-0.389, 0.6664, 0.0071),
-    "popgym-MineSweeperEasy-v0": (-0.229, 0.8293, 0.0343),
-    "popgym-MineSweeperMedium-v0": (-0.405, 0.5809, 0.0471),
-    "popgym-MineSweeperHard-v0": (-0.432, 0.6089, 0.0461),
-    "popgym-LabyrinthEscapeEasy-v0": (-0.403, 0.9678, 0.0011),
-    "popgym-LabyrinthEscapeMedium-v0": (-0.817, 0.9370, 0.0024),
-    "popgym-LabyrinthEscapeHard-v0": (-0.929, 0.8869, 0.0043),
-    "popgym-LabyrinthExploreEasy-v0": (-0.359, 0.9694, 0.0008),
-    "popgym-LabyrinthExploreMedium-v0": (-0.607, 0.9249, 0.0010),
-    "popgym-LabyrinthExploreHard-v0": (-0.745, 0.8663, 0.0013),
-    "popgym-PositionOnlyCartPoleEasy-v0": (0.110, 1.0000, 0.0000),
-    "popgym-PositionOnlyCartPoleMedium-v0": (0.055, 1.0000, 0.0000),
-    "popgym-PositionOnlyCartPoleHard-v0": (0.037, 1.0000, 0.0000),
-    "popgym-VelocityOnlyCartpoleEasy-v0": (0.110, 1.0000, 0.0000),
-    "popgym-VelocityOnlyCartpoleMedium-v0": (0.055, 1.0000, 0.0000),
-    "popgym-VelocityOnlyCartpoleHard-v0": (0.037, 1.0000, 0.0000),
-    "popgym-NoisyPositionOnlyCartPoleEasy-v0": (0.110, 0.9990, 0.0009),
-    "popgym-NoisyPositionOnlyCartPoleMedium-v0": (0.110, 0.6588, 0.0206),
-    "popgym-NoisyPositionOnlyCartPoleHard-v0": (0.110, 0.3742, 0.0139),
-    "popgym-PositionOnlyPendulumEasy-v0": (0.260, 0.9194, 0.0034),
-    "popgym-PositionOnlyPendulumMedium-v0": (0.272, 0.8926, 0.0045),
-    "popgym-PositionOnlyPendulumHard-v0": (0.260, 0.8389, 0.0068),
-    "popgym-NoisyPositionOnlyPendulumEasy-v0": (0.260, 0.9048, 0.0040),
-    "popgym-NoisyPositionOnlyPendulumMedium-v0": (0.260, 0.7541, 0.0048),
-    "popgym-NoisyPositionOnlyPendulumHard-v0": (0.260, 0.6908, 0.0043),
-}
+REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "popgym_scores.json"
 FIRST_SEED = 10_000
 
 
@@ -96,24 +49,39 @@ def play(task: str, num_episodes: int, num_envs: int, noise: float = 0.0, record
 def test_there_is_an_expert_and_a_level_for_each_task() -> None:
     assert set(EXPERTS) == set(FAMILIES) and len(EXPERTS) == 16
     assert set(LEVELS) == set(TASKS) and len(LEVELS) == 48
-    assert sum(expert for _, expert, _ in LEVELS.values()) == pytest.approx(40.8, abs=0.1)
+    assert sum(level.expert for level in LEVELS.values()) == pytest.approx(40.8, abs=0.1)
+    assert sum(level.random for level in LEVELS.values()) == pytest.approx(-12.4, abs=0.3)
     with pytest.raises(PopGymError, match="nearest: popgym-AutoencodeEasy-v0"):
         expert_for("popgym-AutoencoderEasy-v0")
 
 
 def test_a_few_episodes_are_far_above_random_play(task: str) -> None:
-    random, expert, error = LEVELS[task]
     returns = [episode.episode_return for episode in play(task, num_episodes=10, num_envs=10)]
-    slack = 4.0 * error * np.sqrt(200 / len(returns))  # four standard errors of so few episodes
-    assert np.mean(returns) >= expert - slack - 1e-3
-    assert np.mean(returns) >= random + 0.4 * (expert - random)
+    check_level(task, returns)
+    assert LEVELS[task].normalised(float(np.mean(returns))) > 0.4
 
 
 @pytest.mark.slow
-def test_two_hundred_episodes_reach_the_level(task: str) -> None:
-    _, expert, error = LEVELS[task]
+def test_two_hundred_episodes_reach_the_reference(task: str) -> None:
+    # Within two standard errors of other experts' mean on the very same episodes, or better.
     returns = [episode.episode_return for episode in play(task, num_episodes=200, num_envs=50)]
-    assert np.mean(returns) >= expert - 2.0 * error - 1e-3
+    check_level(task, returns)
+    if not REFERENCE.exists():
+        pytest.skip("the reference scores are not on this machine")
+    reference = json.loads(REFERENCE.read_text(encoding="utf-8"))[task]
+    assert np.mean(returns) >= reference["oracle_mean"] - 2.0 * reference["oracle_std"] / np.sqrt(200) - 1e-4
+
+
+def test_an_expert_below_its_level_is_refused() -> None:
+    task = "popgym-MultiarmedBanditEasy-v0"
+    level = LEVELS[task]
+    check_level(task, [level.expert] * 100)
+    check_level(task, [level.expert - 3.9 * level.spread / 10.0] * 100)
+    with pytest.raises(
+        LevelError, match=rf"{task}: the expert scored 0\.4\d\d on 100 episodes, expected at least 0\.6"
+    ):
+        check_level(task, [0.45] * 100)
+    assert level.normalised(level.random) == 0.0 and level.normalised(level.expert) == 1.0
 
 
 def test_the_table_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +89,8 @@ def test_the_table_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     table()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
-    assert lines[1].split()[:4] == ["popgym-RepeatFirstEasy-v0", "1.0000", "0.0000", "51.0"]
+    assert lines[1].split()[:4] == ["popgym-RepeatFirstEasy-v0", "1.0000", "0.0000", "1.000"]
+    assert lines[1].split()[5] == "51.0"
     assert lines[3].split() == ["sum", "over", "2", "2.00"]
 
 

@@ -1,0 +1,135 @@
+"""Checks on a command before anything is done, and errors in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SETTINGS = "settings.json"
+MAX_LABEL = 60
+STAGES = ("train", "collect", "evaluate", "import", "benchmark")
+LARGEST_SEED = 2**32 - 1
+# The keys of the sections that are nobody's arguments; every other section is checked by the signature it goes to.
+# fmt: off
+SECTIONS = {
+    "": (
+        "stage", "seed", "checkpoint", "source", "shards", "run_dir", "evaluation", "env", "model", "module", "data",
+        "trainer", "callbacks", "logger",
+    ),
+    "env": (
+        "name", "id", "metric", "chance", "lengths", "make", "variants", "selection", "expert", "dataset", "collect",
+    ),
+}
+# fmt: on
+
+
+class UsageError(ValueError):
+    """A command that cannot be carried out; the message says what to change."""
+
+
+def run_label(overrides: str) -> str:
+    """A folder name for the overrides of a command: themselves where they make one, shortened with a hash otherwise."""
+    safe = re.sub(r"[^\w.=,+-]", "_", overrides)
+    if safe == overrides and len(safe) <= MAX_LABEL:
+        return safe or "default"
+    return f"{safe[: MAX_LABEL - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Raises UsageError for keys that nothing reads and values that no stage can use."""
+    for section, known in SECTIONS.items():
+        for key in settings[section] if section else settings:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise UsageError(f"{section}{'.' * bool(section)}{key}: there is no such setting; {hint}")
+    for name, callback in settings["callbacks"].items():
+        if not isinstance(callback, dict) or "_target_" not in callback:
+            raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
+    if settings["stage"] not in STAGES:
+        raise UsageError(f"stage: expected one of {', '.join(STAGES)}; found {settings['stage']!r}")
+    clip = settings["trainer"].get("gradient_clip_val")
+    if isinstance(clip, int | float) and clip < 0:
+        raise UsageError(f"trainer.gradient_clip_val: expected 0 or more, or null; found {clip}")
+    seed = settings["seed"]
+    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
+        raise UsageError(f"seed: expected a whole number from 0 to {LARGEST_SEED}; found {seed!r}")
+
+
+def check_same_run(folder: Path, compared: dict[str, Any]) -> None:
+    """Raises UsageError where the folder holds a run with other settings that has got somewhere."""
+    from callbacks.results import ROW  # imports torch, which an early error need not wait for
+
+    if not any((folder / "checkpoints").glob("*.ckpt")) and not (folder / ROW).exists():
+        return
+    try:
+        there = json.loads((folder / SETTINGS).read_text())
+    except FileNotFoundError:
+        raise UsageError(
+            f"{folder} holds checkpoints or a result of another stage; give hydra.run.dir=ANOTHER"
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"{folder / SETTINGS}: damaged ({error}); delete {folder} to run again") from error
+    differ = sorted(changed(there, json.loads(json.dumps(compared))))
+    if differ:
+        raise UsageError(
+            f"{folder} holds a run with other settings: {'; '.join(differ[:5])}; delete the folder, or give "
+            "hydra.run.dir=ANOTHER"
+        )
+
+
+def changed(old: Any, new: Any, path: str = "") -> list[str]:
+    """Sentences on what differs between two configurations."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [line for key in keys for line in changed(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if old == new else [f"{path} is {old} there, {new} here"]
+
+
+def check_no_run(folder: Path) -> None:
+    """Raises UsageError where the folder holds a training run, whose result would be overwritten."""
+    if (folder / SETTINGS).exists():
+        raise UsageError(f"{folder} holds a training run; give hydra.run.dir=ANOTHER")
+
+
+def check_variants(env: Mapping[str, Any]) -> Any:
+    """The TaskSpec of an env, each variant of which is made once. Raises BuildError for one that cannot be."""
+    from elmur.build import call
+
+    spec = call(env["make"], {"num_envs": 1}, "env.make").spec
+    for section in ("variants", "selection"):
+        for name, variant in env[section].items():
+            call(env["make"], {"num_envs": 1, **variant}, f"env.{section} {name}").close()
+    return spec
+
+
+def quieten() -> None:
+    """Leave out what Lightning says of itself at every start; its warnings stay."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on torch 2.13, nothing of ours
+    warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # reading is not what takes the time
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, in one line and without the traceback."""
+    text = " ".join(str(error).split())
+    if unknown := re.match(r"Could not override '([^']+)'", text):
+        return f"{unknown[1]}: there is no such setting; `python run.py --cfg job` shows those there are"
+    if option := re.search(r"Could not find '(.+)/(.+?)' Available options in '.+?': (.*?)( Config search|$)", text):
+        return f"{option[1]}={option[2]}: there is no such option; there are {option[3].replace(' ', ', ')}"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    # What nobody foresaw is named by its type as well.
+    foreseen = isinstance(error, ValueError | RuntimeError | OSError) or type(error).__module__.startswith(
+        ("hydra", "omegaconf", "lightning")
+    )
+    return text if text and foreseen else f"{type(error).__name__} {text}".strip()

@@ -1,0 +1,120 @@
+"""The command line in a process of its own, as a user runs it: exit code, stdout, stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 120
+
+# A run that is over in a second or two.
+TINY = (
+    "env.lengths=[9,30]", "env.selection.lengths=[9]", "env.collect.num_episodes=60", "evaluation.num_episodes=6",
+    "data.lanes=8", "data.backprop_segments=2", "model.d_model=16", "trainer.max_steps=6", "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1", "module.schedule.warmup_updates=2", "callbacks.selection.num_episodes=4",
+    "callbacks.selection.every_n_updates=3", "callbacks.resume.every_n_updates=3",
+)  # fmt: skip
+DEEP = ("model.n_head=2", "model.n_layer=1")  # for models that have heads
+
+# Imports what takes long once, then runs every command in a fork: a fresh process without the seconds of importing.
+SERVER = """
+import json, os, runpy, sys, traceback
+import h5py, hydra, lightning.pytorch, matplotlib.pyplot, rich.progress, scipy.stats, torch
+sys.path.insert(0, os.getcwd())
+import callbacks.published, callbacks.selection, data.collect, data.datamodule, elmur.model
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        for number, name in enumerate((os.devnull, job["stdout"], job["stderr"])):
+            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
+        os.environ.clear()
+        os.environ.update(job["environment"])
+        sys.argv, code = ["run.py", *job["arguments"]], 0
+        try:
+            runpy.run_path("run.py", run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class CommandLine:
+    """`python run.py ...` with shards and outputs below `folder`. `run` forks a warm process, `start` is the real thing."""
+
+    folder: Path
+    server: subprocess.Popen[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    count: int = 0
+
+    def run(self, *arguments: str, to: Path | str | None = None, **environment: str) -> Done:
+        """Run a command to its end; `to` is its output folder."""
+        self.count += 1
+        to = to or self.folder / f"run{self.count}"
+        out, err = (self.folder / f"{self.count}.{name}" for name in ("stdout", "stderr"))
+        job = {
+            "arguments": [*arguments, f"hydra.run.dir={to}"],
+            "stdout": str(out),
+            "stderr": str(err),
+            "environment": self.all_of(environment),
+        }
+        assert self.server.stdin is not None and self.server.stdout is not None
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        code = int(self.server.stdout.readline())
+        return Done(code, out.read_text(), err.read_text())
+
+    def start(self, *arguments: str, **environment: str) -> Done:
+        """The same from a cold start, with nothing added to the command line."""
+        done = subprocess.run(
+            [sys.executable, "run.py", *arguments],
+            cwd=ROOT,
+            env=self.all_of(environment),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def all_of(self, environment: dict[str, str]) -> dict[str, str]:
+        """The environment of a command."""
+        shards = {"ELMUR_SHARDS": str(self.folder / "shards"), "COLUMNS": "200"}
+        return {**os.environ, **shards, **self.environment, **environment}
+
+
+@contextmanager
+def command_line(folder: Path) -> Iterator[CommandLine]:
+    """A command line that leaves what it writes in `folder`."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield CommandLine(folder, server)
+    finally:
+        assert server.stdin is not None and server.stdout is not None
+        server.stdin.close()
+        server.wait(TIMEOUT)
+        server.stdout.close()

@@ -1,0 +1,212 @@
+"""Collection: what the expert did is what the shards hold; finished shards are kept, foreign folders refused."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import data.collect as collect_module
+from data.atomic import leftovers
+from data.collect import FIRST_SEED, CollectionError, collect, episode_seed
+from data.index import build_index, shard_name
+from data.shard import Shard, write_shard
+from elmur.spec import Discrete, TaskSpec, Vector
+from envs.experts.tmaze import TMazeExpert
+from envs.tmaze import make_vector
+from envs.vector import Step
+
+SPEC = TaskSpec("count", {"state": Vector(2)}, Discrete((3,)), 20)
+
+
+class Count:
+    """N episodes that last `seed % 7 + 1` steps (at most `longest`); the state is (seed % 1000, steps so far)."""
+
+    def __init__(self, num_envs: int, longest: int = 7) -> None:
+        self.num_envs, self.spec, self.longest = num_envs, SPEC, longest
+        self.seed, self.steps = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        return {"state": np.stack([self.seed % 1000, self.steps], axis=1).astype(np.float32)}
+
+    def reset(self, seeds: Sequence[int | None]) -> dict[str, np.ndarray]:
+        for i, seed in enumerate(seeds):
+            if seed is not None:
+                self.seed[i], self.steps[i] = seed, 0
+        return self._seen()
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        self.steps += active
+        ended = (self.steps == np.minimum(self.seed % 7 + 1, self.longest)) & active
+        reward = (action * active).astype(np.float32)
+        every = np.ones(self.num_envs, np.bool_)
+        return Step(self._seen(), reward, ended, np.zeros(self.num_envs, np.bool_), ended, every)
+
+    def close(self) -> None:
+        pass
+
+
+class Parity:
+    """Chooses the parity of the steps so far."""
+
+    def start(self, num_envs: int, seed: int = 0) -> None:
+        pass
+
+    def act(self, observation: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
+        return observation["state"][:, 1].astype(np.int64) % 2
+
+    def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
+        pass
+
+
+def gather(root: Path, **changes: Any) -> list[Path]:
+    options: dict[str, Any] = {"num_episodes": 25, "seed": 3, "num_envs": 4, "shard_episodes": 10, "progress": False}
+    return collect(functools.partial(Count, longest=7), Parity(), root, **{**options, **changes})
+
+
+def contents(paths: list[Path]) -> list[Any]:
+    found = []
+    for path in paths:
+        with Shard(path) as shard:
+            rows = int(shard.offsets[-1])
+            found.append([shard.offsets.tolist()] + [shard.read(k, 0, rows).tolist() for k in shard.columns])
+    return found
+
+
+def test_shards_hold_what_the_expert_did(tmp_path: Path) -> None:
+    paths = gather(tmp_path)
+    assert [path.name for path in paths] == [shard_name(i) for i in range(3)]
+    index = build_index(tmp_path)
+    seeds = [episode_seed(3, i) for i in range(25)]
+    assert index.spec == SPEC
+    assert index.lengths.tolist() == [seed % 7 + 1 for seed in seeds]
+    number = 0
+    for path in paths:
+        with Shard(path) as shard:
+            for begin, end in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True):
+                steps = np.arange(end - begin)
+                expected = np.stack([np.full(len(steps), seeds[number] % 1000), steps], axis=1)
+                np.testing.assert_array_equal(shard.read("observation/state", begin, end), expected)
+                assert shard.read("action", begin, end).tolist() == (steps % 2).tolist()
+                assert shard.read("reward", begin, end).tolist() == (steps % 2).tolist()
+                number += 1
+            assert shard.read("terminated", 0, len(shard.offsets) - 1).all()
+    assert number == 25
+    found = Shard(paths[1]).attribute("provenance")
+    assert found["episodes"] == [10, 20]
+    assert found["seed_range"] == [min(seeds[10:20]), max(seeds[10:20])]
+    assert found["expert"].endswith("Parity") and found["success"] == 1.0
+
+
+def test_missing_shards_are_made_and_finished_ones_kept(tmp_path: Path) -> None:
+    whole = contents(gather(tmp_path / "whole"))
+    paths = gather(tmp_path / "broken")
+    paths[1].unlink()
+    (tmp_path / "broken" / ".shard-00001.h5.1-ab.partial").write_bytes(b"half")
+    kept = [os.stat(paths[0]).st_mtime_ns, os.stat(paths[2]).st_mtime_ns]
+    assert contents(gather(tmp_path / "broken")) == whole
+    assert [os.stat(paths[0]).st_mtime_ns, os.stat(paths[2]).st_mtime_ns] == kept
+    assert leftovers(tmp_path / "broken") == []
+
+
+def test_interrupted_collection_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = contents(gather(tmp_path / "whole", noise=0.3))
+    original, calls = write_shard, list[Any]()
+
+    def interrupted(*arguments: Any, **options: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(*arguments, **options)
+
+    monkeypatch.setattr(collect_module, "write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gather(tmp_path / "stopped", noise=0.3)
+    assert len(list((tmp_path / "stopped").glob("*.h5"))) == 1
+    assert contents(gather(tmp_path / "stopped", noise=0.3)) == whole
+    assert len(calls) == 2 + 2
+
+
+def test_noise_changes_actions_by_the_seed_alone(tmp_path: Path) -> None:
+    plain, noisy, again = (
+        contents(gather(tmp_path / name, noise=noise)) for name, noise in (("a", 0.0), ("b", 0.5), ("c", 0.5))
+    )
+    assert noisy == again != plain
+    assert [shard[0] for shard in noisy] == [shard[0] for shard in plain]
+
+
+def test_another_collection_is_refused(tmp_path: Path) -> None:
+    gather(tmp_path)
+    says = (
+        r"was collected in another way \(noise was 0.0, now 0.5; num_episodes was 25, now 30\); choose another folder"
+    )
+    with pytest.raises(CollectionError, match=says):
+        gather(tmp_path, num_episodes=30, noise=0.5)
+    with pytest.raises(CollectionError, match=r"env was .*'longest': 7.* now .*'longest': 3"):
+        collect(functools.partial(Count, longest=3), Parity(), tmp_path, 25, 3, shard_episodes=10)
+    with pytest.raises(CollectionError, match="corridor was None, now 30"):
+        gather(tmp_path, parameters={"corridor": 30})
+    gather(tmp_path, num_envs=7)  # how fast it is collected does not tell one collection from another
+
+
+def test_shards_from_elsewhere_are_left_alone(tmp_path: Path) -> None:
+    paths = gather(tmp_path)
+    (tmp_path / "collection.json").unlink()
+    paths[0].unlink()
+    assert gather(tmp_path, num_episodes=7) == paths[1:]
+
+
+def test_processes_make_the_same_shards(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"num_envs": 5, "shard_episodes": 3, "noise": 0.2, "progress": False}
+    make = functools.partial(make_vector, time_limit=9)
+    one, two = (collect(make, TMazeExpert(), tmp_path / str(n), 6, 1, processes=n, **arguments) for n in (1, 2))
+    assert len(one) == 2
+    assert contents(one) == contents(two)
+
+
+def test_seeds_are_kept_apart_and_alternate() -> None:
+    seeds = [episode_seed(s, i) for s in range(3) for i in range(3000)]
+    assert min(seeds) >= FIRST_SEED == 1_000_000
+    assert max(seeds) < 2**31
+    assert len(set(seeds)) >= len(seeds) - 2
+    assert [seed % 2 for seed in seeds[:6]] == [0, 1, 0, 1, 0, 1]
+
+
+def test_progress_counts_every_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    original = collect_module._bar
+
+    class Bar:
+        def __init__(self, title: str, total: int, wanted: bool) -> None:
+            self.inside = original(title, total, wanted)
+            assert total == 25
+
+        def __enter__(self) -> Any:
+            advance = self.inside.__enter__()
+
+            def both(episodes: int) -> None:
+                told.append(episodes)
+                advance(episodes)
+
+            return both
+
+        def __exit__(self, *error: Any) -> Any:
+            return self.inside.__exit__(*error)
+
+    monkeypatch.setattr(collect_module, "_bar", Bar)
+    gather(tmp_path)
+    assert sum(told) == 25 and min(told) >= 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_episodes": 0}, {"num_envs": 0}, {"processes": 0}, {"noise": 2.0}, {"seed": -1}]
+)
+def test_refusals(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        gather(tmp_path, **changes)
+    assert os.listdir(tmp_path) == []

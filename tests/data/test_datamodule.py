@@ -1,0 +1,251 @@
+"""The datamodule in a real Trainer: the order of batches survives every kind of restart."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from data.datamodule import TrajectoryDataModule
+from data.index import build_index, shard_name
+from data.shard import ShardError, write_shard
+from elmur.batch import SegmentBatch
+from elmur.spec import TaskSpec
+
+Make = Callable[..., Any]
+BATCHES = 11  # in an epoch of the data below
+
+
+@pytest.fixture
+def root(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> Path:
+    """26 episodes of 1 to 13 steps, 24 of them to train on: 11 batches of 4 lanes of 6 steps."""
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        inside = [episode(plain_spec, int(rng.integers(1, 14)), 100 * number + i) for i in range(13)]
+        write_shard(tmp_path / "shards" / shard_name(number), plain_spec, inside, {})
+    return tmp_path / "shards"
+
+
+def datamodule(root: Path, **changes: Any) -> TrajectoryDataModule:
+    options = {"context_length": 3, "backprop_segments": 2, "lanes": 4, "seed": 5, "validation_fraction": 0.08}
+    return TrajectoryDataModule(root, **{**options, **changes})
+
+
+class Listener(LightningModule):
+    """Notes every batch it is trained on; `steps` optimizer steps for each, by hand."""
+
+    def __init__(self, steps: int = 2) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.steps, self.seen, self.validated = steps, list[str](), list[str]()
+
+    def training_step(self, batch: SegmentBatch, batch_idx: int) -> None:
+        self.seen.append(fingerprint(batch))
+        optimizer: Any = self.optimizers()
+        for _ in range(self.steps):
+            optimizer.zero_grad()
+            self.manual_backward((self.weight - torch.rand(())) ** 2)
+            optimizer.step()
+
+    def validation_step(self, batch: SegmentBatch, batch_idx: int) -> None:
+        self.validated.append(fingerprint(batch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fingerprint(batch: SegmentBatch) -> str:
+    return f"{batch.start.tolist()} {batch.observation['state'].double().sum():.9f} {batch.is_first.tolist()}"
+
+
+class SaveAt(Callback):
+    """Saves at one moment of training, named "<hook> <epoch> <batch>", and stops there."""
+
+    def __init__(self, path: Path, moment: str) -> None:
+        self.path, self.moment, self.after = path, moment, -1
+
+    def _at(self, trainer: Trainer, hook: str, batch: object) -> None:
+        if f"{hook} {trainer.current_epoch} {batch}" == self.moment and self.after < 0:
+            trainer.save_checkpoint(self.path)
+            self.after = len(trainer.lightning_module.seen)  # type: ignore[arg-type]
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._at(trainer, "batch_end", batch_idx)
+
+    def on_validation_end(self, trainer: Trainer, module: Any) -> None:
+        if not trainer.sanity_checking:
+            self._at(trainer, "validation_end", trainer.fit_loop.epoch_loop.batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: Any) -> None:
+        self._at(trainer, "epoch_end", "-")
+
+
+def fit(
+    data: TrajectoryDataModule, resume: Path | None = None, save: Callback | None = None, **options: Any
+) -> Listener:
+    module = Listener()
+    options = {"max_epochs": 3, "limit_val_batches": 1.0, **options}
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[save] if save else [],
+        **options,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The '.*_dataloader' does not have many workers")
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    return module
+
+
+MOMENTS = [
+    ("batch_end 0 0", {}),
+    ("batch_end 0 6", {}),
+    (f"batch_end 0 {BATCHES - 1}", {}),
+    ("batch_end 1 3", {}),
+    (f"batch_end 1 {BATCHES - 1}", {}),
+    ("epoch_end 0 -", {}),
+    ("epoch_end 1 -", {}),
+    ("validation_end 0 3", {"val_check_interval": 4}),
+    ("validation_end 1 7", {"val_check_interval": 4}),
+    ("batch_end 1 3", {"val_check_interval": 4}),
+    (f"validation_end 0 {BATCHES - 1}", {}),
+    ("batch_end 1 6", {"max_epochs": -1, "max_steps": 2 * 25}),
+    ("epoch_end 1 -", {"max_epochs": -1, "max_steps": 2 * 25}),
+    (f"batch_end 0 {BATCHES - 1}", {"max_epochs": -1, "max_steps": 2 * 25}),
+    (f"batch_end 1 {BATCHES - 1}", {"max_epochs": -1, "max_steps": 2 * 25, "val_check_interval": 4}),
+    ("validation_end 1 3", {"max_epochs": -1, "max_steps": 2 * 25, "val_check_interval": 4}),
+    (f"validation_end 0 {BATCHES - 1}", {"max_epochs": -1, "max_steps": 2 * 25}),
+    ("epoch_end 0 -", {"max_epochs": -1, "max_steps": 2 * 25, "limit_val_batches": 0.0}),
+    ("validation_end 1 3", {"max_steps": 2 * 25, "val_check_interval": 5, "check_val_every_n_epoch": None}),
+    ("batch_end 1 2", {"limit_train_batches": 4}),
+    ("batch_end 1 3", {"limit_train_batches": 4}),
+    ("batch_end 1 5", {"limit_val_batches": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("moment", "options"), MOMENTS)
+def test_resume_goes_on_with_the_next_batch(root: Path, tmp_path: Path, moment: str, options: dict[str, Any]) -> None:
+    save = SaveAt(tmp_path / "saved.ckpt", moment)
+    straight = fit(datamodule(root), save=save, **options)
+    assert save.after > 0
+    resumed = fit(datamodule(root), resume=save.path, **options)
+    assert resumed.seen == straight.seen[save.after :]
+    assert len(straight.seen) == (25 if "max_steps" in options else 3 * options.get("limit_train_batches", BATCHES))
+
+
+@pytest.mark.parametrize("moment", ["batch_end 0 6", f"batch_end 0 {BATCHES - 1}", "batch_end 1 2", "epoch_end 0 -"])
+@pytest.mark.parametrize("options", [{}, {"max_epochs": -1, "max_steps": 2 * 25}])
+def test_workers_change_nothing(root: Path, tmp_path: Path, moment: str, options: dict[str, Any]) -> None:
+    save = SaveAt(tmp_path / "saved.ckpt", moment)
+    straight = fit(datamodule(root), **options)
+    with_workers = fit(datamodule(root, num_workers=2), save=save, **options)
+    assert with_workers.seen == straight.seen
+    assert with_workers.validated == straight.validated
+    resumed = fit(datamodule(root, num_workers=2), resume=save.path, **options)
+    assert resumed.seen == straight.seen[save.after :]
+
+
+def test_resume_of_a_resume(root: Path, tmp_path: Path) -> None:
+    straight = fit(datamodule(root))
+    one, two = SaveAt(tmp_path / "1.ckpt", "batch_end 0 2"), SaveAt(tmp_path / "2.ckpt", "batch_end 0 5")
+    fit(datamodule(root), save=one)
+    middle = fit(datamodule(root), resume=one.path, save=two)
+    last = fit(datamodule(root), resume=two.path)
+    assert straight.seen == straight.seen[: one.after] + middle.seen[: two.after] + last.seen
+
+
+def test_every_episode_once_per_epoch_and_epochs_differ(root: Path) -> None:
+    data = datamodule(root)
+    module = fit(data)
+    epochs = [module.seen[i : i + BATCHES] for i in range(0, 3 * BATCHES, BATCHES)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    loader: Any = datamodule(root).train_dataloader()
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        assert sum(int(batch.mask.sum()) for batch in loader) == int(data._order()["steps"])
+        assert sum(int(batch.is_first.sum()) for batch in loader) == 24
+
+
+def test_validation_episodes_are_kept_apart(root: Path) -> None:
+    data = datamodule(root)
+    data.setup()
+    assert data._train is not None and data._validation is not None
+    assert (len(data._train), len(data._validation)) == (24, 2)
+    pairs = [{(s, o) for s, o in zip(part.shard, part.offset, strict=True)} for part in (data._train, data._validation)]
+    assert not pairs[0] & pairs[1]
+    assert [fingerprint(b) for b in data.val_dataloader()] == [fingerprint(b) for b in data.val_dataloader()]
+    assert datamodule(root, validation_fraction=0.0).val_dataloader() == []
+
+
+def test_the_loader_leaves_global_random_numbers_alone(root: Path) -> None:
+    loader = datamodule(root).train_dataloader()
+    before = torch.random.get_rng_state()
+    list(loader)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_collect_is_asked_first(root: Path, tmp_path: Path) -> None:
+    def collect() -> None:
+        (tmp_path / "new").mkdir()
+        for path in root.iterdir():
+            (tmp_path / "new" / path.name).write_bytes(path.read_bytes())
+
+    data = datamodule(tmp_path / "new", collect=collect)
+    with pytest.raises(RuntimeError, match="not indexed yet"):
+        data.spec  # noqa: B018
+    data.prepare_data()
+    data.setup("fit")
+    assert data.spec == build_index(root).spec
+    assert len(data.index) == 26
+
+
+def test_resume_with_another_order_is_refused(root: Path) -> None:
+    state = datamodule(root).state_dict()
+    with pytest.raises(ValueError, match=r"seed was 5, now 6; lanes was 4, now 8; .*restore these settings"):
+        datamodule(root, seed=6, lanes=8).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"context_length": 0}, "context_length: expected 1 or more, found 0"),
+        ({"backprop_segments": 0}, "backprop_segments: expected 1 or more, found 0"),
+        ({"lanes": 0}, "lanes: expected 1 or more"),
+        ({"num_workers": -1}, "num_workers: expected 0 or more"),
+        ({"seed": -1}, "seed: expected 0 or more"),
+        ({"validation_fraction": 1.0}, "validation_fraction: expected 0 to below 1, found 1.0"),
+        ({"on_bad_shard": "maybe"}, "on_bad_shard: expected 'fail' or 'skip'"),
+    ],
+)
+def test_refusals(root: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        datamodule(root, **changes)
+
+
+def test_more_lanes_than_episodes(root: Path) -> None:
+    with pytest.raises(ValueError, match=r"lanes=99, but .* has 24 episodes to train on.*use lanes of 24 or less"):
+        datamodule(root, lanes=99).setup()
+
+
+def test_damage_met_by_a_worker_is_one_sentence(root: Path) -> None:
+    data = datamodule(root, num_workers=1, verify=False, on_bad_shard="skip")
+    path = root / shard_name(1)
+    data.setup()
+    content = bytearray(path.read_bytes())
+    for at in range(2048, len(content)):
+        content[at] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match="shard-00001") as caught:
+        list(data.train_dataloader())
+    assert "\n" not in str(caught.value)

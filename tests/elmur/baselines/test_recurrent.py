@@ -1,0 +1,56 @@
+"""The GRU baseline against its equations in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit
+
+from elmur.baselines.recurrent import GRU
+from tests.elmur.samples import SPEC, make_batch
+
+D = 6
+
+
+def make(**sizes: float) -> GRU:
+    torch.manual_seed(0)
+    return GRU(SPEC, d_model=D, **sizes).double().eval()  # type: ignore[arg-type]
+
+
+def by_hand(model: GRU, x: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs `[T, D]` and the last hidden state of a one-layer GRU, reset, update and new gate in this order."""
+    w = {name: value.detach().numpy() for name, value in model.gru.named_parameters()}
+    outputs = []
+    for step in x:
+        i = w["weight_ih_l0"] @ step + w["bias_ih_l0"]
+        h = w["weight_hh_l0"] @ hidden + w["bias_hh_l0"]
+        reset, update = expit(i[:D] + h[:D]), expit(i[D : 2 * D] + h[D : 2 * D])
+        new = np.tanh(i[2 * D :] + reset * h[2 * D :])
+        hidden = (1 - update) * new + update * hidden
+        outputs.append(hidden)
+    return np.stack(outputs), hidden
+
+
+def test_two_segments_are_one_long_one() -> None:
+    model, window = make(), make_batch(2, 6)
+    memory, found = model.initial_memory(2), []
+    for segment in window.split(3):
+        output, memory = model(segment, memory)
+        found.append(output.prediction)
+    x = model.observation(window.observation).detach().numpy()
+    head = model.head.linear.weight.detach().numpy()
+    for b in range(2):
+        hidden, last = by_hand(model, x[b], np.zeros(D))
+        np.testing.assert_allclose(torch.cat(found, dim=1)[b].detach().numpy(), hidden @ head.T, atol=1e-12)
+        np.testing.assert_allclose(memory[b, 0].detach().numpy(), last, atol=1e-12)
+
+
+def test_the_state_begins_at_zero_with_the_lane_first() -> None:
+    state = make(n_layer=2).initial_memory(3)
+    assert state.shape == (3, 2, D) and not state.any() and state.dtype == torch.float64
+
+
+def test_no_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be 1 or more; found 6 and 0"):
+        make(n_layer=0)

@@ -1,0 +1,191 @@
+"""The real command line: collect, train, evaluate, with every logger; what it leaves behind; what it keeps as it was."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.command import DEEP, TINY, CommandLine, command_line
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    with command_line(tmp_path_factory.mktemp("cli")) as commands:
+        yield commands
+
+
+@pytest.fixture(scope="module")
+def trained(cli: CommandLine) -> Path:
+    """The folder of a tiny finished ELMUR run."""
+    folder = cli.folder / "trained"
+    done = cli.run(*TINY, *DEEP, to=folder)
+    assert (done.code, done.stderr) == (0, "")
+    return folder
+
+
+def row_of(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return row
+
+
+def weights_of(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+    return weights
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def judged(row: dict[str, Any]) -> dict[str, Any]:
+    """What a row says of each variant, without the time it took."""
+    return {name: {k: v for k, v in o.items() if k != "wall_seconds"} for name, o in row["outcomes"].items()}
+
+
+def test_a_run_leaves_a_row_a_figure_a_log_and_checkpoints(trained: Path) -> None:
+    row = row_of(trained)
+    assert (row["task"], row["model"], row["seed"], row["stage"], row["updates"]) == ("tmaze", "elmur", 0, "train", 6)
+    assert row["parameters"] > 0 and row["train_seconds"] > 0 and row["evaluation_seconds"] > 0
+    assert {"python", "torch", "lightning", "numpy", "elmur"} <= row["versions"].keys()
+    assert row["settings"]["model"]["d_model"] == 16
+    assert list(row["outcomes"]) == ["T=9", "T=30"]
+    for outcome in row["outcomes"].values():
+        assert outcome["seeds"] == list(range(500_000, 500_006)), "report seeds"
+        assert outcome["episodes"] == len(outcome["returns"]) == len(outcome["successes"]) == 6
+        assert outcome["success"] == sum(outcome["successes"]) / 6
+        assert outcome["wall_seconds"] > 0
+    assert (trained / "success.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (trained / "checkpoints").glob("*")} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    with (trained / "logs" / "metrics.csv").open() as file:
+        columns = set(next(csv.reader(file)))
+    assert {"train/loss", "train/learning_rate", "train/grad_norm", "eval/success", "eval/success/T=9"} <= columns
+    assert "train/segments_per_second" in columns
+
+
+def test_the_same_command_again_says_finished_and_keeps_the_row(cli: CommandLine, trained: Path) -> None:
+    before = (trained / "result.json").read_bytes()
+    done = cli.run(*TINY, *DEEP, to=trained)
+    assert done.code == 0 and "finished before" in done.stdout and "T=30" in done.stdout
+    assert (trained / "result.json").read_bytes() == before
+
+
+def test_other_settings_into_the_same_folder_are_refused(cli: CommandLine, trained: Path) -> None:
+    done = cli.run(*TINY, *DEEP, "model.dropout=0.2", to=trained)
+    assert done.code == 1 and "model.dropout is 0.1 there, 0.2 here" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer"])
+def test_other_models_go_the_same_way(cli: CommandLine, trained: Path, model: str) -> None:
+    done = cli.run(*TINY, f"model={model}", "model.n_layer=1", to=(folder := cli.folder / model))
+    assert (done.code, done.stderr) == (0, "")
+    row = row_of(folder)
+    assert row["model"] == model and row["parameters"] != row_of(trained)["parameters"]
+    # And its checkpoint says by itself what it is.
+    again = cli.run(
+        "stage=evaluate", f"checkpoint={folder}/checkpoints/best.ckpt", "env.lengths=[9,30]",
+        "evaluation.num_episodes=6", to=(second := cli.folder / f"{model}-again"),
+    )  # fmt: skip
+    assert (again.code, again.stderr) == (0, "")
+    assert row_of(second)["model"] == model and judged(row_of(second)) == judged(row)
+
+
+def test_one_seed_gives_one_run_and_another_another(cli: CommandLine, trained: Path) -> None:
+    for seed in (0, 1):
+        assert cli.run(*TINY, *DEEP, f"seed={seed}", to=cli.folder / f"seed{seed}").code == 0
+    same_seed, other = cli.folder / "seed0", cli.folder / "seed1"
+    assert judged(row_of(same_seed)) == judged(row_of(trained))
+    assert same(weights_of(same_seed), weights_of(trained))
+    assert not same(weights_of(other), weights_of(trained))
+
+
+def test_watching_does_not_disturb_training(cli: CommandLine, trained: Path) -> None:
+    """With or without selection, and with whatever it does, the weights in the end are the same."""
+    without = [argument for argument in TINY if not argument.startswith("callbacks.selection")]
+    assert cli.run(*without, *DEEP, "~callbacks.selection", to=cli.folder / "unwatched").code == 0
+    assert cli.run(*TINY, *DEEP, "callbacks.selection.every_n_updates=1", to=cli.folder / "watched").code == 0
+    assert same(weights_of(cli.folder / "unwatched"), weights_of(trained))
+    assert same(weights_of(cli.folder / "watched"), weights_of(trained))
+
+
+def test_without_callbacks_the_last_weights_are_judged(cli: CommandLine, trained: Path) -> None:
+    bare = [argument for argument in TINY if not argument.startswith("callbacks.")]
+    assert cli.run(*bare, *DEEP, "callbacks=none", to=(folder := cli.folder / "bare")).code == 0
+    assert same(weights_of(folder), weights_of(trained)) and row_of(folder)["updates"] == 6
+
+
+def test_evaluate_acts_elsewhere(cli: CommandLine, trained: Path) -> None:
+    folder = cli.folder / "elsewhere"
+    done = cli.run(
+        "stage=evaluate", f"checkpoint={trained}/checkpoints/best.ckpt", "env.lengths=[9,50]",
+        "evaluation.num_episodes=6", "evaluation.sample=true", to=folder,
+    )  # fmt: skip
+    assert (done.code, done.stderr) == (0, "")
+    row = row_of(folder)
+    assert list(row["outcomes"]) == ["T=9", "T=50"] and row["stage"] == "evaluate"
+    assert row["actions"] == "sampled" and row["checkpoint"] == f"{trained}/checkpoints/best.ckpt"
+    assert row["settings"]["model"]["d_model"] == 16, "the checkpoint's model, not the command's default"
+    assert (folder / "success.png").exists()
+
+
+def test_evaluate_does_not_overwrite_a_training_run(cli: CommandLine, trained: Path) -> None:
+    done = cli.run("stage=evaluate", f"checkpoint={trained}/checkpoints/best.ckpt", to=trained)
+    assert done.code == 1 and f"{trained} holds a training run" in done.stderr
+
+
+def test_collect_only_collects(cli: CommandLine) -> None:
+    shards, folder = cli.folder / "other-shards", cli.folder / "collected"
+    done = cli.run(
+        "stage=collect", "env.collect.num_episodes=40", "+env.collect.shard_episodes=20", f"shards={shards}", to=folder
+    )
+    assert (done.code, done.stderr) == (0, "") and "2 shards in" in done.stdout
+    assert len(list((shards / "tmaze-T30").glob("*.h5"))) == 2
+    assert not (folder / "result.json").exists() and not (folder / "checkpoints").exists()
+
+
+def test_tensorboard(cli: CommandLine) -> None:
+    done = cli.run(*TINY, *DEEP, "logger=tensorboard", "trainer.max_steps=2", to=(folder := cli.folder / "board"))
+    assert (done.code, done.stderr) == (0, "")
+    assert list((folder / "logs").glob("events.out.tfevents.*"))
+
+
+def test_wandb_goes_offline_without_an_account_and_says_so(cli: CommandLine, tmp_path: Path) -> None:
+    done = cli.run(
+        *TINY, *DEEP, "logger=wandb", "trainer.max_steps=2", to=(folder := cli.folder / "wandb"),
+        HOME=str(tmp_path), WANDB_API_KEY="", WANDB_MODE="", NETRC=str(tmp_path / "none"),
+    )  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert "offline" in done.stdout and "wandb sync" in done.stdout
+    assert list((folder / "wandb").glob("offline-run-*"))
+
+
+def test_help_lists_groups_settings_and_examples(cli: CommandLine) -> None:
+    done = cli.run("--help")
+    assert done.code == 0
+    for words in (
+        "model: elmur, gru, transformer",
+        "lru_blend_alpha",
+        "stage=evaluate checkpoint=",
+        "logger: csv, tensorboard, wandb",
+    ):
+        assert words in done.stdout, words
+
+
+def test_several_runs_at_once_land_in_folders_that_the_command_names(cli: CommandLine) -> None:
+    sweep = cli.folder / "sweep"
+    done = cli.run(*TINY, *DEEP, "-m", "seed=0,1", f"hydra.sweep.dir={sweep}", "trainer.max_steps=2")
+    assert done.code == 0, done.stderr
+    assert sorted(path.parent.name for path in sweep.rglob("result.json")) == ["seed-0", "seed-1"]
+
+
+@pytest.mark.slow
+def test_from_a_cold_start_with_nothing_but_the_command(cli: CommandLine, trained: Path) -> None:
+    folder = cli.folder / "cold"
+    done = cli.start(*TINY, *DEEP, f"hydra.run.dir={folder}")
+    assert (done.code, done.stderr) == (0, "")
+    assert judged(row_of(folder)) == judged(row_of(trained)) and same(weights_of(folder), weights_of(trained))
