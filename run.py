@@ -18,18 +18,20 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.checks import (
     SETTINGS,
     UsageError,
+    alone_in,
     check_no_run,
     check_same_run,
     check_settings,
     check_variants,
+    comparable,
+    is_first_process,
     quieten,
     run_label,
     sentence,
 )  # fmt: skip
+from callbacks.targets import guard_composition
 
 log = logging.getLogger("run")
-# What does not make a run another one.
-NOT_SETTINGS = ("run_dir", "logger", "stage", "shards")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -73,22 +75,24 @@ def train(settings: dict[str, Any]) -> None:
     from callbacks.report import show
     from callbacks.results import ROW, read_row
     from callbacks.selection import chosen
-    from data.atomic import exclusive, write_json
+    from data.atomic import write_json
 
     folder = Path(settings["run_dir"])
-    compared = {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
-    with exclusive(folder / ".running"):
+    compared = comparable(settings)
+    with alone_in(folder):
         check_same_run(folder, compared)
         if (row := read_row(folder / ROW)) is not None:
             log.info("finished before (%s); delete %s to run again", row["finished"], folder)
         else:
             check_buildable(settings)
-            write_json(folder / SETTINGS, compared)
+            if is_first_process():
+                write_json(folder / SETTINGS, compared)
             begin = time.perf_counter()
             updates = fit(settings, folder)
             about = {"updates": updates, "train_seconds": time.perf_counter() - begin}
             row = judge(settings, folder, chosen(folder / "checkpoints"), about)
-        show(row, folder, settings["env"].get("chance"))
+        if is_first_process():
+            show(row, folder, settings["env"].get("chance"))
 
 
 def check_buildable(settings: dict[str, Any]) -> None:
@@ -168,7 +172,8 @@ def fit(settings: dict[str, Any], folder: Path) -> int:
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if not chosen(folder / "checkpoints").exists():  # no callback that writes one was asked for
+    # Where no callback that writes one was asked for. All processes save, or none.
+    if not trainer.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         trainer.save_checkpoint(folder / "checkpoints" / LAST)
     return int(trainer.global_step)
 
@@ -176,6 +181,7 @@ def fit(settings: dict[str, Any], folder: Path) -> int:
 def build_trainer(settings: dict[str, Any]) -> Any:
     """Lightning's Trainer with the callbacks and the logger of the settings."""
     from callbacks.checkpoint import AtomicCheckpointIO
+    from elmur import ranks
     from elmur.build import build
 
     return build(
@@ -183,7 +189,7 @@ def build_trainer(settings: dict[str, Any]) -> Any:
         "trainer",
         callbacks=list(build(settings["callbacks"], "callbacks").values()),
         logger=build(settings["logger"], "logger"),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *ranks.environment()],
         enable_checkpointing=False,
     )
 
@@ -197,7 +203,7 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
     env, how = build_env(settings), plan(settings)
     policy = load_policy(checkpoint, check_variants(env), sample=how.sample, target_return=how.target_return)
     begin = time.perf_counter()
-    outcomes = evaluate(policy, env["make"], env["variants"], how.num_episodes, how.first_seed, how.num_envs)
+    outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation)
     about = {
         "stage": settings["stage"],
         "task": env["id"],
@@ -211,7 +217,7 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
         **about,
         "settings": settings,
     }
-    return write_row(folder / ROW, outcomes, about)
+    return write_row(folder / ROW, outcomes, about) if is_first_process() else {}
 
 
 def collect_data(settings: dict[str, Any]) -> None:
@@ -257,7 +263,9 @@ def benchmark(settings: dict[str, Any]) -> None:
     """Speed of training, acting and data on this machine, as ratios."""
     from callbacks.benchmark import run_benchmarks
 
-    run_benchmarks(settings["seed"], Path(settings["run_dir"]))
+    run_benchmarks(
+        settings["seed"], Path(settings["run_dir"]), learner(settings), datamodule(settings), build_env(settings)
+    )
 
 
 STAGE_FUNCTIONS = {
@@ -277,9 +285,9 @@ def refuse(error: BaseException) -> NoReturn:
 
 def main() -> None:
     """The command line: an error is one sentence and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    guard_composition()
     if FULL_ERROR:
-        command()
-        return
+        return command()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, to be said in our words
     try:
         command()

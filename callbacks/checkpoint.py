@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from callbacks.untrusted import UntrustedError, check_content, check_fit, check_zip
 from data.atomic import atomic_open
 from elmur.build import build
 from elmur.module import CHECKPOINT_VERSION, NonFiniteError
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
-from elmur.spec import TaskSpec
+from elmur.spec import SpecError, TaskSpec
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -61,7 +63,8 @@ class ResumePoint(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Go back to the checkpoint before, where it is the last one's weights that made a loss which is not finite."""
         previous = self.folder / PREVIOUS
-        if isinstance(exception, NonFiniteError) and self.saved_at == trainer.global_step and previous.exists():
+        mine = trainer.is_global_zero and previous.exists()
+        if isinstance(exception, NonFiniteError) and self.saved_at == trainer.global_step and mine:
             previous.replace(self.folder / LAST)
 
     def save(self, trainer: Trainer) -> None:
@@ -99,14 +102,7 @@ def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except Exception as error:  # whatever a damaged or malicious file provokes in the reader
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: expected a checkpoint written by this project, found a file that is damaged or holds code "
-            f"({reason[:200]}); nothing in it was executed"
-        ) from error
+    checkpoint = load_plain(path, "a checkpoint of this project", map_location)
     ours = checkpoint.get("elmur") if isinstance(checkpoint, dict) else None
     if not isinstance(ours, dict) or "state_dict" not in checkpoint:
         raise CheckpointError(
@@ -118,7 +114,28 @@ def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[
             f"{path}: expected checkpoint version {CHECKPOINT_VERSION}, found {ours.get('version')}; "
             "use the code that wrote it"
         )
+    try:
+        check_content(checkpoint)
+    except UntrustedError as error:
+        raise CheckpointError(f"{path}: expected a checkpoint of this project, found {error}") from error
     return checkpoint
+
+
+def load_plain(path: Path, expected: str, map_location: Any | None = "cpu") -> Any:
+    """What torch.save wrote, if it is tensors and plain values. Raises CheckpointError for code, which is not run."""
+    try:
+        check_zip(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the error below says it all
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except PermissionError:
+        raise
+    except UntrustedError as error:
+        raise CheckpointError(f"{path}: expected {expected}, found {error}") from error
+    except Exception as error:  # whatever a damaged or malicious file provokes in the reader
+        raise CheckpointError(
+            f"{path}: expected {expected}, found a file that is damaged or holds code; nothing in it was executed"
+        ) from error
 
 
 def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[SequenceModel, int]:
@@ -127,22 +144,26 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
     task: what it is to act in; CheckpointError says where the checkpoint's task differs from it.
     """
     ours = (checkpoint := read_checkpoint(path))["elmur"]
-    spec = TaskSpec.from_json(ours["spec"])
+    try:
+        spec = TaskSpec.from_json(ours["spec"])
+    except SpecError as error:
+        raise CheckpointError(f"{path}: expected a checkpoint of this project, found elmur.spec: {error}") from error
     if task is not None and (spec.name != task.name or spec.differences(task)):
         differences = "".join(f"; {difference}" for difference in spec.differences(task))
         raise CheckpointError(f"{path}: trained on task {spec.name!r}, not on {task.name!r}{differences}")
     # The configuration in a file is data: it may name members of elmur and nothing else.
     builder: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", ("elmur",))
-    model = builder(spec=spec)
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith("model.")
     }
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights do not fit the model it describes: {error}") from error
+        check_fit(lambda: builder(spec=spec), ours["model"].get("n_layer"), weights)
+    except UntrustedError as error:
+        raise CheckpointError(f"{path}: its weights do not fit the model it describes: found {error}") from error
+    model = builder(spec=spec)
+    model.load_state_dict(weights)
     return model.eval(), int(ours["context_length"])
 
 

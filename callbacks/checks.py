@@ -6,16 +6,24 @@ import difflib
 import hashlib
 import json
 import logging
+import os
 import re
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 SETTINGS = "settings.json"
 MAX_LABEL = 60
+# What does not make a run another one.
+NOT_SETTINGS = ("run_dir", "logger", "stage", "shards", "model_was_chosen")
 STAGES = ("train", "collect", "evaluate", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
+# Where a run is carried out, which does not make it another one.
+PLACE = ("accelerator", "devices", "num_nodes", "strategy")
+# Set by torchrun, srun and Lightning for each of the processes that work on one run.
+RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 # The keys of the sections that are nobody's arguments; every other section is checked by the signature it goes to.
 # fmt: off
 SECTIONS = {
@@ -61,6 +69,36 @@ def check_settings(settings: dict[str, Any]) -> None:
     seed = settings["seed"]
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed: expected a whole number from 0 to {LARGEST_SEED}; found {seed!r}")
+
+
+def is_first_process() -> bool:
+    """Whether this process writes what is written once; known before the processes of a run have found each other."""
+    return not any(int(os.environ.get(name) or 0) for name in RANKS)
+
+
+def alone_in(folder: Path) -> AbstractContextManager[None]:
+    """A block in which no other run uses the folder; the first process of a run holds the lock for all of them."""
+    from data.atomic import exclusive
+
+    return exclusive(folder / ".running") if is_first_process() else nullcontext()
+
+
+def comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """What makes a run this one: neither where it is carried out or its files lie, nor who is told of it."""
+    places = {settings[key]: f"${{{key}}}" for key in ("run_dir", "shards")}
+
+    def portable(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: portable(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [portable(value) for value in node]
+        for place, name in places.items() if isinstance(node, str) else ():
+            if node == place or node.startswith(f"{place}/"):
+                return name + node[len(place) :]
+        return node
+
+    trainer = {key: value for key, value in settings["trainer"].items() if key not in PLACE}
+    return portable({key: v for key, v in {**settings, "trainer": trainer}.items() if key not in NOT_SETTINGS})
 
 
 def check_same_run(folder: Path, compared: dict[str, Any]) -> None:
@@ -111,11 +149,14 @@ def check_variants(env: Mapping[str, Any]) -> Any:
 
 
 def quieten() -> None:
-    """Leave out what Lightning says of itself at every start; its warnings stay."""
+    """Leave out what Lightning says of itself at every start, and what all processes would say; warnings stay."""
+    if not is_first_process():
+        logging.getLogger().setLevel(logging.WARNING)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning on torch 2.13, nothing of ours
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
+    warnings.filterwarnings("ignore", message="The `srun` command is available")  # one process is what was asked for
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # reading is not what takes the time
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy import stats
 
+from elmur import ranks
+from envs.isolated import EnvError, IsolatedVector, rollout_isolated
 from envs.rollout import Episode, Policy, rollout
 from envs.vector import VectorEnv
 
@@ -30,15 +32,22 @@ def check_metric(name: str) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts."""
+    """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts.
+
+    isolate: environments run in a process of their own, where a step may take `step_timeout` seconds.
+    """
 
     num_episodes: int = 100
     num_envs: int = 100
     first_seed: int = 500_000
     sample: bool = False
     target_return: float = 1.0
+    isolate: bool = False
+    step_timeout: float = 60.0
 
     def __post_init__(self) -> None:
+        if not self.step_timeout > 0:
+            raise ValueError(f"step_timeout={self.step_timeout}; it must be more than 0 seconds")
         if min(self.num_episodes, self.num_envs) < 1:
             raise ValueError(f"num_episodes={self.num_episodes}, num_envs={self.num_envs}; each must be 1 or more")
         if not 0 <= self.first_seed <= FIRST_SEED_OF_COLLECTION - self.num_episodes:
@@ -47,10 +56,23 @@ class Plan:
                 f"{FIRST_SEED_OF_COLLECTION}, where those of the training data begin"
             )
 
+    @property
+    def asked(self) -> tuple[int, int, int]:
+        """How many episodes, from which seed on, how many side by side: arguments of `evaluate`."""
+        return self.num_episodes, self.first_seed, self.num_envs
+
+    @property
+    def isolation(self) -> float | None:
+        """Seconds that a step may take in a process of its own; None without one."""
+        return self.step_timeout if self.isolate else None
+
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a policy did in one variant: means, 95 % intervals, and every episode by itself."""
+    """How a policy did in one variant: means, 95 % intervals, and every episode by itself.
+
+    env_errors: the episodes that could not be played, seed -> why; they are in none of the other figures.
+    """
 
     episodes: int
     success: float
@@ -62,10 +84,15 @@ class Outcome:
     seeds: list[int]
     returns: list[float]
     successes: list[bool]
+    env_errors: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, episodes: list[Episode], wall_seconds: float) -> Outcome:
-        """The outcome of these episodes."""
+        """The outcome of these episodes. Raises EnvError where none of them could be played."""
+        lost = {str(episode.seed): episode.error for episode in episodes if episode.error is not None}
+        episodes = [episode for episode in episodes if episode.error is None]
+        if not episodes:
+            raise EnvError(f"none of {len(lost)} episodes could be played: {next(iter(lost.values()), None)}")
         won = [bool(episode.success) for episode in episodes]
         returns = np.array([episode.episode_return for episode in episodes], dtype=np.float64)
         interval = stats.binomtest(sum(won), len(won)).proportion_ci(CONFIDENCE, method="wilson")
@@ -80,6 +107,7 @@ class Outcome:
             seeds=[episode.seed for episode in episodes],
             returns=returns.tolist(),
             successes=won,
+            env_errors=lost,
         )
 
     def metric(self, name: str) -> float:
@@ -100,33 +128,65 @@ def evaluate(
     num_envs: int = 100,
     policy_seed: int = 0,
     progress: bool = True,
+    isolation: float | None = None,
 ) -> dict[str, Outcome]:
     """The outcome in every variant, over the episodes of seeds `first_seed .. first_seed + num_episodes - 1`.
 
     make_env is called as make_env(num_envs=N, **variant). Nothing here touches a global random generator, so a
     training run that evaluates goes on as if it had not.
+
+    Episodes are played in waves of `num_envs`, each of which depends on its own seeds alone. Several processes share
+    the waves and all of them get the outcomes, the same as those of one; so all of them must call this.
+
+    isolation: environments run in a process of their own, where each step may take so many seconds; an episode that is
+    lost there twice is an `env_error` (see envs/isolated.py). None: they run in this process, and an error is raised.
     """
     if num_episodes < 1 or num_envs < 1:
         raise ValueError(f"evaluation needs num_episodes and num_envs of 1 or more; found {num_episodes}, {num_envs}")
-    outcomes = {}
-    with one_thread(), _bar(len(variants), progress) as show:
-        for number, (name, variant) in enumerate(variants.items()):
-            show(number, name, 0, 0)
-            env = make_env(num_envs=min(num_envs, num_episodes), **variant)
+    seeds = range(first_seed, first_seed + num_episodes)
+    waves = [seeds[i : i + num_envs] for i in range(0, num_episodes, num_envs)]
+    rank, count = ranks.place()
+    mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
+    played: dict[tuple[str, int], list[Episode]] = {}
+    spent: dict[str, float] = {}
+    with one_thread(), _bar(len(variants), progress and rank == 0) as show:
+        for done, (name, variant) in enumerate(variants.items()):
+            numbers = [number for variant_name, number in mine if variant_name == name]
+            if not numbers:
+                continue
+            show(done, name, 0, 0)
             begin = time.perf_counter()
 
-            def on_step(step: int, running: int, number: int = number, name: str = name) -> None:
+            def on_step(step: int, running: int, done: int = done, name: str = name) -> None:
                 if step % 256 == 0:
-                    show(number, name, step, running)
+                    show(done, name, step, running)
 
+            env = _open(make_env, min(num_envs, num_episodes), variant, isolation)
+            play: Callable[..., list[Episode]] = rollout_isolated if isolation else rollout
             try:
-                seeds = range(first_seed, first_seed + num_episodes)
-                episodes = rollout(env, policy, seeds, policy_seed=policy_seed, on_step=on_step)
+                for number in numbers:
+                    seed = policy_seed + number
+                    played[name, number] = play(env, policy, waves[number], policy_seed=seed, on_step=on_step)
             finally:
                 env.close()
-            outcomes[name] = Outcome.of(episodes, time.perf_counter() - begin)
+            spent[name] = time.perf_counter() - begin
         show(len(variants), "", 0, 0)
-    return outcomes
+    shares = ranks.from_all((played, spent))
+    episodes = {item: found for share, _ in shares for item, found in share.items()}
+    seconds = {name: max(share.get(name, 0.0) for _, share in shares) for name in variants}
+    return {
+        name: Outcome.of([e for number in range(len(waves)) for e in episodes[name, number]], seconds[name])
+        for name in variants
+    }
+
+
+def _open(
+    make_env: Callable[..., VectorEnv], num_envs: int, variant: Mapping[str, Any], isolation: float | None
+) -> VectorEnv:
+    """The environments of a variant, in this process or in one of their own."""
+    if isolation is None:
+        return make_env(num_envs=num_envs, **variant)
+    return IsolatedVector(make_env, num_envs, variant, isolation)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.checkpoint import load_plain
 from data.atomic import atomic_open
 from elmur.build import build
 from elmur.module import CHECKPOINT_VERSION
@@ -32,7 +33,7 @@ def import_run(source: Path, target: Path) -> Path:
 
     source: a run folder (`config.json` with `best_checkpoint.pth` or `checkpoints/step_N.pth`, the newest), or a
     weights file with its `config.json` beside it or up to two folders above. Pickled code is never executed.
-    Raises PublishedError for everything that is missing, unknown or does not fit.
+    Raises PublishedError for everything that is missing, unknown or does not fit, CheckpointError for code.
     """
     config_file, weights_file = find_files(Path(source))
     config, context_length = read_config(config_file)
@@ -119,15 +120,8 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in a weights file by name. Raises PublishedError for anything else; runs nothing that it holds."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or malicious file provokes in the reader
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PublishedError(
-            f"{path}: expected weights, found a file that is damaged or holds code ({reason[:200]}); nothing in it was "
-            "executed"
-        ) from error
+    """The tensors in a weights file by name. Raises ValueError for anything else; runs nothing that it holds."""
+    state = load_plain(path, "weights of the published code")
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise PublishedError(f"{path}: expected a dictionary of tensors by name, found {type(state).__name__}")
     return state

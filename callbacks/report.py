@@ -37,7 +37,7 @@ def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
         low, high = outcome["success_interval"]
         table.add_row(
             name,
-            str(outcome["episodes"]),
+            str(outcome["episodes"]) + (f" + {len(lost)} env_error" if (lost := outcome.get("env_errors")) else ""),
             f"{outcome['success']:.2f}",
             f"{low:.2f}-{high:.2f}",
             f"{outcome['mean_return']:.2f} ± {outcome['return_error']:.2f}",

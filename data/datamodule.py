@@ -52,6 +52,7 @@ class TrajectoryDataModule(LightningDataModule):
         verify: bool = True,
     ) -> None:
         super().__init__()
+        self.prepare_data_per_node = False  # one process collects; the folder is seen by all of them
         smallest = {"context_length": 1, "backprop_segments": 1, "lanes": 1, "num_workers": 0, "seed": 0}
         given = dict(zip(smallest, (context_length, backprop_segments, lanes, num_workers, seed), strict=True))
         for name, least in smallest.items():

@@ -143,9 +143,7 @@ class Shard:
             rows: Array = self._arrays[key][begin:end]
             return rows
         except OSError as error:
-            raise ShardError(
-                self.path, key, f"damaged bytes in rows {begin} to {end - 1}{self._at(begin)}", "intact chunks"
-            ) from error
+            raise self._damage(key, begin, end) from error
 
     def verify(self) -> None:
         """Read everything once. Raises ShardError at the first chunk that is damaged or value that cannot be right."""
@@ -156,8 +154,9 @@ class Shard:
                 bad = column.first_bad_row(self.read(column.key, begin, min(begin + rows, total)))
                 if bad is not None:
                     row, found, expected = bad
+                    row += begin
                     raise ShardError(
-                        self.path, column.key, f"{found} in row {begin + row}{self._at(begin + row)}", expected
+                        self.path, column.key, f"{found} in row {row}{self._at(column.key, row, row + 1)}", expected
                     )
 
     def close(self) -> None:
@@ -188,7 +187,7 @@ class Shard:
             raise ShardError(self.path, "file", f"{size} bytes that HDF5 refuses ({error})", "a whole file") from error
         try:
             self._check(file)
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
             with contextlib.suppress(Exception):
                 file.close()
             if isinstance(error, ShardError):
@@ -225,10 +224,33 @@ class Shard:
             for column in self._columns.values()
         }
 
-    def _at(self, row: int) -> str:
-        episode = int(np.searchsorted(self._offsets, row, side="right")) - 1
-        inside = row <= self._offsets[-1]
-        return f" (episode {episode}, step {row - int(self._offsets[episode])})" if inside else ""
+    def _damage(self, key: str, begin: int, end: int) -> ShardError:
+        """The error for the first chunk, of those that hold rows begin to end, which cannot be read."""
+        array = self._arrays[key]
+        step = array.chunks[0]
+        for first in range(begin - begin % step, end, step):
+            last = min(first + step, len(array))
+            try:
+                array[first:last]
+            except OSError:
+                begin, end = first, last
+                break
+        found = f"damaged bytes in rows {begin} to {end - 1}{self._at(key, begin, end)}"
+        return ShardError(self.path, key, found, "intact chunks")
+
+    def _at(self, key: str, begin: int, end: int) -> str:
+        """Which episodes rows begin to end of an array belong to."""
+        if self._columns[key].per_episode:
+            return f" (episode {begin})" if end == begin + 1 else f" (episodes {begin} to {end - 1})"
+        first, last = (int(np.searchsorted(self._offsets, row, side="right")) - 1 for row in (begin, end - 1))
+        if first < last:
+            return f" (episodes {first} to {last})"
+        steps = begin - int(self._offsets[first]), end - 1 - int(self._offsets[first])
+        return (
+            f" (episode {first}, step {steps[0]})"
+            if end == begin + 1
+            else f" (episode {first}, steps {steps[0]} to {steps[1]})"
+        )
 
 
 def _write_steps(path: Path, dataset: Any, column: Column, episodes: Sequence[Steps]) -> Moments:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from data.columns import Column
 from data.errors import ShardError
 
 IMAGE_ROWS, ROWS = 16, 1024  # rows in a chunk
+LARGEST_CHUNK = 1 << 30  # bytes; a small file could otherwise unpack to fill the memory
 ZSTD, FLETCHER32 = hdf5plugin.Zstd.filter_id, h5py.h5z.FILTER_FLETCHER32
 
 
@@ -57,4 +59,16 @@ def open_array(path: Path, file: Any, column: Column, rows: int | None) -> Any:
     outside = dataset.is_virtual or plist.get_external_count() > 0 or plist.get_layout() != h5py.h5d.CHUNKED
     if outside or FLETCHER32 not in filters or not filters <= {ZSTD, FLETCHER32}:
         raise ShardError(path, column.key, f"storage with HDF5 filters {sorted(filters)}", "checksummed chunks, Zstd")
+    _check_chunks(path, dataset, column)
     return dataset
+
+
+def _check_chunks(path: Path, dataset: Any, column: Column) -> None:
+    """Raises ShardError unless all chunks are there, each as small as ours: absent ones would be read as zeros."""
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if size > LARGEST_CHUNK:
+        raise ShardError(path, column.key, f"chunks of {size} bytes", f"{LARGEST_CHUNK} or less")
+    needed = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    stored = dataset.id.get_num_chunks()
+    if stored != needed:
+        raise ShardError(path, column.key, f"{stored} chunks", f"{needed}, for shape {list(dataset.shape)}")

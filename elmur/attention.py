@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ KeyValue = tuple[Tensor, Tensor]
 
 def split_heads(x: Float[Tensor, "B T D"], n_head: int) -> Float[Tensor, "B H T d"]:
     """Each head's share of the width, heads as a dimension of their own."""
-    return torch.unflatten(x, -1, (n_head, -1)).transpose(1, 2)
+    return x.view(*x.shape[:2], n_head, -1).transpose(1, 2)
 
 
 def merge_heads(x: Float[Tensor, "B H T d"]) -> Float[Tensor, "B T D"]:

@@ -33,6 +33,22 @@ class SegmentBatch:
     is_last: Bool[Tensor, " B"]
     start: Int[Tensor, " B"]
 
+    @classmethod
+    def of(cls, observation: dict[str, Tensor], action: Tensor) -> SegmentBatch:
+        """The first steps of B episodes, all of them real, with nothing after them and no return-to-go."""
+        batch_size, num_steps = action.shape[:2]
+        true = torch.ones(batch_size, num_steps, dtype=torch.bool, device=action.device)
+        return cls(
+            observation=observation,
+            action=action,
+            return_to_go=torch.zeros(batch_size, num_steps, device=action.device),
+            mask=true,
+            loss_mask=true,
+            is_first=true[:, 0],
+            is_last=true[:, 0],
+            start=torch.zeros(batch_size, dtype=torch.int64, device=action.device),
+        )
+
     @property
     def batch_size(self) -> int:
         return self.mask.shape[0]

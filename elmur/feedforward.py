@@ -48,9 +48,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor, factor: Tensor | None) -> Tensor:
         ctx.save_for_backward(gate_up, factor)
-        gate, up = gate_up.chunk(2, dim=-1)
-        hidden = F.silu(gate).mul_(up)
-        return hidden if factor is None else hidden.mul_(factor)
+        return _gated(gate_up, factor)
 
     @staticmethod
     @once_differentiable
@@ -68,8 +66,16 @@ class _Gated(torch.autograd.Function):
 
 def gated(gate_up: Tensor, factor: Tensor | None) -> Tensor:
     """silu(gate) * up * factor, where `gate_up` holds gates and ups side by side; `factor` is a constant."""
-    out: Tensor = _Gated.apply(gate_up, factor)
+    if not (torch.is_grad_enabled() and gate_up.requires_grad):
+        return _gated(gate_up, factor)
+    out: Tensor = _Gated.apply(gate_up, factor)  # type: ignore[no-untyped-call]
     return out
+
+
+def _gated(gate_up: Tensor, factor: Tensor | None) -> Tensor:
+    gate, up = gate_up.chunk(2, dim=-1)
+    hidden = F.silu(gate).mul_(up)
+    return hidden if factor is None else hidden.mul_(factor)
 
 
 def init_linear(*layers: nn.Linear) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import random
 from collections.abc import Callable, Mapping
@@ -13,13 +14,19 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from elmur import ranks
 from elmur.batch import SegmentBatch
 from elmur.optim import Constant, Schedule, adamw
 from elmur.sequence_model import SequenceModel
 from elmur.spec import TaskSpec
-from elmur.state import detach, reset, tensors_of, with_tensors
+from elmur.state import detach, map_state, reset, tensors_of, with_tensors
 
+log = logging.getLogger(__name__)
 CHECKPOINT_VERSION = 1
+OTHER_COUNT = (
+    "the checkpoint was written by %d process(es) and is taken up by %d: weights, optimizer, schedule, memory and the "
+    "order of data go on exactly; dropout draws other numbers, and sums are rounded in another order"
+)
 
 
 class NonFiniteError(RuntimeError):
@@ -73,19 +80,24 @@ class SequenceModule(LightningModule):
 
     def training_step(self, batch: SegmentBatch, batch_idx: int) -> Tensor:
         summed, score, balance = self.run_window(batch, "train", self._noise)
-        count = self.global_count(batch)
+        own = [batch.loss_mask.sum(), summed.detach(), score, summed.new_zeros(()) if balance is None else balance.detach()]
+        # Over all ranks, so that the loss is normalised by all steps, and all of them see the same loss go wrong.
+        exact = torch.promote_types(summed.dtype, torch.float32)  # counts are not whole numbers in less
+        count, all_loss, all_score, all_balance = ranks.total(torch.stack([value.to(exact) for value in own]))
         self.trained_steps += int(count)
-        loss = summed * self.trainer.world_size / count.clamp(min=1)
-        total = loss if balance is None else loss + balance
-        if not torch.isfinite(total):
-            raise NonFiniteError(self.where("the loss is " + str(float(total)), batch_idx))
+        count = count.clamp(min=1)
+        mean_balance = all_balance / self.trainer.world_size
+        if not torch.isfinite(all_loss / count + mean_balance):
+            raise NonFiniteError(self.where(f"the loss is {float(all_loss / count + mean_balance)}", batch_idx))
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/score", score / batch.loss_mask.sum().clamp(min=1))
+        self.log("train/loss", all_loss / count, prog_bar=True)
+        self.log("train/score", all_score / count)
         self.log("train/learning_rate", rate, prog_bar=True)
-        if balance is not None:
-            self.log("train/balance_loss", balance.detach())
-        return total
+        loss = summed * self.trainer.world_size / count  # DDP averages the gradients of the ranks
+        if balance is None:
+            return loss
+        self.log("train/balance_loss", mean_balance)
+        return loss + balance
 
     def validation_step(self, batch: SegmentBatch, batch_idx: int) -> None:
         noise = torch.Generator().manual_seed(self.seed + batch_idx)
@@ -102,7 +114,7 @@ class SequenceModule(LightningModule):
         Takes the stage's memory up where its last window left it, resets the lanes where an episode begins, and leaves
         it detached for the next: the truncation point.
         """
-        fresh = self.model.initial_memory(batch.batch_size, noise)
+        fresh = self.fresh_memory(batch.batch_size, noise)
         memory = reset(self._carry.get(stage, fresh), fresh, batch.is_first)
         segments = list(batch.split(self.context_length))
         carried_on = not bool(batch.is_last.all())
@@ -120,12 +132,10 @@ class SequenceModule(LightningModule):
         known = [balance for balance in balances if balance is not None]
         return sum(losses), sum(scores), torch.stack(known).mean() if known else None  # type: ignore[return-value]
 
-    def global_count(self, batch: SegmentBatch) -> Tensor:
-        """Steps of this window that count in the loss, over all ranks."""
-        count = batch.loss_mask.sum()
-        if self.trainer.world_size > 1:
-            count = self.trainer.strategy.reduce(count, reduce_op="sum")
-        return count
+    def fresh_memory(self, lanes: int, noise: torch.Generator) -> Any:
+        """New memory for the lanes of this rank; the noise in it is drawn for all lanes, so that it is each lane's own."""
+        fresh = self.model.initial_memory(lanes * ranks.place()[1], noise)
+        return map_state(ranks.own_lanes, fresh)
 
     def configure_gradient_clipping(
         self,
@@ -157,22 +167,34 @@ class SequenceModule(LightningModule):
         saved, self._restore = self._restore, None
         if saved["carry"] is not None:
             template = self.model.initial_memory(batch.batch_size, torch.Generator())
-            self._carry["train"] = with_tensors(template, saved["carry"])
+            self._carry["train"] = with_tensors(template, [ranks.own_lanes(tensor) for tensor in saved["carry"]])
         self._noise.set_state(saved["noise"])
-        restore_rng(saved["rng"])
+        states = [saved["rng"], *saved.get("rng_of_others", [])]
+        rank, count = ranks.place()
+        if len(states) == count or rank == 0:
+            restore_rng(states[rank])
+        if len(states) != count and rank == 0:
+            log.warning(OTHER_COUNT, len(states), count)
+
+    def on_train_start(self) -> None:
+        """Let no two ranks drop the same numbers out; a checkpoint's random states come after this."""
+        if rank := ranks.place()[0]:
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything of the run that Lightning does not keep: memory, random states, task, model, versions."""
         carry = self._carry.get("train")
+        states = ranks.from_all(rng_state())
         checkpoint["elmur"] = {
             "version": CHECKPOINT_VERSION,
             "spec": self.model.spec.to_json(),
             "model": self.model_config,
             "context_length": self.context_length,
             "trained_steps": self.trained_steps,
-            "carry": None if carry is None else tensors_of(carry),
+            "carry": None if carry is None else ranks.lanes_of_all(tensors_of(carry)),
             "noise": self._noise.get_state(),
-            "rng": rng_state(),
+            "rng": states[0],
+            "rng_of_others": states[1:],
             "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": lightning.__version__},
         }  # fmt: skip
 
@@ -187,7 +209,7 @@ def rng_state() -> dict[str, Any]:
     version, internal, gauss_next = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],  # of the device that is used
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
         "python": [version, list(internal), gauss_next],
     }
@@ -197,7 +219,7 @@ def restore_rng(state: Mapping[str, Any]) -> None:
     """Put the global random generators back to a saved state."""
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+        torch.cuda.set_rng_state(state["cuda"][0].cpu())
     kind, keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, internal, gauss_next = state["python"]

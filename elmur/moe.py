@@ -61,9 +61,9 @@ class MixtureOfExperts(nn.Module):
         gates = self.route(x)
         gate_up = self.gate_up(x)
         hidden = gated(gate_up, self.dropout.factor(gate_up[..., : self.down.in_features]))
-        weights = gates.to(hidden.dtype).repeat_interleave(self.routed_d_ff, dim=-1)
-        shared, routed = hidden.split([self.num_shared, weights.shape[-1]], dim=-1)
-        hidden = torch.cat([shared, routed * weights], dim=-1)
+        shared, routed = hidden.tensor_split([self.num_shared], dim=-1)
+        weighted = torch.unflatten(routed, -1, (self.num_experts, -1)) * gates.to(hidden.dtype).unsqueeze(-1)
+        hidden = torch.cat([shared, weighted.flatten(-2)], dim=-1)
         balance = self.balance_loss(gates) if self.training and self.balance_coef > 0 else None
         return self.dropout(self.down(hidden)), balance
 

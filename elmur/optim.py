@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ def adamw(
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(betas[0], betas[1]), fused=fused)
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """The factor on the learning rate of the next update."""
 

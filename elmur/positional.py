@@ -118,9 +118,8 @@ class Relative(Position):
         scaled = (q + self.distance_bias.unsqueeze(1)) * (q.shape[-1] ** -0.5)
         # Row i needs distances i .. 0 for keys 0 .. i: in the stored order they begin at num_tokens - 1 - i.
         if num_queries == 1:
-            newest: Tensor = scaled @ projected[:, :, num_tokens - keys :].transpose(2, 3)
-            return newest
-        scores = scaled @ projected.transpose(2, 3)
+            return times_codes(scaled, projected[:, :, num_tokens - keys :])
+        scores = times_codes(scaled, projected)
         if num_queries == num_tokens:
             shifted = relative_shift(scores)
         else:
@@ -131,6 +130,15 @@ class Relative(Position):
         mask = causal(first, num_queries, q)
         assert mask is not None
         return shifted + mask.to(shifted.dtype)
+
+
+def times_codes(q: Float[Tensor, "B H Q d"], codes: Float[Tensor, "b H K d"]) -> Float[Tensor, "B H Q K"]:
+    """q codes^T; codes that all lanes share (b = 1) are not copied for each of them."""
+    if codes.shape[0] != 1:
+        return q @ codes.transpose(2, 3)
+    batch, heads, queries, _ = q.shape
+    scores: Tensor = q.transpose(0, 1).flatten(1, 2) @ codes[0].transpose(1, 2)
+    return scores.view(heads, batch, queries, -1).transpose(0, 1)
 
 
 def relative_shift(scores: Float[Tensor, "B H T T"]) -> Float[Tensor, "B H T T"]:

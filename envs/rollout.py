@@ -46,13 +46,14 @@ class Trajectory:
 
 @dataclass
 class Episode:
-    """How one episode went; `steps` only when it was recorded."""
+    """How one episode went; `steps` only when it was recorded. `error`: why it could not be played to its end."""
 
     seed: int
     length: int
     episode_return: float
     success: bool
     steps: Trajectory | None = None
+    error: str | None = None
 
 
 def rollout(

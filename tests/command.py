@@ -63,7 +63,7 @@ class Done:
 
 @dataclass
 class CommandLine:
-    """`python run.py ...` with shards and outputs below `folder`. `run` forks a warm process, `start` is the real thing."""
+    """`python run.py ...` with all files below `folder`. `run` forks a warm process, `start` is the real thing."""
 
     folder: Path
     server: subprocess.Popen[str]

@@ -1,4 +1,4 @@
-"""The real command line: collect, train, evaluate, with every logger; what it leaves behind; what it keeps as it was."""
+"""The real command line: collect, train, evaluate, every logger; what it leaves behind and what it keeps as it was."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_help_lists_groups_settings_and_examples(cli: CommandLine) -> None:
 
 def test_several_runs_at_once_land_in_folders_that_the_command_names(cli: CommandLine) -> None:
     sweep = cli.folder / "sweep"
-    done = cli.run(*TINY, *DEEP, "-m", "seed=0,1", f"hydra.sweep.dir={sweep}", "trainer.max_steps=2")
+    done = cli.run("-m", *TINY, *DEEP, "seed=0,1", f"hydra.sweep.dir={sweep}", "trainer.max_steps=2")
     assert done.code == 0, done.stderr
     assert sorted(path.parent.name for path in sweep.rglob("result.json")) == ["seed-0", "seed-1"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from elmur.batch import SegmentBatch
 from tests.elmur.samples import make_batch
 
 
@@ -50,3 +51,11 @@ def test_to_moves_every_tensor() -> None:
     window = make_batch(2, 3).to("meta")
     tensors = [window.action, window.return_to_go, window.mask, window.loss_mask, window.is_first, window.is_last]
     assert {t.device.type for t in [*tensors, window.start, window.observation["state"]]} == {"meta"}
+
+
+@pytest.mark.parametrize("action", [torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, 5)])
+def test_of_a_few_steps(action: torch.Tensor) -> None:
+    batch = SegmentBatch.of({"state": torch.zeros(2, 3, 4)}, action)
+    assert (batch.batch_size, batch.num_steps) == (2, 3)
+    assert all(flag.all() for flag in (batch.mask, batch.loss_mask, batch.is_first, batch.is_last))
+    assert batch.start.tolist() == [0, 0] and batch.return_to_go.tolist() == [[0.0] * 3] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from elmur.baselines.transformer import Transformer
 from elmur.memory import LRU, Memory, ReplaceAll
 from elmur.model import ELMUR, Banks, MemoryDesign
 from elmur.moe import MixtureOfExperts
+from elmur.positional import PublishedRelative
 from tests.elmur.samples import SPEC, make_batch, make_model, noise
 
 LENGTH = 5
@@ -193,6 +195,17 @@ def test_a_transformer_forgets_what_lies_before_its_window() -> None:
     same.load_state_dict(model.state_dict())
     assert gap(run(same, ())[0][1], predictions[1]) == 0
     assert not [name for name, _ in model.named_parameters() if "read" in name or "writ" in name or "memory" in name]
+
+
+@pytest.mark.parametrize(("token_format", "per_step"), [("s", 1), ("sra", 3)])
+def test_published_distances_begin_at_the_segments_place_counted_in_tokens(token_format: str, per_step: int) -> None:
+    model = make_model(position=PublishedRelative, token_format=token_format)
+    num_tokens = 2 * per_step
+    codes = model.segment(torch.tensor([0, 7]), 2, torch.zeros(2, num_tokens, 16, dtype=torch.float64)).codes
+    assert codes is not None
+    for lane, start in enumerate((0, 7)):
+        expected = [math.sin(start * per_step + num_tokens - 1 - k) for k in range(num_tokens)]  # of frequency 1
+        assert codes[lane, :, 0].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_initial_memory_is_drawn_from_its_generator_alone() -> None:

@@ -1,0 +1,79 @@
+"""Several processes as one: their ranks, sums over all of them, and what each of them holds."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+# Waits that have no natural end: the slowest process plays a million steps while the others are done.
+PATIENCE = timedelta(days=30)
+_patient: list[distributed.ProcessGroup] = []
+
+
+def place() -> tuple[int, int]:
+    """The rank of this process among those that work together now, and their number; (0, 1) for a process alone."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of `values` over all processes; a process alone gets them back."""
+    if place()[1] > 1:
+        values = values.clone()
+        distributed.all_reduce(values)
+    return values
+
+
+def from_all(value: T) -> list[T]:
+    """What each process gives, by rank. All must ask; the first to ask wait for the last, however long it takes."""
+    rank, count = place()
+    if count == 1:
+        return [value]
+    if not _patient:
+        _patient.append(distributed.new_group(backend="gloo", timeout=PATIENCE))
+    found: list[T | None] = [None] * count
+    distributed.all_gather_object(found, value, group=_patient[0])
+    found[rank] = value
+    return found  # type: ignore[return-value]
+
+
+def lanes_of_all(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors of all lanes, given those of this process's lanes: rank r has the r-th block."""
+    parts = from_all([tensor.cpu() for tensor in tensors]) if place()[1] > 1 else [tensors]
+    return [torch.cat(blocks) if len(blocks) > 1 else blocks[0] for blocks in zip(*parts, strict=True)]
+
+
+def own_lanes(tensor: Tensor) -> Tensor:
+    """This process's block of a tensor of all lanes."""
+    rank, count = place()
+    lanes = tensor.shape[0] // count
+    return tensor[rank * lanes : (rank + 1) * lanes]
+
+
+def ddp(timeout_minutes: float = 10.0, find_unused_parameters: bool = False) -> DDPStrategy:
+    """One model in several processes: gloo between CPUs, nccl between GPUs.
+
+    timeout_minutes: a process that waits longer than this for the others, within training, gives up.
+    find_unused_parameters: for models that leave parameters out of some windows; costs a walk over the graph.
+    """
+    return DDPStrategy(
+        timeout=timedelta(minutes=timeout_minutes),
+        find_unused_parameters=find_unused_parameters,
+        gradient_as_bucket_view=True,
+    )
+
+
+def environment() -> list[SLURMEnvironment]:
+    """Lightning's plugin for processes that srun started; it leaves putting jobs back into the queue to submitit.
+
+    Two that requeue would save in each other's way, and Lightning's saves inside a signal handler, where a window may
+    be half done.
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []

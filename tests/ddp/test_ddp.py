@@ -1,0 +1,181 @@
+"""Two real processes on one run: they train as one does, save what both hold, and none outlives the other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.command import ROOT, TIMEOUT, TINY
+
+pytestmark = pytest.mark.faults
+UPDATES, SAVED_AT = 20, 14
+SETTINGS = (
+    *TINY, f"trainer.max_steps={UPDATES}", "callbacks.resume.every_n_updates=7", "callbacks.selection.every_n_updates=8",
+    "evaluation.num_envs=2",
+)  # fmt: skip
+NO_DROPOUT = ("model.dropout=0", "model.dropatt=0", "model.memory.memory_dropout=0")
+PLAIN = (*SETTINGS, *NO_DROPOUT, "trainer.precision=64-true")
+TWO = ("trainer=ddp", "trainer.devices=2")
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """`python run.py ...` in a process group of its own, with its output folder and its shards beside each other."""
+    environment = {**os.environ, "ELMUR_SHARDS": str(folder.parent / "shards"), "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, "run.py", *arguments, f"hydra.run.dir={folder}"],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """What a command says, when it is over and went well."""
+    try:
+        said, _ = process.communicate(timeout=TIMEOUT)
+    finally:
+        kill_group(process)
+    assert process.returncode == 0, said
+    return said
+
+
+def kill_group(process: subprocess.Popen[str]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def last(folder: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint
+
+
+def tensors(node: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a nest by their place in it."""
+    if isinstance(node, Tensor):
+        yield path, node
+    elif isinstance(node, dict | list | tuple):
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            yield from tensors(value, f"{path}/{key}")
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest difference between the tensors of two nests of the same shape."""
+    a, b = dict(tensors(one)), dict(tensors(other))
+    assert a.keys() == b.keys() and len(a) > 0
+    return max((a[key].double() - b[key].double()).abs().max().item() for key in a if a[key].numel())
+
+
+def outcomes(folder: Path) -> dict[str, Any]:
+    """The row's outcomes without their times."""
+    found: dict[str, Any] = json.loads((folder / "result.json").read_text())["outcomes"]
+    return {name: {k: v for k, v in outcome.items() if k != "wall_seconds"} for name, outcome in found.items()}
+
+
+def undo(folder: Path) -> None:
+    """Put a finished run back to where its checkpoint before the last was written, as if it had been killed then."""
+    (folder / "result.json").unlink()
+    (folder / "checkpoints" / "best.ckpt").unlink()
+    (folder / "checkpoints" / "previous.ckpt").replace(folder / "checkpoints" / "last.ckpt")
+    assert last(folder)["global_step"] == SAVED_AT
+
+
+def anew(folder: Path) -> Path:
+    """A copy of the finished run to compare with, while the run itself is put back."""
+    shutil.copytree(folder, kept := folder.with_name(f"{folder.name}-finished"), dirs_exist_ok=True)
+    undo(folder)
+    return kept
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The same run in one process and in two, without dropout, in double precision.
+
+    In single precision Adam blows the rounding of gradients that are exactly zero (the slowest waves of the relative
+    positions, which softmax cancels) up to its full step, so those weights wander, without any effect.
+    """
+    folder = tmp_path_factory.mktemp("plain")
+    finish(command(folder / "one", *PLAIN))
+    finish(command(folder / "two", *PLAIN, *TWO))
+    return folder / "one", folder / "two"
+
+
+def test_two_processes_learn_the_weights_of_one(plain: tuple[Path, Path]) -> None:
+    one, two = (last(folder) for folder in plain)
+    assert one["global_step"] == two["global_step"] == UPDATES
+    assert one["elmur"]["trained_steps"] == two["elmur"]["trained_steps"] > 0
+    assert distance(one["state_dict"], two["state_dict"]) < 1e-5
+    assert distance(one["optimizer_states"], two["optimizer_states"]) < 1e-5
+    assert distance(one["elmur"]["carry"], two["elmur"]["carry"]) < 1e-5, "memory of all lanes, in their order"
+    assert torch.equal(one["elmur"]["noise"], two["elmur"]["noise"])
+    assert len(one["elmur"]["rng_of_others"]) == 0 and len(two["elmur"]["rng_of_others"]) == 1
+
+
+def test_evaluation_is_split_and_gathered_into_one_row(plain: tuple[Path, Path]) -> None:
+    one, two = plain
+    assert outcomes(one) == outcomes(two)
+    assert all(o["seeds"] == list(range(500_000, 500_006)) for o in outcomes(two).values())
+    assert len((one / "logs/metrics.csv").read_text().split()) == len((two / "logs/metrics.csv").read_text().split())
+    assert (two / "run.log").read_text().count("result row") == 1
+    assert "result row" not in (two / "train_ddp_process_1.log").read_text()
+
+
+def test_what_two_saved_goes_on_in_one(plain: tuple[Path, Path]) -> None:
+    two = plain[1]
+    finished = anew(two)
+    said = finish(command(two, *PLAIN))
+    assert re.search(r"written by 2 process\(es\) and is taken up by 1: .* exactly; dropout draws other numbers", said)
+    assert distance(last(two)["state_dict"], last(finished)["state_dict"]) < 1e-10
+    assert distance(last(two)["elmur"]["carry"], last(finished)["elmur"]["carry"]) < 1e-10
+    assert outcomes(two) == outcomes(finished)
+
+
+def test_what_two_saved_goes_on_in_two_to_the_bit(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    finish(command(run, *SETTINGS, *TWO))  # with dropout: each process has random numbers of its own
+    mine, other = last(run)["elmur"]["rng"]["torch"], last(run)["elmur"]["rng_of_others"][0]["torch"]
+    assert not torch.equal(mine, other)
+    finished = anew(run)
+    said = finish(command(run, *SETTINGS, *TWO))
+    assert "going on from" in said and "is taken up by" not in said
+    for part in ("state_dict", "optimizer_states", "elmur"):
+        assert distance(last(run)[part], last(finished)[part]) == 0.0, part
+    assert outcomes(run) == outcomes(finished)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
+def test_no_process_outlives_the_other(tmp_path: Path) -> None:
+    """SIGKILL to the second process in the middle of training ends the first with an error, within a minute."""
+    run = tmp_path / "run"
+    process = command(run, *SETTINGS, *TWO, "trainer.max_steps=100000")
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while not (run / "checkpoints" / "last.ckpt").exists():
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.2)
+        (second,) = children(process.pid)
+        os.kill(second, signal.SIGKILL)
+        begin = time.monotonic()
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert time.monotonic() - begin < 60
+        stat = Path(f"/proc/{second}/stat")
+        assert not stat.exists() or stat.read_text().split()[2] == "Z", "gone, whether or not anyone took note"
+    finally:
+        kill_group(process)
