@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from callbacks import signals
 from callbacks.untrusted import UntrustedError, check_content, check_fit, check_zip
 from data.atomic import atomic_open
+from elmur import ranks
 from elmur.build import build
 from elmur.module import CHECKPOINT_VERSION, NonFiniteError
 from elmur.policy import StreamingPolicy
@@ -22,6 +25,7 @@ from elmur.spec import SpecError, TaskSpec
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+NEXT, DAMAGED = "next.ckpt", "damaged.ckpt"  # written, but not yet renamed; found damaged, and passed over
 
 
 class CheckpointError(ValueError):
@@ -68,29 +72,81 @@ class ResumePoint(Callback):
             previous.replace(self.folder / LAST)
 
     def save(self, trainer: Trainer) -> None:
-        """Write the whole state of the run, unless this update was saved already."""
+        """Write the whole state of the run, unless this update was saved already.
+
+        At every moment one whole checkpoint is there: the new one takes its name when all of it is on disk.
+        """
         if self.saved_at == trainer.global_step:
             return
+        new, last = self.folder / NEXT, self.folder / LAST
+        trainer.save_checkpoint(new)
+        if trainer.is_global_zero:
+            if last.exists():
+                last.replace(self.folder / PREVIOUS)
+            new.replace(last)
         self.saved_at = trainer.global_step
-        last = self.folder / LAST
-        if trainer.is_global_zero and last.exists():
-            last.replace(self.folder / PREVIOUS)
-        trainer.save_checkpoint(last)
+
+
+class StopOnSignal(Callback):
+    """Ends training after the batch in which a signal came: with a checkpoint, and as its launcher expects.
+
+    It comes before callbacks that take long; what they would have done is done when the run goes on.
+    """
+
+    def __init__(self) -> None:
+        self._held = ExitStack()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        signals.install()  # Lightning's own handler for SIGTERM would act in the middle of a window
+        if resume_of(trainer) is not None:  # else there is nothing to wait for
+            self._held.enter_context(signals.held())
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.world_size > 1:
+            asked = ranks.total(torch.tensor(int(signals.received()), device=pl_module.device))
+            if asked and not signals.received():
+                signals.ask()
+        signals.leave(lambda: save_resume_point(trainer))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._held.close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._held.close()
+
+
+def resume_of(trainer: Trainer) -> ResumePoint | None:
+    """The callback that writes the run's resume point, where it has one."""
+    return next((c for c in trainer.callbacks if isinstance(c, ResumePoint)), None)  # type: ignore[attr-defined]
+
+
+def save_resume_point(trainer: Trainer) -> None:
+    """Write the whole state of the run now."""
+    if (resume := resume_of(trainer)) is not None:
+        log.info("asked to stop: saving update %d in %s", trainer.global_step, resume.folder / LAST)
+        resume.save(trainer)
 
 
 def resume_point(folder: Path | str) -> Path | None:
     """The newest checkpoint in `folder` that can be read, None where there is none.
 
-    A damaged `last.ckpt` is passed over for the one before, and that is said. Raises CheckpointError where both are
-    there and damaged.
+    A damaged one is passed over for the one before, and that is said; it is kept aside, so that it does not take the
+    place of a good one. Raises CheckpointError where all are damaged.
     """
-    present = [Path(folder) / name for name in (LAST, PREVIOUS) if (Path(folder) / name).exists()]
+    present = [Path(folder) / name for name in (NEXT, LAST, PREVIOUS) if (Path(folder) / name).exists()]
+    damaged = []
     for path in present:
         try:
             read_checkpoint(path, "cpu")
         except CheckpointError as error:
             log.warning("%s", error)
+            damaged.append(path)
             continue
+        for other in damaged:
+            with suppress(FileNotFoundError):  # another process of this run was faster
+                other.replace(Path(folder) / DAMAGED)
+        if damaged:
+            log.warning("going back to the checkpoint before, %s; the damaged one is kept as %s", path, DAMAGED)
         return path
     if present:
         raise CheckpointError(f"{folder}: none of {[p.name for p in present]} can be read; delete them to start again")

@@ -20,6 +20,7 @@ MAX_LABEL = 60
 NOT_SETTINGS = ("run_dir", "logger", "stage", "shards", "model_was_chosen")
 STAGES = ("train", "collect", "evaluate", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
+GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
 # Set by torchrun, srun and Lightning for each of the processes that work on one run.
@@ -169,6 +170,8 @@ def sentence(error: BaseException) -> str:
         return f"{option[1]}={option[2]}: there is no such option; there are {option[3].replace(' ', ', ')}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if re.search(r"DataLoader worker .*(killed|exited)", text):
+        return f"{text.split('. ')[0]}: the system ended it, mostly for want of memory; {GO_ON_LEANER}"
     # What nobody foresaw is named by its type as well.
     foreseen = isinstance(error, ValueError | RuntimeError | OSError) or type(error).__module__.startswith(
         ("hydra", "omegaconf", "lightning")

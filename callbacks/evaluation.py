@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from scipy import stats
 
+from callbacks.halfway import Halfway
 from elmur import ranks
 from envs.isolated import EnvError, IsolatedVector, rollout_isolated
-from envs.rollout import Episode, Policy, rollout
+from envs.rollout import Episode, Policy, can_keep, rollout
 from envs.vector import VectorEnv
 
 PATIENCE = 2.0  # seconds before a progress bar appears
@@ -129,6 +131,8 @@ def evaluate(
     policy_seed: int = 0,
     progress: bool = True,
     isolation: float | None = None,
+    halfway: Halfway | None = None,
+    pause: Callable[[], object] = lambda: None,
 ) -> dict[str, Outcome]:
     """The outcome in every variant, over the episodes of seeds `first_seed .. first_seed + num_episodes - 1`.
 
@@ -138,6 +142,7 @@ def evaluate(
     Episodes are played in waves of `num_envs`, each of which depends on its own seeds alone. Several processes share
     the waves and all of them get the outcomes, the same as those of one; so all of them must call this.
 
+    halfway: what of this evaluation was played before, and where it is kept. pause: called after every step.
     isolation: environments run in a process of their own, where each step may take so many seconds; an episode that is
     lost there twice is an `env_error` (see envs/isolated.py). None: they run in this process, and an error is raised.
     """
@@ -148,16 +153,16 @@ def evaluate(
     rank, count = ranks.place()
     mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
     played: dict[tuple[str, int], list[Episode]] = {}
-    spent: dict[str, float] = {}
+    halfway = halfway or Halfway()
     with one_thread(), _bar(len(variants), progress and rank == 0) as show:
         for done, (name, variant) in enumerate(variants.items()):
             numbers = [number for variant_name, number in mine if variant_name == name]
             if not numbers:
                 continue
             show(done, name, 0, 0)
-            begin = time.perf_counter()
 
             def on_step(step: int, running: int, done: int = done, name: str = name) -> None:
+                pause()
                 if step % 256 == 0:
                     show(done, name, step, running)
 
@@ -166,12 +171,12 @@ def evaluate(
             try:
                 for number in numbers:
                     seed = policy_seed + number
-                    played[name, number] = play(env, policy, waves[number], policy_seed=seed, on_step=on_step)
+                    wave = partial(play, env, policy, waves[number], policy_seed=seed, on_step=on_step)
+                    played[name, number] = halfway.wave(name, number, wave, isolation is None and can_keep(env, policy))
             finally:
                 env.close()
-            spent[name] = time.perf_counter() - begin
         show(len(variants), "", 0, 0)
-    shares = ranks.from_all((played, spent))
+    shares = ranks.from_all((played, halfway.spent))
     episodes = {item: found for share, _ in shares for item, found in share.items()}
     seconds = {name: max(share.get(name, 0.0) for _, share in shares) for name in variants}
     return {

@@ -1,30 +1,106 @@
-"""Sinks for metrics beside the local files."""
+"""Sinks for metrics beside the local files, which may fail without harm to the run."""
 
 from __future__ import annotations
 
 import logging
 import netrc
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
+PATIENCE = 5  # seconds in which a server has to answer
 log = logging.getLogger(__name__)
 
 
 def wandb_logger(
     project: str, save_dir: str, mode: Literal["auto", "online", "offline"] = "auto", **settings: Any
-) -> Logger:
-    """A Weights & Biases logger; `auto` goes offline, and says so, where there is no account on this machine."""
-    from lightning.pytorch.loggers import WandbLogger  # imports wandb, an extra
+) -> list[Logger]:
+    """The local CSV file and Weights & Biases; `auto` goes offline, and says so, where there is no account here.
+
+    A server that does not answer within PATIENCE, or goes away later, ends the sending and nothing else.
+    """
+    import wandb  # an extra
+    from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
     if mode not in ("auto", "online", "offline"):
         raise ValueError(f"logger.mode must be auto, online or offline; found {mode!r}")
     offline = mode == "offline" or (mode == "auto" and not has_account())
     if offline:
         log.warning("wandb: logging offline into %s; send it later with `wandb sync`", Path(save_dir) / "wandb")
-    return WandbLogger(project=project, save_dir=save_dir, offline=offline, **settings)
+    limits = wandb.Settings(
+        init_timeout=PATIENCE,
+        login_timeout=PATIENCE,
+        finish_timeout=PATIENCE,
+        x_graphql_retry_max=1,
+        x_file_stream_retry_max=1,
+        x_file_transfer_retry_max=1,
+    )
+
+    def connect() -> Logger:
+        made = WandbLogger(project=project, save_dir=save_dir, offline=offline, settings=limits, **settings)
+        made.experiment  # noqa: B018 - connects, which may fail
+        return made
+
+    return [CSVLogger(save_dir, name="", version="logs"), Sink("wandb", connect, save_dir)]
+
+
+class Sink(Logger):
+    """A logger that is made when it is first needed; at its first error it is given up with a warning.
+
+    connect: makes the logger, in whatever time it is given by its own settings.
+    """
+
+    def __init__(self, name: str, connect: Callable[[], Logger], save_dir: str) -> None:
+        super().__init__()
+        self._name, self._save_dir = name, save_dir
+        self._connect: Callable[[], Logger] | None = connect
+        self._logger: Logger | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def version(self) -> str:
+        return "logs"
+
+    @property
+    def save_dir(self) -> str:
+        return self._save_dir
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._tell("log_metrics", dict(metrics), step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._tell("log_hyperparams", params, *args, **kwargs)
+
+    @rank_zero_only
+    def save(self) -> None:
+        if self._logger is not None:
+            self._tell("save")
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._logger is not None:
+            self._tell("finalize", status)
+
+    def _tell(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Pass a call on; whatever it raises ends the sink."""
+        if self._connect is None:
+            return
+        try:
+            self._logger = self._logger or self._connect()
+            getattr(self._logger, method)(*args, **kwargs)
+        except Exception as error:  # a client raises what it likes when its server or its process is gone
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning("%s: given up, the run goes on with its local files alone (%s)", self._name, reason)
+            self._connect = self._logger = None
 
 
 def has_account() -> bool:

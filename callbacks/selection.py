@@ -8,8 +8,10 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.checkpoint import LAST
+from callbacks import signals
+from callbacks.checkpoint import LAST, save_resume_point
 from callbacks.evaluation import check_metric, evaluate
+from callbacks.metriclog import MetricLog
 from elmur.policy import StreamingPolicy
 from envs.vector import VectorEnv
 
@@ -53,6 +55,10 @@ class RolloutSelection(Callback):
         self.best: float | None = None
         self.evaluated_at = -1
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step:  # resumed from where the run was stopped before this was done
+            self.on_train_batch_end(trainer, pl_module)
+
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step % self.every == 0:
             self.select(trainer, pl_module)
@@ -64,18 +70,29 @@ class RolloutSelection(Callback):
         """Act, log, and keep the checkpoint if none was better; once per update at the most."""
         if self.evaluated_at == trainer.global_step:
             return
-        self.evaluated_at = trainer.global_step
         was_training = module.training
         policy = StreamingPolicy(module.model, module.context_length)  # type: ignore[arg-type]
+        alone = trainer.world_size == 1  # of several, none may leave the others waiting
         outcomes = evaluate(
-            policy, self.make_env, self.variants, self.num_episodes, self.first_seed, self.num_envs, progress=False
+            policy,
+            self.make_env,
+            self.variants,
+            self.num_episodes,
+            self.first_seed,
+            self.num_envs,
+            progress=False,
+            pause=lambda: signals.leave(lambda: save_resume_point(trainer)) if alone else None,
         )
         module.train(was_training)
+        self.evaluated_at = trainer.global_step
         scores = {name: outcome.metric(self.metric) for name, outcome in outcomes.items()}
         score = sum(scores.values()) / len(scores)
         logged = {f"eval/{self.metric}": score, **{f"eval/{self.metric}/{name}": s for name, s in scores.items()}}
         for logger in trainer.loggers:
             logger.log_metrics(logged, trainer.global_step)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, MetricLog):
+                callback.write(trainer, logged)
         if self.best is None or score >= self.best:
             self.best = score
             trainer.save_checkpoint(self.best_path)

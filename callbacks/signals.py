@@ -1,8 +1,8 @@
-"""Requests to stop that schedulers send as signals: honoured where nothing is lost, and handed on to the launcher.
+"""Requests to stop that arrive as signals: honoured where nothing is lost, then handed on to the launcher.
 
 `install` comes first in run.py, before the slow imports. From there on SIGTERM, SIGUSR1 and SIGUSR2 end the process at
-once with exit code 128 + signal, since whatever is on disk is whole; except inside `held`, where they are noted and the
-work asks for them at a point where it can be taken up again.
+once with exit code 128 + signal, since whatever is on disk is whole; except inside `held`, where they are only noted,
+and the work calls `leave` wherever it can be taken up again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,8 @@ from typing import Any
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # Handlers there were before ours: a launcher's own (submitit's puts the job back into the queue), or the default.
 _before: dict[int, Any] = {}
-_received: int | None = None
+_received: list[int] = []
 _holding = 0
-
-
-class StoppedError(RuntimeError):
-    """The work was asked to stop, and stopped where it can be taken up again."""
 
 
 def install() -> None:
@@ -37,14 +33,19 @@ def install() -> None:
             signal.signal(number, _handle)
 
 
-def received() -> int | None:
-    """The signal that asked this process to stop, None where none has."""
-    return _received
+def received() -> bool:
+    """Whether this process was asked to stop."""
+    return bool(_received)
+
+
+def ask(number: int = signal.SIGTERM) -> None:
+    """Note a request as if it had been a signal: another process of this run received one."""
+    _received.append(number)
 
 
 @contextmanager
 def held() -> Iterator[None]:
-    """A block in which signals are only noted; it is to ask `received` and to raise StoppedError."""
+    """A block in which signals are only noted; the work inside is to call `leave` now and then."""
     global _holding
     _holding += 1
     try:
@@ -53,28 +54,26 @@ def held() -> Iterator[None]:
         _holding -= 1
 
 
-def leave(after: Callable[[], object] = lambda: None) -> None:
-    """Do as the signal asks, with everything saved: the launcher's own handler, else exit code 128 + signal.
+def leave(save: Callable[[], object] = lambda: None) -> None:
+    """Do as the signals ask, after `save`: the launcher's own handler, else exit code 128 + signal.
 
-    A launcher may ignore a signal (submitit does with SIGTERM, after which SLURM kills or requeues the job by itself):
-    this then returns and the work may go on. after: called before the process ends.
+    Nothing happens where none was received. A launcher may ignore one (submitit ignores SIGTERM, after which SLURM
+    ends or requeues the job itself): then this returns and the work goes on.
     """
-    global _received
-    if (number := _received) is None:
+    if not _received:
         return
-    after()
-    handler = _before.get(number)
-    if callable(handler):
-        _received = None
+    with held():  # a second signal does not disturb saving
+        save()
+    while _received:
+        number = _received.pop(0)
+        handler = _before.get(number)
+        if not callable(handler):
+            sys.exit(128 + number)
         handler(number, None)
-        return
-    sys.exit(128 + number)
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    """Note the signal and, unless it is held, leave."""
-    global _received
-    if _received is None or not callable(_before.get(_received)):
-        _received = number
+    """Note the signal and, unless signals are held, leave."""
+    _received.append(number)
     if not _holding:
         leave()

@@ -39,12 +39,10 @@ def guard_composition() -> None:
 
 def check_names(config: Any) -> None:
     """Raises UsageError for a name in a composed configuration, Hydra's own part included, that is not allowed."""
-    from elmur.build import ALLOWED
+    from elmur.build import ALLOWED, resolve
 
     hydra = config.get("hydra") or {}
-    if hydra.get("callbacks"):
-        raise UsageError("hydra.callbacks: refused; a callback of the trainer is named in callbacks")
-    for section in ("job_logging", "hydra_logging"):
+    for section in ("job_logging", "hydra_logging", "callbacks"):
         for path, key, value in _leaves(hydra.get(section), f"hydra.{section}"):
             if isinstance(value, str) and "${" in value and key != "filename":  # what it stands for would go unseen
                 raise UsageError(f"{path}: {value!r} is refused; only a filename may refer to another value")
@@ -53,6 +51,9 @@ def check_names(config: Any) -> None:
         if key not in NAMES or (not inside and key != "_target_"):
             continue  # an argument that happens to be called so
         text = name if isinstance(name, str) else ""
+        if path.startswith("hydra.callbacks."):
+            resolve(name, path.removesuffix("._target_"), ("callbacks",))
+            continue
         if inside and not NAMES[key].fullmatch(text):
             raise UsageError(f"{path}: {name!r} is refused; give Hydra its own launchers, sweepers and log handlers")
         if not inside and not text.startswith(tuple(f"{package}." for package in ALLOWED)):

@@ -1,4 +1,4 @@
-"""Timing on a machine that others use too: medians of pieces of work that take turns, so that a ratio sees one machine."""
+"""Timing on a machine that others use too: pieces of work take turns, so that a ratio of their medians is fair."""
 
 from __future__ import annotations
 

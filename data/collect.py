@@ -17,8 +17,9 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.atomic import exclusive, leftovers
+from data.errors import ShardError, require_same_task
 from data.index import Collection, find_shards, shard_name
-from data.shard import write_shard
+from data.shard import Shard, write_shard
 from elmur.spec import Vector
 from envs.rollout import Episode, Policy, rollout
 from envs.vector import VectorEnv
@@ -124,6 +125,8 @@ def collect(
     )
     job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, noise, asked, normalise)
     with exclusive(root / LOCK, wait=True):
+        if Collection.read(root) is None:
+            _check_task(root, make_env)
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
             total = sum(len(job.episodes_of(number)) for number in missing)
@@ -169,6 +172,22 @@ def _missing(root: Path, asked: Collection) -> list[int]:
         )
     absent = set(asked.missing(root))
     return [number for number in range(asked.num_shards) if shard_name(number) in absent]
+
+
+def _check_task(root: Path, make_env: Callable[..., VectorEnv]) -> None:
+    """Raises ShardError where the folder holds shards from elsewhere, and they are of another task than the env."""
+    for path in find_shards(root):
+        try:
+            with Shard(path) as shard:
+                found = shard.spec
+        except ShardError:
+            continue  # the index says what is wrong, or skips it
+        env = make_env(num_envs=1)
+        try:
+            require_same_task(path, env.spec, found)
+        finally:
+            env.close()
+        return  # that all shards are of one task, the index makes sure
 
 
 def _play(

@@ -211,7 +211,11 @@ class Shard:
             raise ShardError(self.path, "spec", str(error), "a TaskSpec in JSON") from error
         if self._expect is not None:
             require_same_task(self.path, self._expect, self._spec)
-        self._offsets: Array = open_array(self.path, file, OFFSETS, None)[:]
+        stored = open_array(self.path, file, OFFSETS, None)
+        try:
+            self._offsets: Array = stored[:]
+        except OSError as error:
+            raise ShardError(self.path, "offsets", "damaged bytes (all episodes)", "intact chunks") from error
         if len(self._offsets) < 2 or self._offsets[0] != 0 or (np.diff(self._offsets) < 1).any():
             wrong = np.flatnonzero(np.diff(self._offsets) < 1)
             where = (

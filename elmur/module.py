@@ -183,6 +183,9 @@ class SequenceModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Everything of the run that Lightning does not keep: memory, random states, task, model, versions."""
+        if self._restore is not None:  # resumed, and no batch since
+            checkpoint["elmur"] = self._restore
+            return
         carry = self._carry.get("train")
         states = ranks.from_all(rng_state())
         checkpoint["elmur"] = {

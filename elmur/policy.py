@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from elmur.batch import SegmentBatch
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete
-from elmur.state import join_lanes, take_lanes
+from elmur.state import join_lanes, take_lanes, tensors_of, with_tensors
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +35,7 @@ class StreamingPolicy:
 
     Inside a segment every step adds its own tokens to cached keys and values; when the segment is full, memory is
     written and the next one opened. Lanes whose episodes began together step together; others form groups of their own,
-    at most `context_length` of them.
+    at most two for each position of a segment.
 
     sample: draw categorical actions from the softmax instead of taking the likeliest. target_return: the return asked
     of models whose tokens include the return-to-go.
@@ -67,9 +68,9 @@ class StreamingPolicy:
     @torch.inference_mode()
     def act(self, observation: dict[str, Array], is_first: Array) -> Array:
         """Actions `[N]` (or `[N, A]`) for observations `[N, ...]`; where `is_first`, the lane begins a new episode."""
-        now = self._batch({name: self._tensor(observation[name]) for name in self.model.spec.observation})
         if is_first.any():
-            self._begin(np.flatnonzero(is_first))
+            self._begin(np.flatnonzero(is_first))  # before the batch is made: it sets the return that is asked for
+        now = self._batch({name: self._tensor(observation[name]) for name in self.model.spec.observation})
         if any(group.position == self.context_length for group in self._groups):
             self._commit()
         predictions = [(group.lanes, self._step(group, now)) for group in self._groups]
@@ -97,6 +98,38 @@ class StreamingPolicy:
             return states[0]
         order = torch.cat([group.lanes for group in self._groups]).argsort()  # type: ignore[misc]
         return take_lanes(join_lanes(states), order)
+
+    @torch.inference_mode()
+    def snapshot(self) -> dict[str, Any] | None:
+        """All that the next actions depend on, as arrays; None in the middle of a segment, where there is too much of it.
+
+        To be asked after `observe`.
+        """
+        if len(self._groups) != 1 or self._groups[0].lanes is not None:
+            return None
+        if self._groups[0].position != self.context_length:
+            return None
+        self._commit()  # what the next `act` would begin with
+        group, generators = self._groups[0], (self._noise, self._sampling)
+        return {
+            "memory": [tensor.cpu().numpy() for tensor in tensors_of(group.stream.memory)],
+            "start": group.start.cpu().numpy(),
+            "executed": self._executed.cpu().numpy(),
+            "wanted": self._wanted.cpu().numpy(),
+            "generators": [None if one is None else one.get_state().numpy() for one in generators],
+        }
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go on where a snapshot was taken; `start` was called with as many environments."""
+        template = self.model.initial_memory(self._num_envs, torch.Generator())
+        memory = with_tensors(template, [torch.from_numpy(array) for array in snapshot["memory"]])
+        self._executed = torch.from_numpy(snapshot["executed"]).to(self.device)
+        self._wanted = torch.from_numpy(snapshot["wanted"]).to(self.device)
+        for generator, state in zip((self._noise, self._sampling), snapshot["generators"], strict=True):
+            if generator is not None:
+                generator.set_state(torch.from_numpy(state))
+        self._groups = [self._open(None, memory, torch.from_numpy(snapshot["start"]).to(self.device))]
 
     def _tensor(self, part: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(part)).to(self.device).unsqueeze(1)

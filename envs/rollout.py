@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -26,6 +26,19 @@ class Policy(Protocol):
 
     def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
         """Take note of what was really executed and received (noise may have replaced the answer of `act`)."""
+
+
+class Keep(Protocol):
+    """Where the state inside a wave is kept, so that it can go on after the process was lost."""
+
+    def load(self) -> dict[str, Any] | None:
+        """The state to go on from, None to begin."""
+
+    def due(self) -> bool:
+        """Whether to save; asked after every step."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep a state, a nest of arrays and plain values."""
 
 
 @dataclass
@@ -67,6 +80,7 @@ def rollout(
     noise: float = 0.0,
     rng: np.random.Generator | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    keep: Keep | None = None,
 ) -> list[Episode]:
     """One episode for each seed, in the order of the seeds.
 
@@ -77,6 +91,7 @@ def rollout(
     max_steps: episodes longer than this are cut, count as truncated and not as a success.
     noise: probability that an executed action is replaced by a uniform one (per step and episode); needs `rng`.
     on_step: called after every step with the number of steps of this wave and of episodes still running.
+    keep: goes on from its state and saves there, for one wave, env and policy that have `snapshot` and `restore`.
     """
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps: expected 1 or more, or None; found {max_steps}")
@@ -84,8 +99,10 @@ def rollout(
         raise ValueError(f"noise: expected a probability from 0 to 1; found {noise}")
     if noise > 0.0 and rng is None:
         raise ValueError(f"noise={noise} needs a generator: give rng=numpy.random.default_rng(seed)")
+    if keep is not None and (record or noise or len(seeds) > env.num_envs):
+        raise ValueError("keep: expected one wave, without noise and not recorded")
     policy.start(env.num_envs, policy_seed)
-    loop = _Loop(env, policy, max_steps, record, noise, rng, on_step)
+    loop = _Loop(env, policy, max_steps, record, noise, rng, on_step, keep)
     episodes: list[Episode] = []
     for start in range(0, len(seeds), env.num_envs):
         episodes += loop.wave([int(seed) for seed in seeds[start : start + env.num_envs]])
@@ -103,6 +120,7 @@ class _Loop:
     noise: float
     rng: np.random.Generator | None
     on_step: Callable[[int, int], None] | None
+    keep: Keep | None = None
 
     def wave(self, seeds: list[int]) -> list[Episode]:
         """The episodes of up to `num_envs` seeds, played side by side."""
@@ -114,6 +132,12 @@ class _Loop:
         later = _constant(np.zeros(env.num_envs, np.bool_))
         is_first = _constant(np.ones(env.num_envs, np.bool_))
         running, count = len(seeds), 0
+        saved = None if self.keep is None else self.keep.load()
+        if saved is not None:
+            observation, is_first, count = saved["observation"], later, saved["count"]
+            active, result, running = saved["active"], _Result(**saved["result"]), int(saved["active"].sum())
+            env.restore(saved["env"])  # type: ignore[attr-defined]
+            policy.restore(saved["policy"])  # type: ignore[attr-defined]
         while running:
             answer = policy.act(observation, is_first)
             action = self._disturbed(answer) if self.noise else answer
@@ -133,7 +157,16 @@ class _Loop:
                 running = 0
             if self.on_step is not None:
                 self.on_step(count, running)
+            if self.keep is not None and running and self.keep.due():
+                self._save(self.keep, {"observation": observation, "count": count, "active": active}, result)
         return [result.episode(i, seed, recorder) for i, seed in enumerate(seeds)]
+
+    def _save(self, keep: Keep, state: dict[str, Any], result: _Result) -> None:
+        """Save the wave, if the policy is where its state can be given."""
+        policy = self.policy.snapshot()  # type: ignore[attr-defined]
+        if policy is not None:
+            env = self.env.snapshot()  # type: ignore[attr-defined]
+            keep.save({**state, "result": dict(vars(result)), "policy": policy, "env": env})
 
     def _disturbed(self, answer: np.ndarray) -> np.ndarray:
         """The answer with each row replaced by a uniform action with probability `noise`."""
@@ -232,6 +265,11 @@ class RandomPolicy:
 
     def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
         """Nothing to learn from."""
+
+
+def can_keep(env: VectorEnv, policy: Policy) -> bool:
+    """Whether both can give their state, as `keep` asks for it."""
+    return all(callable(getattr(thing, "snapshot", None)) for thing in (env, policy))
 
 
 def uniform_action(spec: TaskSpec, num_envs: int, rng: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,8 @@ consecutive seeds is balanced; the corridor (where it is drawn) and the noise co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ _DY = np.array([0, 1, 0, -1, 0], np.float32)
 NOISE_BLOCK = 1024
 # Keeps an episode's stream apart from those of others that were given the same seed, such as a random policy's.
 _STREAM = 0x73A2E
+# What steps and resets change in a VectorTMaze, apart from its generators.
+_CHANGING = ("_noise", "_next_noise", "_x", "_corridor", "_steps_left", "_goal", "_playing", "_state")
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,20 @@ class VectorTMaze:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that the next steps depend on, in arrays and plain values."""
+        arrays = {name: getattr(self, name).copy() for name in _CHANGING}
+        states = [json.dumps(rng.bit_generator.state) for rng in self._rngs]
+        return {**arrays, "generators": states, "until_refill": self._until_refill}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go on where a snapshot of as many environments was taken."""
+        for name in _CHANGING:
+            getattr(self, name)[...] = snapshot[name]
+        for rng, state in zip(self._rngs, snapshot["generators"], strict=True):
+            rng.bit_generator.state = json.loads(state)
+        self._until_refill = int(snapshot["until_refill"])
 
     def _moves(self, action: np.ndarray, active: np.ndarray) -> np.ndarray:
         """The action where active and _IDLE elsewhere, int64 [N], checked."""

@@ -1,0 +1,198 @@
+"""Acting: the streaming policy against the forward on whole segments, for lanes that begin at different times."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from elmur.baselines.recurrent import GRU
+from elmur.batch import SegmentBatch
+from elmur.model import ELMUR, MemoryDesign
+from elmur.policy import StreamingPolicy
+from elmur.sequence_model import SequenceModel
+from tests.elmur.samples import CONTINUOUS, SPEC, make_model
+
+L = 4  # steps per segment
+QUIET = MemoryDesign(memory_init_std=0.0)  # every new bank is the same
+
+
+class Script:
+    """What the lanes see, do and get at every step, and where their episodes begin."""
+
+    def __init__(self, lanes: int, steps: int, begins: dict[int, list[int]], seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.observation = rng.normal(size=(steps, lanes, 4))
+        self.executed = rng.integers(3, size=(steps, lanes))
+        self.reward = rng.normal(size=(steps, lanes)).astype(np.float32)
+        self.is_first = np.zeros((steps, lanes), np.bool_)
+        self.is_first[0] = True
+        for step, beginning in begins.items():
+            self.is_first[step, beginning] = True
+
+    def play(self, policy: StreamingPolicy) -> np.ndarray:
+        """The logits [steps, lanes, A] that the policy acts by; its answers are replaced by the executed actions."""
+        policy.start(self.observation.shape[1])
+        seen: list[np.ndarray] = []
+        inner = policy.model.head.act
+
+        def act(logits: torch.Tensor, generator: Any) -> torch.Tensor:
+            seen.append(logits.numpy().copy())
+            return inner(logits, generator)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(policy.model.head, "act", act)
+            for observation, is_first, executed, reward in zip(
+                self.observation, self.is_first, self.executed, self.reward, strict=True
+            ):
+                policy.act({"state": observation}, is_first)
+                policy.observe(executed, reward)
+        return np.stack(seen)
+
+    def expected(self, model: SequenceModel, target_return: float = 1.0) -> np.ndarray:
+        """The same by the training forward: every episode of every lane by itself, cut into segments from its start."""
+        steps, lanes = self.executed.shape
+        found = np.full((steps, lanes, 3), np.nan)
+        for lane in range(lanes):
+            starts = [*np.flatnonzero(self.is_first[:, lane]), steps]
+            for first, end in pairwise(starts):
+                found[first:end, lane] = self.episode(model, lane, first, end, target_return)
+        return found
+
+    def episode(self, model: SequenceModel, lane: int, first: int, end: int, target_return: float) -> np.ndarray:
+        length = end - first
+        got = np.concatenate([[0.0], np.cumsum(self.reward[first:end, lane])[:-1]])
+        real = torch.ones(1, length, dtype=torch.bool)
+        whole = SegmentBatch(
+            {"state": torch.from_numpy(self.observation[first:end, lane])[None]},
+            torch.from_numpy(self.executed[first:end, lane])[None],
+            torch.from_numpy(target_return - got)[None],
+            real, real, real[:, 0], ~real[:, 0], torch.zeros(1, dtype=torch.int64),
+        )  # fmt: skip
+        memory, found = model.initial_memory(1), []
+        with torch.no_grad():
+            for segment in whole.split(L):
+                output, memory = model(segment, memory)
+                found.append(output.prediction[0])
+        return torch.cat(found).numpy()
+
+
+BEGINS: dict[str, dict[int, list[int]]] = {
+    "together": {},
+    "one later": {2: [1]},
+    "in the middle, at a border, twice": {1: [0], 4: [2], 6: [0, 3], 9: [1, 2]},
+    "all again": {3: [2], 5: [0, 1, 2, 3]},
+    "back in step": {3: [1], 7: [0, 2, 3]},  # lane 1 commits at 7, the others begin there
+}
+
+
+@pytest.mark.parametrize("case", BEGINS)
+@pytest.mark.parametrize("kind", ["s", "sa", "sra", "gru"])
+def test_streaming_equals_the_forward_whenever_lanes_begin(case: str, kind: str) -> None:
+    torch.manual_seed(0)
+    model: SequenceModel = GRU(SPEC, 16).double() if kind == "gru" else make_model(token_format=kind, memory=QUIET)
+    script = Script(lanes=4, steps=14, begins=BEGINS[case])
+    policy = StreamingPolicy(model.eval(), L, target_return=2.0)
+    # Returns are counted in float32 while acting.
+    tolerance = 1e-6 if kind == "sra" else 1e-10
+    np.testing.assert_allclose(script.play(policy), script.expected(model, 2.0), atol=tolerance, rtol=0)
+
+
+def test_lanes_that_meet_again_step_together() -> None:
+    policy = StreamingPolicy(make_model(memory=QUIET), L)
+    script = Script(lanes=4, steps=8, begins=BEGINS["back in step"])
+    groups = []
+    policy.start(4)
+    for observation, is_first in zip(script.observation, script.is_first, strict=True):
+        policy.act({"state": observation}, is_first)
+        policy.observe(np.zeros(4, np.int64), np.zeros(4, np.float32))
+        groups.append(len(policy._groups))
+    assert groups[:3] == [1, 1, 1] and set(groups[3:7]) == {2}
+    # However lanes begin, a position of the segment has one group that went on there and one that began there.
+    script = Script(lanes=9, steps=40, begins={step: [step % 9] for step in range(1, 40)})
+    policy.start(9)
+    for observation, is_first in zip(script.observation, script.is_first, strict=True):
+        policy.act({"state": observation}, is_first)
+        positions = [group.position for group in policy._groups]
+        assert max(positions.count(position) for position in positions) <= 2
+        assert sorted(int(i) for g in policy._groups for i in (range(9) if g.lanes is None else g.lanes)) == [*range(9)]
+
+
+@pytest.mark.parametrize("kind", ["sa", "sra"])
+def test_what_was_executed_counts_not_what_was_answered(kind: str) -> None:
+    model = make_model(token_format=kind, memory=QUIET)
+    script = Script(lanes=2, steps=9, begins={})
+    as_executed = script.play(StreamingPolicy(model, L))
+    script.executed = (script.executed + 1) % 3
+    otherwise = script.play(StreamingPolicy(model, L))
+    assert np.array_equal(as_executed[0], otherwise[0]) and not np.allclose(as_executed[1:], otherwise[1:])
+
+
+def test_rewards_lower_the_return_that_is_asked_for() -> None:
+    policy = StreamingPolicy(make_model(token_format="sr", memory=QUIET), L, target_return=5.0)
+    policy.start(2)
+    observation = {"state": np.zeros((2, 4))}
+    policy.act(observation, np.array([True, True]))
+    policy.observe(np.array([0, 0]), np.array([2.0, 0.5], np.float32))
+    assert policy._wanted.squeeze(1).tolist() == [3.0, 4.5]
+    policy.act(observation, np.array([False, True]))
+    assert policy._wanted.squeeze(1).tolist() == [3.0, 5.0], "a new episode asks for the whole again"
+
+
+def answers(sample: bool, seed: int) -> np.ndarray:
+    policy = StreamingPolicy(make_model(), L, sample=sample)
+    script = Script(lanes=6, steps=10, begins={})
+    policy.start(6, seed)
+    acted = []
+    for observation, is_first in zip(script.observation, script.is_first, strict=True):
+        acted.append(policy.act({"state": observation}, is_first))
+        policy.observe(acted[-1], np.zeros(6, np.float32))
+    return np.stack(acted)
+
+
+def test_sampling_is_a_function_of_the_seed_alone() -> None:
+    torch.manual_seed(1)
+    first = answers(sample=True, seed=3)
+    torch.manual_seed(2)
+    assert np.array_equal(answers(sample=True, seed=3), first)
+    torch.manual_seed(2)
+    assert not np.array_equal(answers(sample=True, seed=4), first)
+    assert not np.array_equal(answers(sample=False, seed=3), first)
+
+
+def test_acting_draws_nothing_from_the_global_generator() -> None:
+    policy = StreamingPolicy(make_model(), L, sample=True)
+    before = torch.get_rng_state()
+    policy.start(3, 7)
+    for step in range(6):
+        policy.act({"state": np.zeros((3, 4))}, np.full(3, step == 0))
+        policy.observe(np.zeros(3, np.int64), np.zeros(3, np.float32))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_likeliest_action_is_taken_with_the_shape_of_the_task() -> None:
+    script = Script(lanes=3, steps=1, begins={})
+    policy = StreamingPolicy(make_model(memory=QUIET), L)
+    policy.start(3)
+    action = policy.act({"state": script.observation[0]}, script.is_first[0])
+    assert np.array_equal(action, script.expected(policy.model)[0].argmax(axis=1)) and action.dtype == np.int64
+    torch.manual_seed(0)
+    reach = StreamingPolicy(ELMUR(CONTINUOUS, 16, 1, 2), L)
+    reach.start(3)
+    action = reach.act({"state": script.observation[0].astype(np.float32)}, script.is_first[0])
+    assert action.shape == (3, 2) and action.dtype == np.float32
+    assert (np.array([-1, 0]) <= action).all() and (action <= np.array([1, 4])).all()
+
+
+def test_memory_gives_the_banks_of_all_lanes_in_order() -> None:
+    policy = StreamingPolicy(make_model(memory=QUIET), L)
+    script = Script(lanes=4, steps=6, begins={1: [2]})
+    script.play(policy)
+    banks = policy.memory()
+    # Lane 2 began a step later and has reached its fifth step; all have written their first segment by then.
+    assert [bank.written_at.amax(dim=1).tolist() for bank in banks] == [[3, 3, 3, 3]] * 2
+    policy.act({"state": script.observation[0]}, np.array([False, True, False, False]))
+    assert policy.memory()[0].written_at.amax(dim=1).tolist() == [3, -1, 3, 3]
