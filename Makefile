@@ -14,7 +14,7 @@ comma := ,
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test test-all lint format bench clean help
+.PHONY: setup demo test test-faults test-slurm test-all lint format bench clean help
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)  ## create .venv and install, by the versions of constraints.txt
@@ -27,6 +27,14 @@ test: setup  ## the tests that take seconds
 
 test-all: setup  ## every test, also those marked slow, faults, slurm and mikasa
 	$(PYTEST) -m "" $(ARGS)
+
+test-faults: setup  ## processes killed, files damaged, disks full on purpose; under 15 minutes
+	$(PYTEST) -m faults tests/faults $(ARGS)
+
+test-slurm: setup  ## sweeps and several nodes on a SLURM that is brought up for it (Linux, as root)
+	@[ "$$(id -u)" = 0 ] || { echo "a SLURM of one's own can only be brought up by root" >&2; exit 1; }
+	@for program in slurmctld slurmd srun munged; do command -v $$program >/dev/null || { echo "$$program not found: apt-get install --no-install-recommends slurmctld slurmd slurm-client munge" >&2; exit 1; }; done
+	$(PY) -m pytest -m slurm tests/slurm $(ARGS)
 
 lint: setup  ## ruff, its format, and mypy
 	$(PY) -m ruff check .
@@ -45,7 +53,7 @@ clean:  ## remove .venv and caches; outputs/ stays
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # pip is the last thing that venv makes, so an interrupted venv is made again.
 $(VENV)/bin/pip:

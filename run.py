@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds: a signal during them is not to lose the job
+    from callbacks import signals
+
+    signals.install()
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks import signals
 from callbacks.checks import (
     SETTINGS,
     UsageError,
     alone_in,
+    check_choices,
     check_no_run,
     check_same_run,
     check_settings,
@@ -26,15 +32,14 @@ from callbacks.checks import (
     comparable,
     is_first_process,
     quieten,
+    refuse,
     run_label,
-    sentence,
 )  # fmt: skip
+from callbacks.resume import expanded, resumed
 from callbacks.targets import guard_composition
 
 log = logging.getLogger("run")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-
 OmegaConf.register_new_resolver("run_label", run_label)
 
 
@@ -52,22 +57,17 @@ def command(config: DictConfig) -> None:
 
 def run_stage(config: DictConfig) -> None:
     """Check the configuration and carry out its stage."""
-    choices = HydraConfig.get().runtime.choices
+    signals.install()  # again, for a job that a launcher has started
+    choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
     check_choices(choices)
     quieten()
     # Resolved once, here; nothing below sees a DictConfig.
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     check_settings(settings)
     settings["model_name"] = choices["model"]
-    settings["model_was_chosen"] = any(o.startswith("model=") for o in HydraConfig.get().overrides.task)
+    settings["model_was_chosen"] = any(o.startswith("model=") for o in overrides)
+    settings = resumed(settings, overrides)
     STAGE_FUNCTIONS[settings["stage"]](settings)
-
-
-def check_choices(choices: dict[str, Any]) -> None:
-    """Raises UsageError for a task of another env than the one that was chosen."""
-    env, task = choices["env"], choices.get("task")
-    if task and not task.startswith(f"{env}_"):
-        raise UsageError(f"task={task} does not belong to env={env}; leave env out, the task brings its own")
 
 
 def train(settings: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ def train(settings: dict[str, Any]) -> None:
         else:
             check_buildable(settings)
             if is_first_process():
-                write_json(folder / SETTINGS, compared)
+                write_json(folder / SETTINGS, {**compared, "shards": settings["shards"]})
             begin = time.perf_counter()
             updates = fit(settings, folder)
             about = {"updates": updates, "train_seconds": time.perf_counter() - begin}
@@ -170,6 +170,7 @@ def fit(settings: dict[str, Any], folder: Path) -> int:
     if resume is not None:
         log.info("going on from %s", resume)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    signals.leave()
     if trainer.interrupted:
         raise KeyboardInterrupt
     # Where no callback that writes one was asked for. All processes save, or none.
@@ -188,7 +189,7 @@ def build_trainer(settings: dict[str, Any]) -> Any:
         settings["trainer"],
         "trainer",
         callbacks=list(build(settings["callbacks"], "callbacks").values()),
-        logger=build(settings["logger"], "logger"),
+        logger=build(settings["logger"], "logger") or False,
         plugins=[AtomicCheckpointIO(), *ranks.environment()],
         enable_checkpointing=False,
     )
@@ -197,13 +198,13 @@ def build_trainer(settings: dict[str, Any]) -> Any:
 def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Act with a checkpoint in every variant of the env, on report seeds, and write the row."""
     from callbacks.checkpoint import load_policy
-    from callbacks.evaluation import evaluate
+    from callbacks.evaluation import Halfway, evaluate
     from callbacks.results import ROW, write_row
 
     env, how = build_env(settings), plan(settings)
     policy = load_policy(checkpoint, check_variants(env), sample=how.sample, target_return=how.target_return)
-    begin = time.perf_counter()
-    outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation)
+    halfway = Halfway.of(folder, checkpoint, settings)
+    outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation, halfway=halfway)  # type: ignore[misc]
     about = {
         "stage": settings["stage"],
         "task": env["id"],
@@ -212,12 +213,14 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
         "metric": env["metric"],
         "checkpoint": str(checkpoint),
         "parameters": policy.model.num_parameters(),
-        "evaluation_seconds": time.perf_counter() - begin,
+        "evaluation_seconds": sum(outcome.wall_seconds for outcome in outcomes.values()),
         "actions": "sampled" if how.sample else "argmax",
         **about,
         "settings": settings,
     }
-    return write_row(folder / ROW, outcomes, about) if is_first_process() else {}
+    row = write_row(folder / ROW, outcomes, about) if is_first_process() else {}
+    halfway.remove()
+    return row
 
 
 def collect_data(settings: dict[str, Any]) -> None:
@@ -277,15 +280,10 @@ STAGE_FUNCTIONS = {
 }
 
 
-def refuse(error: BaseException) -> NoReturn:
-    """Say what went wrong, and end with exit code 1."""
-    sys.stderr.write(f"error: {sentence(error)} (HYDRA_FULL_ERROR=1 shows the traceback)\n")
-    sys.exit(1)
-
-
 def main() -> None:
     """The command line: an error is one sentence and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     guard_composition()
+    sys.argv[1:] = expanded(sys.argv[1:])
     if FULL_ERROR:
         return command()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, to be said in our words

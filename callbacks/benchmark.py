@@ -193,7 +193,7 @@ def training_step(module: SequenceModule, batch: SegmentBatch, clip: float) -> W
 
 
 def segment_of_acting(policy: Policy, spec: TaskSpec, num_envs: int, steps: int) -> Work:
-    """Acting through one more segment, with all that goes with it: numpy in and out, memory written, a segment opened."""
+    """Acting through one more segment, with all that goes with it: numpy in and out, a write, the next one opened."""
     batch = filled(spec, num_envs, 1)
     observation = {name: part[:, 0].numpy() for name, part in batch.observation.items()}
     reward, first = np.zeros(num_envs, np.float32), np.ones(num_envs, np.bool_)

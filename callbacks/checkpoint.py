@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -15,7 +16,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from callbacks import signals
 from callbacks.untrusted import UntrustedError, check_content, check_fit, check_zip
-from data.atomic import atomic_open
+from data.atomic import atomic_open, leftovers
 from elmur import ranks
 from elmur.build import build
 from elmur.module import CHECKPOINT_VERSION, NonFiniteError
@@ -32,12 +33,34 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file, what was found and what was expected."""
 
 
+class _Noted(io.RawIOBase):
+    """A file that keeps the first error of writing it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoint files through a temporary name in the same folder, synced and renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with atomic_open(Path(path)) as file:
-            torch.save(checkpoint, file)
+            noted = _Noted(file)
+            try:
+                torch.save(checkpoint, noted)  # type: ignore[arg-type]
+            except RuntimeError as error:  # torch says nothing of a full disk, only that less was written
+                raise noted.error or error from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = True
@@ -133,6 +156,9 @@ def resume_point(folder: Path | str) -> Path | None:
     A damaged one is passed over for the one before, and that is said; it is kept aside, so that it does not take the
     place of a good one. Raises CheckpointError where all are damaged.
     """
+    for place in (Path(folder), Path(folder).parent, Path(folder).parent / "logs"):
+        for path in leftovers(place):  # whoever wrote these was killed: this process has the folder to itself
+            path.unlink(missing_ok=True)
     present = [Path(folder) / name for name in (NEXT, LAST, PREVIOUS) if (Path(folder) / name).exists()]
     damaged = []
     for path in present:

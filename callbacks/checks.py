@@ -8,16 +8,18 @@ import json
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 SETTINGS = "settings.json"
 MAX_LABEL = 60
 # What does not make a run another one.
-NOT_SETTINGS = ("run_dir", "logger", "stage", "shards", "model_was_chosen")
+NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen")
 STAGES = ("train", "collect", "evaluate", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
@@ -29,8 +31,8 @@ RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 # fmt: off
 SECTIONS = {
     "": (
-        "stage", "seed", "checkpoint", "source", "shards", "run_dir", "evaluation", "env", "model", "module", "data",
-        "trainer", "callbacks", "logger",
+        "stage", "seed", "resume", "checkpoint", "source", "shards", "run_dir", "evaluation", "env", "model", "module",
+        "data", "trainer", "callbacks", "logger",
     ),
     "env": (
         "name", "id", "metric", "chance", "lengths", "make", "variants", "selection", "expert", "dataset", "collect",
@@ -44,9 +46,13 @@ class UsageError(ValueError):
 
 
 def run_label(overrides: str) -> str:
-    """A folder name for the overrides of a command: themselves where they make one, shortened with a hash otherwise."""
-    safe = re.sub(r"[^\w.=,+-]", "_", overrides)
-    if safe == overrides and len(safe) <= MAX_LABEL:
+    """A folder name for the overrides of a command, e.g. `model.d_model-128+model.n_layer-3`.
+
+    Without `=` and `,`, so that a path inside can be typed into a command as it is. What is long or holds other signs
+    is shortened, with a hash.
+    """
+    safe = re.sub(r"[^\w.+-]", "_", overrides.replace("=", "-").replace(",", "+"))
+    if len(safe) <= MAX_LABEL and not re.search(r"[^\w.=,+-]", overrides):
         return safe or "default"
     return f"{safe[: MAX_LABEL - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
 
@@ -70,6 +76,13 @@ def check_settings(settings: dict[str, Any]) -> None:
     seed = settings["seed"]
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed: expected a whole number from 0 to {LARGEST_SEED}; found {seed!r}")
+
+
+def check_choices(choices: Mapping[str, Any]) -> None:
+    """Raises UsageError for a task of another env than the one that was chosen."""
+    env, task = choices["env"], choices.get("task")
+    if task and not task.startswith(f"{env}_"):
+        raise UsageError(f"task={task} does not belong to env={env}; leave env out, the task brings its own")
 
 
 def is_first_process() -> bool:
@@ -116,6 +129,7 @@ def check_same_run(folder: Path, compared: dict[str, Any]) -> None:
         ) from None
     except ValueError as error:
         raise UsageError(f"{folder / SETTINGS}: damaged ({error}); delete {folder} to run again") from error
+    there.pop("shards", None)  # where they lay
     differ = sorted(changed(there, json.loads(json.dumps(compared))))
     if differ:
         raise UsageError(
@@ -151,6 +165,9 @@ def check_variants(env: Mapping[str, Any]) -> Any:
 
 def quieten() -> None:
     """Leave out what Lightning says of itself at every start, and what all processes would say; warnings stay."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(_stop_at_full_log, handler)  # type: ignore[method-assign]
     if not is_first_process():
         logging.getLogger().setLevel(logging.WARNING)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
@@ -159,6 +176,20 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # one process is what was asked for
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # reading is not what takes the time
+
+
+def refuse(error: BaseException) -> NoReturn:
+    """Say what went wrong, and end with exit code 1."""
+    sys.stderr.write(f"error: {sentence(error)} (HYDRA_FULL_ERROR=1 shows the traceback)\n")
+    sys.exit(1)
+
+
+def _stop_at_full_log(handler: logging.FileHandler, record: logging.LogRecord) -> None:
+    """Let what went wrong in writing a log end the run, instead of a traceback for each line of it."""
+    error = sys.exc_info()[1]
+    if isinstance(error, OSError):
+        raise type(error)(error.errno, f"could not write {handler.baseFilename}: {error.strerror}") from error
+    logging.Handler.handleError(handler, record)
 
 
 def sentence(error: BaseException) -> str:
@@ -170,6 +201,8 @@ def sentence(error: BaseException) -> str:
         return f"{option[1]}={option[2]}: there is no such option; there are {option[3].replace(' ', ', ')}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and not error.filename and text == str(OSError(error.errno, error.strerror)):
+        return f"{error.strerror}: could not write into the output folder, hydra.run.dir"
     if re.search(r"DataLoader worker .*(killed|exited)", text):
         return f"{text.split('. ')[0]}: the system ended it, mostly for want of memory; {GO_ON_LEANER}"
     # What nobody foresaw is named by its type as well.

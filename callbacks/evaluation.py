@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -146,10 +146,7 @@ def evaluate(
     isolation: environments run in a process of their own, where each step may take so many seconds; an episode that is
     lost there twice is an `env_error` (see envs/isolated.py). None: they run in this process, and an error is raised.
     """
-    if num_episodes < 1 or num_envs < 1:
-        raise ValueError(f"evaluation needs num_episodes and num_envs of 1 or more; found {num_episodes}, {num_envs}")
-    seeds = range(first_seed, first_seed + num_episodes)
-    waves = [seeds[i : i + num_envs] for i in range(0, num_episodes, num_envs)]
+    waves = waves_of(num_episodes, first_seed, num_envs)
     rank, count = ranks.place()
     mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
     played: dict[tuple[str, int], list[Episode]] = {}
@@ -167,20 +164,35 @@ def evaluate(
                     show(done, name, step, running)
 
             env = _open(make_env, min(num_envs, num_episodes), variant, isolation)
-            play: Callable[..., list[Episode]] = rollout_isolated if isolation else rollout
+            act = rollout_isolated if isinstance(env, IsolatedVector) else rollout
+            play = partial(act, env, policy, on_step=on_step)  # type: ignore[arg-type]
+            exact = isolation is None and can_keep(env, policy)
             try:
                 for number in numbers:
-                    seed = policy_seed + number
-                    wave = partial(play, env, policy, waves[number], policy_seed=seed, on_step=on_step)
-                    played[name, number] = halfway.wave(name, number, wave, isolation is None and can_keep(env, policy))
+                    wave = partial(play, seeds=waves[number], policy_seed=policy_seed + number)
+                    played[name, number] = halfway.wave(name, number, wave, exact)
             finally:
                 env.close()
         show(len(variants), "", 0, 0)
-    shares = ranks.from_all((played, halfway.spent))
+    return gathered(ranks.from_all((played, halfway.spent)), variants, len(waves))
+
+
+def waves_of(num_episodes: int, first_seed: int, num_envs: int) -> list[range]:
+    """The seeds of the episodes that are played side by side. Raises ValueError for none."""
+    if num_episodes < 1 or num_envs < 1:
+        raise ValueError(f"evaluation needs num_episodes and num_envs of 1 or more; found {num_episodes}, {num_envs}")
+    seeds = range(first_seed, first_seed + num_episodes)
+    return [seeds[i : i + num_envs] for i in range(0, num_episodes, num_envs)]
+
+
+def gathered(
+    shares: list[tuple[dict[tuple[str, int], list[Episode]], dict[str, float]]], variants: Iterable[str], waves: int
+) -> dict[str, Outcome]:
+    """The outcome of every variant, from what each process played and the seconds that it took."""
     episodes = {item: found for share, _ in shares for item, found in share.items()}
     seconds = {name: max(share.get(name, 0.0) for _, share in shares) for name in variants}
     return {
-        name: Outcome.of([e for number in range(len(waves)) for e in episodes[name, number]], seconds[name])
+        name: Outcome.of([e for number in range(waves) for e in episodes[name, number]], seconds[name])
         for name in variants
     }
 

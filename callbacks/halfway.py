@@ -1,4 +1,4 @@
-"""A half-done evaluation: what was played is kept on disk, and a long wave of episodes goes on at the step it was at."""
+"""A half-done evaluation: what was played is kept on disk, and a long wave of episodes goes on at its last step."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ class Halfway:
                 self.write(name)
             if keep is not None:
                 signals.leave()
-        return [Episode(seed, length, won, success, None, error) for seed, length, won, success, error in self._played[key]]
+        kept = self._played[key]
+        return [Episode(seed, length, won, success, None, error) for seed, length, won, success, error in kept]
 
     def write(self, name: str) -> None:
         """Keep what there is; the time since the last call was spent on the variant `name`."""

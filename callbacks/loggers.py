@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 def wandb_logger(
     project: str, save_dir: str, mode: Literal["auto", "online", "offline"] = "auto", **settings: Any
 ) -> list[Logger]:
-    """The local CSV file and Weights & Biases; `auto` goes offline, and says so, where there is no account here.
+    """Weights & Biases; `auto` goes offline, and says so, where there is no account here.
 
     A server that does not answer within PATIENCE, or goes away later, ends the sending and nothing else.
     """
     import wandb  # an extra
-    from lightning.pytorch.loggers import CSVLogger, WandbLogger
+    from lightning.pytorch.loggers import WandbLogger
 
     if mode not in ("auto", "online", "offline"):
         raise ValueError(f"logger.mode must be auto, online or offline; found {mode!r}")
@@ -45,7 +45,7 @@ def wandb_logger(
         made.experiment  # noqa: B018 - connects, which may fail
         return made
 
-    return [CSVLogger(save_dir, name="", version="logs"), Sink("wandb", connect, save_dir)]
+    return [Sink("wandb", connect, save_dir)]
 
 
 class Sink(Logger):

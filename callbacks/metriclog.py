@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from data.atomic import write_text
+from data.atomic import append_bytes, write_text
 
 FILE = "metrics.csv"
 FIRST = ("epoch", "update")
@@ -60,8 +60,7 @@ class MetricLog(Callback):
         # Not trainer.current_epoch: a run resumed from the end of an epoch counts one without batches.
         epoch = max(trainer.global_step - 1, 0) // int(trainer.num_training_batches)
         row = {"epoch": epoch, "update": trainer.global_step, **chosen}
-        with self.path.open("ab", buffering=0) as file:
-            file.write(lines(self.columns, [[text(row.get(name)) for name in self.columns]]).encode())
+        append_bytes(self.path, lines(self.columns, [[text(row.get(name)) for name in self.columns]]).encode())
         self.rows += 1
 
     def cut(self, rows: int) -> None:

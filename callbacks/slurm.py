@@ -15,7 +15,7 @@ from hydra.experimental.callback import Callback
 
 log = logging.getLogger(__name__)
 COLUMNS = "JobID|State|NodeList"
-LOOK_EVERY = 60.0  # seconds; scontrol forgets a job some minutes after its end
+LOOK_EVERY = 60  # seconds; scontrol forgets a job some minutes after its end
 
 
 class WithoutAccounting(Callback):
@@ -33,7 +33,7 @@ class WithoutAccounting(Callback):
             jobs = sorted(watcher._registered - watcher._finished)
             return [sys.executable, "-m", __name__, *jobs] if jobs else None
 
-        SlurmInfoWatcher._make_command = command
+        SlurmInfoWatcher._make_command = command  # type: ignore[method-assign,assignment]
 
 
 def keeps_accounts() -> bool:
@@ -48,7 +48,7 @@ def states(jobs: list[str]) -> list[str]:
     """A line `id|state|nodes` for each job (`12` or `12_3`) and each range of waiting ones, after their heading.
 
     A job that is not known any more has FAILED: had it ended well, its result would be there and nobody would ask.
-    Raises CalledProcessError where the controller does not answer.
+    Raises OSError where the controller does not answer.
     """
     lines, known = [COLUMNS], set()
     for job in sorted({job.partition("_")[0] for job in jobs}):
@@ -67,7 +67,7 @@ def described(job: str) -> list[dict[str, str]]:
     """What scontrol says of a job, or of each part of an array; nothing for a job that it has forgotten."""
     done = subprocess.run(["scontrol", "show", "job", "-o", job], capture_output=True, text=True, timeout=60)
     if done.returncode and "Invalid job id" not in done.stderr:
-        done.check_returncode()
+        raise OSError(f"scontrol: {done.stderr.strip()}")
     found = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in done.stdout.splitlines()]
     return [fields for fields in found if "JobId" in fields]
 

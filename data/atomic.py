@@ -7,12 +7,15 @@ temporary file lies in the same folder as its final name, since a rename is atom
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +23,7 @@ from typing import IO, Any
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
+GRACE = 10.0  # seconds that the children of a killed owner get to let go of a lock that they inherited
 
 
 class LockError(RuntimeError):
@@ -70,6 +74,19 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def append_bytes(path: Path | str, content: bytes) -> None:
+    """Add `content` to the end of `path`, whole or not at all; an OSError (a full disk) names the file."""
+    path = Path(path)
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(content) != len(content):  # a full disk takes what fits and says nothing
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            file.truncate(before)
+            raise type(error)(error.errno, f"could not write {path}: {error.strerror}") from error
+
+
 def leftovers(folder: Path | str) -> list[Path]:
     """Temporary files in `folder` that were never published: their writer was killed, or is still writing."""
     return sorted(Path(folder).glob(f".*{PARTIAL}"))
@@ -84,19 +101,33 @@ def exclusive(path: Path | str, *, wait: bool = False) -> Iterator[None]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = path.read_text().strip() or "unknown"
-            if not wait:
+            if not wait and not _freed(file, owner):
                 raise LockError(f"{path.parent} is in use by another process ({owner}); wait for it to end") from None
-            log.info("waiting for another process (%s), which is writing into %s", owner, path.parent)
+            if wait:
+                log.info("waiting for another process (%s), which is writing into %s", owner, path.parent)
             fcntl.flock(file, fcntl.LOCK_EX)
-        file.truncate(0)
-        file.write(f"host {socket.gethostname()}, pid {os.getpid()}\n")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its owner's name
+            file.truncate(0)
+            file.write(f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
         yield  # closing the file gives the lock back; the file stays, since removing it would race with a waiter
+
+
+def _freed(file: IO[Any], owner: str) -> bool:
+    """Whether the lock becomes free in a moment: its owner is dead, and what it left running is about to end."""
+    found = re.fullmatch(r"host (.+), pid (\d+)", owner)
+    if found is None or found[1] != socket.gethostname() or Path(f"/proc/{found[2]}").exists():
+        return False
+    for _ in range(round(GRACE / 0.1)):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.atomic import exclusive, leftovers
+from data.children import end_with_parent
 from data.errors import ShardError, require_same_task
 from data.index import Collection, find_shards, shard_name
 from data.shard import Shard, write_shard
@@ -230,12 +231,16 @@ def _run(job: _Job, missing: Sequence[int], processes: int, advance: Callable[[i
             job.make(number, advance)
         return
     # spawn: a fork would copy the locks of whatever threads the caller has (torch's, a logger's, a renderer's)
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent) as pool:
         futures = [pool.submit(job.make, number, _ignore) for number in missing]
         try:
             for future in as_completed(futures):
                 advance(future.result())
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # asked to end: shards that are not finished are made anew
+                for process in multiprocessing.active_children():
+                    process.terminate()
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
+from data.children import serve_parent
 from data.columns import Array
 from data.dataset import WindowDataset
 from data.index import Index, build_index
@@ -189,7 +189,7 @@ class TrajectoryDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             multiprocessing_context="fork" if self.num_workers else None,
-            worker_init_fn=_leave_signals_to_parent if self.num_workers else None,
+            worker_init_fn=serve_parent if self.num_workers else None,
             # An own generator: a DataLoader draws from it at every epoch, and drawing from the global one would
             # make the model's random numbers depend on when the loader was last restarted.
             generator=torch.Generator().manual_seed(_loader_seed(self.seed)),
@@ -220,12 +220,6 @@ class _LaneLoader(DataLoader[SegmentBatch]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
-
-
-def _leave_signals_to_parent(worker: int) -> None:
-    """Let this worker outlive a signal to the whole job: it ends when its parent has saved and ends."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _loader_seed(seed: int) -> int:

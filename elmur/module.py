@@ -1,4 +1,4 @@
-"""SequenceModule: imitation over windows of segments, memory carried from window to window and detached between them."""
+"""SequenceModule: imitation over windows of segments, memory carried between windows and detached there."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class SequenceModule(LightningModule):
 
     def training_step(self, batch: SegmentBatch, batch_idx: int) -> Tensor:
         summed, score, balance = self.run_window(batch, "train", self._noise)
-        own = [batch.loss_mask.sum(), summed.detach(), score, summed.new_zeros(()) if balance is None else balance.detach()]
+        extra = summed.new_zeros(()) if balance is None else balance.detach()
+        own = [batch.loss_mask.sum(), summed.detach(), score, extra]
         # Over all ranks, so that the loss is normalised by all steps, and all of them see the same loss go wrong.
         exact = torch.promote_types(summed.dtype, torch.float32)  # counts are not whole numbers in less
         count, all_loss, all_score, all_balance = ranks.total(torch.stack([value.to(exact) for value in own]))
@@ -93,7 +94,7 @@ class SequenceModule(LightningModule):
         self.log("train/loss", all_loss / count, prog_bar=True)
         self.log("train/score", all_score / count)
         self.log("train/learning_rate", rate, prog_bar=True)
-        loss = summed * self.trainer.world_size / count  # DDP averages the gradients of the ranks
+        loss: Tensor = summed * self.trainer.world_size / count  # DDP averages the gradients of the ranks
         if balance is None:
             return loss
         self.log("train/balance_loss", mean_balance)
@@ -133,7 +134,7 @@ class SequenceModule(LightningModule):
         return sum(losses), sum(scores), torch.stack(known).mean() if known else None  # type: ignore[return-value]
 
     def fresh_memory(self, lanes: int, noise: torch.Generator) -> Any:
-        """New memory for the lanes of this rank; the noise in it is drawn for all lanes, so that it is each lane's own."""
+        """New memory for the lanes of this rank; its noise is drawn for the lanes of all, so it is each lane's own."""
         fresh = self.model.initial_memory(lanes * ranks.place()[1], noise)
         return map_state(ranks.own_lanes, fresh)
 
@@ -198,8 +199,12 @@ class SequenceModule(LightningModule):
             "noise": self._noise.get_state(),
             "rng": states[0],
             "rng_of_others": states[1:],
-            "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "lightning": lightning.__version__},
-        }  # fmt: skip
+            "versions": {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "lightning": lightning.__version__,
+            },
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._restore = checkpoint["elmur"]

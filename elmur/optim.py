@@ -48,12 +48,15 @@ class Constant:
 
 
 class WarmupCosine:
-    """Linear over `warmup_updates`, then half a cosine down to `floor` at `total_updates`, where it stays."""
+    """Linear over a share `warmup` of `total_updates`, then half a cosine to `floor`, where it stays."""
 
-    def __init__(self, warmup_updates: int, total_updates: int, floor: float = 0.0) -> None:
-        if not 0 <= warmup_updates <= total_updates:
-            raise ValueError(f"warmup_updates={warmup_updates} must lie between 0 and total_updates={total_updates}")
-        self.warmup, self.total, self.floor = warmup_updates, total_updates, floor
+    def __init__(self, total_updates: int, warmup: float = 0.1, floor: float = 0.0) -> None:
+        if not 0.0 <= warmup <= 1.0 or total_updates < 1:
+            raise ValueError(
+                f"expected a warmup from 0 to 1 and total_updates of 1 or more; found warmup={warmup}, "
+                f"total_updates={total_updates}"
+            )
+        self.warmup, self.total, self.floor = round(warmup * total_updates), total_updates, floor
 
     def __call__(self, updates: int, steps: int) -> float:
         if updates < self.warmup:

@@ -78,7 +78,7 @@ class StreamingPolicy:
             prediction = predictions[0][1]
         else:
             prediction = torch.cat([p for _, p in predictions])
-            prediction = prediction[torch.cat([lanes for lanes, _ in predictions]).argsort()]  # type: ignore[arg-type]
+            prediction = prediction[torch.cat([lanes for lanes, _ in predictions]).argsort()]  # type: ignore[misc]
         action = self.model.head.act(prediction, self._sampling)
         self._executed = action.unsqueeze(1)
         result: Array = action.cpu().numpy()
@@ -101,7 +101,7 @@ class StreamingPolicy:
 
     @torch.inference_mode()
     def snapshot(self) -> dict[str, Any] | None:
-        """All that the next actions depend on, as arrays; None in the middle of a segment, where there is too much of it.
+        """All that the next actions depend on, as arrays; None in the middle of a segment, where that is too much.
 
         To be asked after `observe`.
         """

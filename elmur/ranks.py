@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 

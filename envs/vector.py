@@ -33,7 +33,10 @@ class VectorEnv(Protocol):
     """N environments of one task. An episode that has ended stays ended until its row is reset by a seed."""
 
     num_envs: int
-    spec: TaskSpec
+
+    @property
+    def spec(self) -> TaskSpec:
+        """What the task looks like to a policy."""
 
     def reset(self, seeds: Sequence[int | None]) -> Observation:
         """First observations where a seed is given; a row whose seed is None keeps its episode and observation."""

@@ -18,7 +18,7 @@ TIMEOUT = 120
 TINY = (
     "env.lengths=[9,30]", "env.selection.lengths=[9]", "env.collect.num_episodes=60", "evaluation.num_episodes=6",
     "data.lanes=8", "data.backprop_segments=2", "model.d_model=16", "trainer.max_steps=6", "trainer.accelerator=cpu",
-    "trainer.log_every_n_steps=1", "module.schedule.warmup_updates=2", "callbacks.selection.num_episodes=4",
+    "trainer.log_every_n_steps=1", "module.schedule.warmup=0.3", "callbacks.selection.num_episodes=4",
     "callbacks.selection.every_n_updates=3", "callbacks.resume.every_n_updates=3",
 )  # fmt: skip
 DEEP = ("model.n_head=2", "model.n_layer=1")  # for models that have heads

@@ -87,7 +87,7 @@ EARLY = {
     "negative rate": (["module.optimizer.lr=-1"], ["learning rate: -1"]),
     "rate that is no number": (["module.optimizer.lr=abc"], ["module.optimizer.lr: expected float, found 'abc'"]),
     "smoothing above 1": (["module.label_smoothing=3"], ["label_smoothing", "found 3"]),
-    "warm-up too long": (["trainer.max_steps=5", "module.schedule.warmup_updates=20"], ["warmup_updates=20"]),
+    "warm-up too long": (["module.schedule.warmup=20"], ["warmup=20"]),
     "steps that are no number": (["trainer.max_steps=abc"], ["trainer.max_steps: expected int, found 'abc'"]),
     "negative clipping": (["trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val: expected 0 or more"]),
     "unknown precision": (["trainer.precision=foo"], ["trainer: Precision 'foo' is invalid"]),

@@ -20,7 +20,7 @@ from tests.elmur.samples import make_model
 class FakeTrainer:
     """Notes what is saved and logged."""
 
-    is_global_zero = True
+    is_global_zero, world_size = True, 1
 
     def __init__(self) -> None:
         self.global_step, self.saved = 0, list[int]()

@@ -112,7 +112,10 @@ def test_damage_after_indexing_is_named(index: Index) -> None:
     index.paths[1].write_bytes(content)
     dataset = WindowDataset(index, WINDOW)
     dataset[np.array([[2, 0]])]  # its chunk is whole
-    with pytest.raises(ShardError, match=r"shard-00001.h5, observation/front: found damaged bytes in rows 16 to .* \(episode 0, steps 16 to"):
+    with pytest.raises(
+        ShardError,
+        match=r"shard-00001.h5, observation/front: found damaged bytes in rows 16 to .* \(episode 0, steps 16 to",
+    ):
         dataset[np.array([[2, 16]])]
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ from tests.command import ROOT, TIMEOUT, TINY
 pytestmark = pytest.mark.faults
 UPDATES, SAVED_AT = 20, 14
 SETTINGS = (
-    *TINY, f"trainer.max_steps={UPDATES}", "callbacks.resume.every_n_updates=7", "callbacks.selection.every_n_updates=8",
-    "evaluation.num_envs=2",
+    *TINY, f"trainer.max_steps={UPDATES}", "callbacks.resume.every_n_updates=7",
+    "callbacks.selection.every_n_updates=8", "evaluation.num_envs=2",
 )  # fmt: skip
 NO_DROPOUT = ("model.dropout=0", "model.dropatt=0", "model.memory.memory_dropout=0")
 PLAIN = (*SETTINGS, *NO_DROPOUT, "trainer.precision=64-true")
@@ -51,10 +52,8 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def kill_group(process: subprocess.Popen[str]) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -155,6 +154,34 @@ def test_what_two_saved_goes_on_in_two_to_the_bit(tmp_path: Path) -> None:
     assert outcomes(run) == outcomes(finished)
 
 
+def test_a_signal_to_one_process_stops_both_where_they_can_go_on(tmp_path: Path) -> None:
+    """SIGTERM to either process alone: both end within ten seconds, with a checkpoint of that very update."""
+    run = tmp_path / "run"
+    for turn in (0, 1):
+        before = last(run)["global_step"] if turn else 0
+        process = command(run, *SETTINGS, *TWO, "trainer.max_steps=100000")
+        try:
+            wait_for_update(run, process, before + 1)
+            os.kill([process.pid, *children(process.pid)][turn], signal.SIGTERM)
+            begin = time.monotonic()
+            process.communicate(timeout=60)
+            assert time.monotonic() - begin < 10
+            assert process.returncode == 128 + signal.SIGTERM
+            assert last(run)["global_step"] > before
+            assert len(last(run)["elmur"]["rng_of_others"]) == 1
+        finally:
+            kill_group(process)
+
+
+def wait_for_update(run: Path, process: subprocess.Popen[str], update: int) -> None:
+    """Until a checkpoint of this update or a later one is there."""
+    deadline = time.monotonic() + TIMEOUT
+    path = run / "checkpoints" / "last.ckpt"
+    while not path.exists() or last(run)["global_step"] < update:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
+        time.sleep(0.2)
+
+
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -165,10 +192,7 @@ def test_no_process_outlives_the_other(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = command(run, *SETTINGS, *TWO, "trainer.max_steps=100000")
     try:
-        deadline = time.monotonic() + TIMEOUT
-        while not (run / "checkpoints" / "last.ckpt").exists():
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.2)
+        wait_for_update(run, process, 1)
         (second,) = children(process.pid)
         os.kill(second, signal.SIGKILL)
         begin = time.monotonic()

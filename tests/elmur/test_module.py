@@ -171,7 +171,7 @@ def train(shards: Path, folder: Path, updates: int, *more: Callback, workers: in
     """Train to `updates` in all, from the resume point in `folder` where there is one, with selection."""
     seed_everything(11, workers=True, verbose=False)
     data = TrajectoryDataModule(shards, L, K, lanes=4, num_workers=workers, seed=2)
-    module = SequenceModule(small, L, schedule=WarmupCosine(3, 40), seed=2)
+    module = SequenceModule(small, L, schedule=WarmupCosine(40, 0.1), seed=2)
     selection = RolloutSelection(folder, make_vector, {"T=9": {"time_limit": 9}}, every_n_updates=4, num_episodes=2)
     notes = Notes()
     trainer = Trainer(

@@ -17,7 +17,7 @@ def test_constant() -> None:
 
 
 def test_warmup_then_half_a_cosine_then_the_floor() -> None:
-    schedule = WarmupCosine(warmup_updates=4, total_updates=12, floor=0.2)
+    schedule = WarmupCosine(total_updates=12, warmup=1 / 3, floor=0.2)
     # Rising by quarters; a cosine over 8 updates from 1 to 0.2, half way (0.6) at its fourth; then flat.
     found = [schedule(updates, 0) for updates in (0, 1, 2, 3, 4, 8, 12, 13, 1000)]
     assert found == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 0.6, 0.2, 0.2, 0.2])
@@ -27,14 +27,14 @@ def test_warmup_then_half_a_cosine_then_the_floor() -> None:
 
 
 def test_warmup_may_be_nothing_or_everything() -> None:
-    assert WarmupCosine(0, 2)(0, 0) == 1.0 and WarmupCosine(0, 2)(2, 0) == pytest.approx(0.0)
-    assert [WarmupCosine(2, 2, 0.1)(n, 0) for n in (0, 1, 2)] == pytest.approx([0.5, 1.0, 1.0])
+    assert WarmupCosine(2, 0.0)(0, 0) == 1.0 and WarmupCosine(2, 0.0)(2, 0) == pytest.approx(0.0)
+    assert [WarmupCosine(2, 1.0, 0.1)(n, 0) for n in (0, 1, 2)] == pytest.approx([0.5, 1.0, 1.0])
 
 
-@pytest.mark.parametrize(("warmup", "total"), [(5, 4), (-1, 4)])
-def test_warmup_beyond_the_end_is_refused(warmup: int, total: int) -> None:
-    with pytest.raises(ValueError, match=f"warmup_updates={warmup} must lie between 0 and total_updates={total}"):
-        WarmupCosine(warmup, total)
+@pytest.mark.parametrize(("warmup", "total"), [(1.5, 4), (-0.1, 4), (0.1, 0)])
+def test_a_warmup_that_is_no_share_of_the_run_is_refused(warmup: float, total: int) -> None:
+    with pytest.raises(ValueError, match=f"found warmup={warmup}, total_updates={total}"):
+        WarmupCosine(total, warmup)
 
 
 def test_the_published_rule() -> None:

@@ -1,4 +1,4 @@
-"""An environment that raises, dies or hangs in the middle of an evaluation: repeated once, then counted as env_error."""
+"""An environment that raises, dies or hangs in the middle of an evaluation: repeated once, then an env_error."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -114,13 +115,13 @@ def test_the_environment_does_not_outlive_an_evaluation_that_is_killed(tmp_path:
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:  # type: ignore[misc]
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     with command_line(tmp_path_factory.mktemp("env")) as commands:
         yield commands
 
 
 def test_the_command_line_says_what_was_lost(cli: CommandLine, tmp_path: Path) -> None:
-    """A family that misbehaves stands in for a simulator: it replaces the T-Maze in a copy of the module's name."""
+    """A T-Maze that misbehaves stands in for a simulator; it takes the T-Maze's place as the process starts."""
     done = cli.run(*TINY, *DEEP, to=(trained := tmp_path / "trained"))
     assert done.code == 0, done.stderr
     hook = tmp_path / "hook"

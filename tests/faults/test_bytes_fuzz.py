@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from data.shard import write_shard
-from elmur.spec import Discrete, Image, TaskSpec, Vector
+from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 from tests.command import DEEP, ROOT, TINY, command_line
 
 pytestmark = pytest.mark.faults
@@ -41,7 +41,7 @@ def fuzz(kind: str, file: Path, count: int, first: int = 0) -> dict[str, int]:
 
 def test_shards(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    parts = {"state": Vector(3), "token": Discrete((5, 2)), "front": Image(3, 4, 6)}
+    parts: dict[str, Field] = {"state": Vector(3), "token": Discrete((5, 2)), "front": Image(3, 4, 6)}
     spec = TaskSpec("toy", parts, Vector(2, low=(-1.0, -1.0), high=(1.0, 1.0)), horizon=100)
 
     def episode(length: int) -> Any:

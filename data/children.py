@@ -1,0 +1,22 @@
+"""Child processes that end with their parent, in whatever way it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def end_with_parent() -> None:
+    """To be called in a child: it is killed when its parent is gone (on Linux), and holds nothing any longer."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def serve_parent(worker: int) -> None:
+    """The same for a worker of a DataLoader, which leaves signals to the whole job to its parent as well."""
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    end_with_parent()

@@ -1,0 +1,156 @@
+"""SIGTERM, SIGUSR1 and SIGUSR2 at any time: saved within seconds, an exit code that says so, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.killed import ROOT, SMALL, Faulty, differences, faulty, in_acting, in_training_step, in_write, kill
+from tests.faults.test_resume_training import slower, wait_for
+
+pytestmark = pytest.mark.faults
+LIMIT = 10.0  # seconds from a signal to the end
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    with faulty(tmp_path_factory.mktemp("signals")) as commands:
+        yield commands
+
+
+@pytest.fixture(scope="module")
+def straight(runs: Faulty) -> Path:
+    folder = runs.folder / "straight"
+    assert runs.run(*SMALL, to=folder) == 0, runs.said
+    return folder
+
+
+def sent(number: int, fault: str) -> str:
+    """The same moment, at which a signal comes instead of death."""
+    return fault.replace(
+        "die = lambda: os.kill(os.getpid(), signal.SIGKILL)", f"die = lambda: os.kill(os.getpid(), {number})"
+    )
+
+
+MOMENTS = {
+    "TERM in a batch": (signal.SIGTERM, in_training_step(7), 8),
+    "USR1 in the first batch": (signal.SIGUSR1, in_training_step(0), 1),
+    "USR2 in the last batch of an epoch": (signal.SIGUSR2, in_training_step(14), 15),
+    "TERM in the batch before a selection": (signal.SIGTERM, in_training_step(11), 12),
+    "USR1 in a selection": (signal.SIGUSR1, in_acting(5, call=2), 12),
+    "TERM while a checkpoint is written": (signal.SIGTERM, in_write("next.ckpt", 2, "before"), 7),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_training_saves_and_ends(runs: Faulty, straight: Path, moment: str) -> None:
+    number, fault, update = MOMENTS[moment]
+    folder = runs.folder / moment.replace(" ", "-")
+    began = time.monotonic()
+    assert runs.run(*SMALL, to=folder, fault=sent(number, fault)) == 128 + number, runs.said
+    assert time.monotonic() - began < 60
+    assert f"saving update {update} in" in runs.said, runs.said
+    rows = (folder / "logs" / "metrics.csv").read_text().splitlines()
+    assert rows[-1].split(",")[1] == str(update), "the log is flushed"
+    assert runs.run(*SMALL, to=folder) == 0, runs.said
+    assert differences(straight, folder) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_signal_to_the_whole_process_group_and_a_second_one(runs: Faulty, straight: Path, workers: int) -> None:
+    """As SLURM sends it; the workers outlive it, and a second signal while saving changes nothing."""
+    folder = runs.folder / f"group{workers}"
+    command = (*SMALL, f"data.num_workers={workers}")
+    pid = runs.start(*command, to=folder, fault=slower(0.3))
+    wait_for(folder / "logs" / "metrics.csv")
+    began = time.monotonic()
+    os.killpg(pid, signal.SIGTERM)  # the server makes each command the leader of a group
+    time.sleep(0.05)
+    os.killpg(pid, signal.SIGUSR1)
+    assert runs.end() == 128 + signal.SIGTERM, runs.said
+    assert time.monotonic() - began < LIMIT
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    assert runs.run(*command, to=folder) == 0, runs.said
+    assert differences(straight, folder) == []
+
+
+def test_a_launcher_that_handles_the_signal_is_asked_once_everything_is_saved(runs: Faulty, straight: Path) -> None:
+    """submitit's way: USR2 requeues and exits, TERM is ignored and the work goes on."""
+    folder = runs.folder / "launcher"
+    handlers = """
+import os, signal, sys, pathlib
+def requeue(number, frame):
+    saved = pathlib.Path(os.environ["RUN"], "checkpoints", "last.ckpt").exists()
+    print("requeued", saved)
+    sys.exit(77)
+def ignore(number, frame):
+    print("ignored")
+signal.signal(signal.SIGUSR2, requeue)
+signal.signal(signal.SIGTERM, ignore)
+"""
+    fault = handlers + in_training_step(4, "os.kill(os.getpid(), signal.SIGTERM)")
+    fault += in_training_step(7, "os.kill(os.getpid(), signal.SIGUSR2)")
+    assert runs.run(*SMALL, to=folder, fault=fault, RUN=str(folder)) == 77, runs.said
+    assert "ignored" in runs.said and runs.said.count("requeued True") == 1
+    assert runs.run(*SMALL, to=folder) == 0, runs.said
+    assert differences(straight, folder) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("wait", [0.0, 0.5, 2.0])
+def test_during_the_imports_of_a_cold_start(tmp_path: Path, number: int, wait: float) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "run.py", *SMALL, f"hydra.run.dir={tmp_path}/run", f"shards={tmp_path}/shards"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_until_handled(process.pid, number)  # before that, Python itself is starting
+    time.sleep(wait)
+    began = time.monotonic()
+    kill(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    assert time.monotonic() - began < LIMIT
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said
+
+
+def test_collection_ends_at_once_and_keeps_its_shards(runs: Faulty) -> None:
+    shards = runs.folder / "collected"
+    command = ("stage=collect", "env.collect.num_episodes=4000", "+env.collect.shard_episodes=100", f"shards={shards}")
+    pid = runs.start(*command, "+env.collect.processes=2", to=runs.folder / "collect")
+    wait_for_shards(shards, 2)
+    began = time.monotonic()
+    kill(pid, signal.SIGTERM)
+    assert runs.end() == 128 + signal.SIGTERM, runs.said
+    assert time.monotonic() - began < LIMIT
+    kept = {path: path.stat().st_mtime_ns for path in shards.rglob("*.h5")}
+    assert 2 <= len(kept) < 40
+    assert runs.run(*command, to=runs.folder / "collect") == 0, runs.said
+    assert len(list(shards.rglob("*.h5"))) == 40
+    assert all(path.stat().st_mtime_ns == time_of for path, time_of in kept.items()), "kept, not made again"
+    assert not list(shards.rglob(".*.partial"))
+
+
+def wait_for_shards(folder: Path, count: int, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while len(list(folder.rglob("*.h5"))) < count:
+        assert time.monotonic() < end, "no shards appeared"
+        time.sleep(0.01)
+
+
+def wait_until_handled(pid: int, number: int, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        caught = next(
+            line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt")
+        )
+        if int(caught.split()[1], 16) >> (number - 1) & 1:
+            return
+        assert time.monotonic() < end, "no handler was installed"
+        time.sleep(0.005)
