@@ -68,6 +68,11 @@ def check_settings(settings: dict[str, Any]) -> None:
     for name, callback in settings["callbacks"].items():
         if not isinstance(callback, dict) or "_target_" not in callback:
             raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
+    if settings["logger"] and "_target_" not in settings["logger"]:
+        key = next(iter(settings["logger"]))
+        raise UsageError(
+            f"logger.{key}: there is no such setting; the CSV log takes none, choose logger=tensorboard or wandb"
+        )
     if settings["stage"] not in STAGES:
         raise UsageError(f"stage: expected one of {', '.join(STAGES)}; found {settings['stage']!r}")
     clip = settings["trainer"].get("gradient_clip_val")

@@ -138,10 +138,8 @@ def evaluate(
 
     make_env is called as make_env(num_envs=N, **variant). Nothing here touches a global random generator, so a
     training run that evaluates goes on as if it had not.
-
     Episodes are played in waves of `num_envs`, each of which depends on its own seeds alone. Several processes share
     the waves and all of them get the outcomes, the same as those of one; so all of them must call this.
-
     halfway: what of this evaluation was played before, and where it is kept. pause: called after every step.
     isolation: environments run in a process of their own, where each step may take so many seconds; an episode that is
     lost there twice is an `env_error` (see envs/isolated.py). None: they run in this process, and an error is raised.
@@ -156,7 +154,6 @@ def evaluate(
             numbers = [number for variant_name, number in mine if variant_name == name]
             if not numbers:
                 continue
-            show(done, name, 0, 0)
 
             def on_step(step: int, running: int, done: int = done, name: str = name) -> None:
                 pause()
@@ -173,7 +170,6 @@ def evaluate(
                     played[name, number] = halfway.wave(name, number, wave, exact)
             finally:
                 env.close()
-        show(len(variants), "", 0, 0)
     return gathered(ranks.from_all((played, halfway.spent)), variants, len(waves))
 
 

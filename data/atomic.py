@@ -83,7 +83,8 @@ def append_bytes(path: Path | str, content: bytes) -> None:
             if file.write(content) != len(content):  # a full disk takes what fits and says nothing
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            file.truncate(before)
+            with contextlib.suppress(OSError):
+                file.truncate(before)
             raise type(error)(error.errno, f"could not write {path}: {error.strerror}") from error
 
 

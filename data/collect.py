@@ -105,8 +105,7 @@ def collect(
     collected in another way raises CollectionError. A folder of shards that came from elsewhere is left as it is.
     If another process collects into the same folder, this one waits for it and then uses what it made.
 
-    Episode i depends on (seed, i) alone, except that noise and the expert's own draws depend on its shard and
-    `num_envs` as well.
+    Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
     _check(num_episodes=num_episodes, num_envs=num_envs, shard_episodes=shard_episodes, processes=processes)
     if not 0.0 <= noise <= 1.0 or seed < 0:
@@ -130,8 +129,7 @@ def collect(
             _check_task(root, make_env)
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
-            total = sum(len(job.episodes_of(number)) for number in missing)
-            with _bar(f"collecting {root.name}", total, progress) as advance:
+            with _bar(f"collecting {root.name}", sum(len(job.episodes_of(n)) for n in missing), progress) as advance:
                 _run(job, missing, min(processes, len(missing)), advance)
     return find_shards(root)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 120
+TIMEOUT = 300
 
 # A run that is over in a second or two.
 TINY = (
@@ -103,6 +103,11 @@ class CommandLine:
         """The environment of a command."""
         shards = {"ELMUR_SHARDS": str(self.folder / "shards"), "COLUMNS": "200"}
         return {**os.environ, **shards, **self.environment, **environment}
+
+
+def patience(seconds: float) -> float:
+    """What may be promised in so many seconds on a machine of one's own, on this one with all that runs beside."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ class FakeTrainer:
     def __init__(self) -> None:
         self.global_step, self.saved = 0, list[int]()
         self.logged: dict[int, dict[str, float]] = {}
-        self.loggers = [self]
+        self.loggers, self.callbacks = [self], list[Any]()
 
     def save_checkpoint(self, path: Path) -> None:
         assert path.name == BEST

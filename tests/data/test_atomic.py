@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data.atomic import LockError, atomic_open, exclusive, leftovers, write_bytes, write_json, write_text
+from data.atomic import LockError, append_bytes, atomic_open, exclusive, leftovers, write_bytes, write_json, write_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,3 +81,12 @@ def test_lock_names_its_owner_and_dies_with_it(tmp_path: Path) -> None:
         owner.kill()
     with exclusive(tmp_path / "lock"):
         assert f"pid {os.getpid()}" in (tmp_path / "lock").read_text()
+
+
+def test_appended_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    append_bytes(path, b"one\n")
+    append_bytes(path, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+    with pytest.raises(OSError, match="could not write /dev/full: No space left on device"):
+        append_bytes("/dev/full", b"three\n")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-PATIENCE = 10  # seconds for one file, after which the process dies of SIGALRM
+PATIENCE = 30  # seconds for one file, after which the process dies of SIGALRM
 MEMORY = {"shard": 2 << 30, "checkpoint": 8 << 30, "resealed": 8 << 30}  # torch alone maps some of it
 
 

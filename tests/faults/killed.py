@@ -64,8 +64,7 @@ def in_training_step(update: int, act: str = "die()") -> str:
     """In the middle of the batch that follows `update` updates."""
     return f"""{DIE}
 from elmur.module import SequenceModule
-whole = SequenceModule.run_window
-def run_window(self, *args, **kwargs):
+def run_window(self, *args, whole=SequenceModule.run_window, **kwargs):
     result = whole(self, *args, **kwargs)
     if self.trainer.global_step == {update} and self.trainer.training:
         {act}

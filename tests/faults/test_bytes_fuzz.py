@@ -14,7 +14,7 @@ import pytest
 
 from data.shard import write_shard
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
-from tests.command import DEEP, ROOT, TINY, command_line
+from tests.command import DEEP, ROOT, TINY, command_line, patience
 
 pytestmark = pytest.mark.faults
 BATCH = 2500
@@ -27,7 +27,7 @@ def fuzz(kind: str, file: Path, count: int, first: int = 0) -> dict[str, int]:
     for begin in range(first, first + count, BATCH):
         end = min(begin + BATCH, first + count)
         command = [sys.executable, "-m", "tests.faults.bytes_fuzz", kind, str(file), str(begin), str(end)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(SECONDS))
         at = Path(f"{file}.{begin}.number")
         number = at.read_text() if at.exists() else "none"
         assert done.returncode == 0, f"{kind} {number} ended its reader: {done.returncode} {done.stderr[-500:]}"
