@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from tests.faults.killed import ROOT, faulty
 
@@ -37,7 +37,7 @@ for hook in (on_train_batch_start, on_train_batch_end, on_train_end):
 
 
 def test_checkpoints_cost_little(tmp_path: Path) -> None:
-    every = yaml.safe_load((ROOT / "conf/callbacks/default.yaml").read_text())["resume"]["every_n_updates"]
+    every = OmegaConf.load(ROOT / "conf/callbacks/default.yaml").resume.every_n_updates
     with faulty(tmp_path) as runs:
         fault = TIMED.replace("FILE", repr(str(tmp_path / "times.json")))
         command = ("trainer.max_steps=10", "env.collect.num_episodes=200", "~callbacks.selection", "env.lengths=[9]")
