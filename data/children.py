@@ -7,6 +7,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+GRACE = 10  # seconds that a worker goes on after SIGTERM, while its parent saves what it has
 
 
 def end_with_parent() -> None:
@@ -17,6 +18,9 @@ def end_with_parent() -> None:
 
 def serve_parent(worker: int) -> None:
     """The same for a worker of a DataLoader, which leaves signals to the whole job to its parent as well."""
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    # Not ignored: a Python that ends sends it to workers that were left over, and waits until they are gone.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     end_with_parent()

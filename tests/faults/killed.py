@@ -53,8 +53,8 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print("began", child, flush=True)
+    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 DIE = "import os, signal\ndie = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -175,15 +175,21 @@ class Faulty:
             "fault": fault,
             "environment": {"ELMUR_SHARDS": str(self.folder / "shards"), "COLUMNS": "200", **environment},
         }
-        assert self.server.stdin is not None and self.server.stdout is not None
+        assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
-        return int(self.server.stdout.readline())
+        return self.told("began")
 
     def end(self) -> int:
         """The exit code of the command that was started, negative for a signal that ended it."""
+        return self.told("ended")
+
+    def told(self, what: str) -> int:
+        """The number that the server gives next, of this kind: an exit code is not to be taken for a process to kill."""
         assert self.server.stdout is not None
-        return int(self.server.stdout.readline())
+        found, _, number = self.server.stdout.readline().partition(" ")
+        assert found == what, f"expected that a command {what}, found that one {found}"
+        return int(number)
 
     def run(self, *arguments: str, to: Path | None = None, fault: str = "", **environment: str) -> int:
         """A command from beginning to end; its exit code."""
@@ -212,7 +218,8 @@ def faulty(folder: Path) -> Iterator[Faulty]:
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """A signal to one process."""
+    """A signal to one process; to no group, and not to the first one."""
+    assert pid > 1, pid
     os.kill(pid, number)
 
 

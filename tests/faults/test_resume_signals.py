@@ -71,6 +71,7 @@ def test_a_signal_to_the_whole_process_group_and_a_second_one(runs: Faulty, stra
     pid = runs.start(*command, to=folder, fault=slower(0.3))
     wait_for(folder / "logs" / "metrics.csv")
     began = time.monotonic()
+    assert pid > 1
     os.killpg(pid, signal.SIGTERM)  # the server makes each command the leader of a group
     time.sleep(0.05)
     os.killpg(pid, signal.SIGUSR1)

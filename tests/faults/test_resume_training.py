@@ -72,9 +72,9 @@ def test_killed_again_and_again_at_random(runs: Faulty, straight: Path, workers:
     draw, folder, ended = random.Random(workers), runs.folder / f"random{workers}", []
     command = (*SMALL, f"data.num_workers={workers}")
     for _ in range(5):
-        pid = runs.start(*command, to=folder, fault=slower(0.1))
+        pid = runs.start(*command, to=folder, fault=slower(0.4))
         wait_for(folder / "settings.json")
-        time.sleep(draw.uniform(0.2, 2.5))
+        time.sleep(draw.uniform(0.2, 2.2))
         kill(pid)
         ended.append(runs.end())
     assert ended.count(-9) >= 3
