@@ -202,7 +202,7 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
     from callbacks.results import ROW, write_row
 
     env, how = build_env(settings), plan(settings)
-    policy = load_policy(checkpoint, check_variants(env), sample=how.sample, target_return=how.target_return)
+    policy = load_policy(checkpoint, check_variants(env), **how.acting)
     halfway = Halfway.of(folder, checkpoint, settings)
     outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation, halfway=halfway)  # type: ignore[misc]
     about = {

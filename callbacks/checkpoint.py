@@ -250,7 +250,7 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
 
 
 def load_policy(
-    path: Path | str, task: TaskSpec | None = None, sample: bool = False, target_return: float = 1.0
+    path: Path | str, task: TaskSpec | None = None, **how: Any
 ) -> StreamingPolicy:
-    """The policy in a checkpoint, to act one observation at a time."""
-    return StreamingPolicy(*load_model(path, task), sample=sample, target_return=target_return)
+    """The policy in a checkpoint, to act one observation at a time; `how` as `StreamingPolicy` takes it."""
+    return StreamingPolicy(*load_model(path, task), **how)

@@ -36,7 +36,8 @@ def check_metric(name: str) -> None:
 class Plan:
     """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts.
 
-    isolate: environments run in a process of their own, where a step may take `step_timeout` seconds.
+    compile: the policy's steps by torch.compile. isolate: environments run in a process of their own, where a step may
+    take `step_timeout` seconds.
     """
 
     num_episodes: int = 100
@@ -44,6 +45,7 @@ class Plan:
     first_seed: int = 500_000
     sample: bool = False
     target_return: float = 1.0
+    compile: bool = False
     isolate: bool = False
     step_timeout: float = 60.0
 
@@ -62,6 +64,11 @@ class Plan:
     def asked(self) -> tuple[int, int, int]:
         """How many episodes, from which seed on, how many side by side: arguments of `evaluate`."""
         return self.num_episodes, self.first_seed, self.num_envs
+
+    @property
+    def acting(self) -> dict[str, Any]:
+        """How the policy acts: arguments of `StreamingPolicy`."""
+        return {"sample": self.sample, "target_return": self.target_return, "compiled": self.compile}
 
     @property
     def isolation(self) -> float | None:

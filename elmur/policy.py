@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from elmur.batch import SegmentBatch
+from elmur.compiled import acting
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete
 from elmur.state import join_lanes, take_lanes, tensors_of, with_tensors
@@ -38,13 +39,19 @@ class StreamingPolicy:
     at most two for each position of a segment.
 
     sample: draw categorical actions from the softmax instead of taking the likeliest. target_return: the return asked
-    of models whose tokens include the return-to-go.
+    of models whose tokens include the return-to-go. compiled: by torch.compile, which pays after some 100,000 steps.
     """
 
     def __init__(
-        self, model: SequenceModel, context_length: int, sample: bool = False, target_return: float = 1.0
+        self,
+        model: SequenceModel,
+        context_length: int,
+        sample: bool = False,
+        target_return: float = 1.0,
+        compiled: bool = False,
     ) -> None:
         self.model, self.context_length = model, context_length
+        self.acting = acting(model, compiled)
         self.sample, self.target_return = sample, target_return
         self.device = next(model.parameters()).device
         self.start(0)
@@ -146,7 +153,7 @@ class StreamingPolicy:
             # What was executed became known after that step's batch was made.
             lanes = group.lanes
             group.before.action = self._executed if lanes is None else self._executed.index_select(0, lanes)
-        prediction = self.model.step(group.stream, mine, group.before)
+        prediction = self.acting.step(group.stream, mine, group.before)
         group.before = mine
         group.position += 1
         return prediction
@@ -178,11 +185,11 @@ class StreamingPolicy:
             assert group.before is not None
             lanes = group.lanes
             group.before.action = self._executed if lanes is None else self._executed.index_select(0, lanes)
-            states.append(self.model.close_segment(group.stream, group.before))
+            states.append(self.acting.close_segment(group.stream, group.before))
         start = torch.cat([group.start + self.context_length for group in full])
         lanes = None if full[0].lanes is None else torch.cat([g.lanes for g in full])  # type: ignore[misc]
         merged = self._open(lanes, states[0] if len(states) == 1 else join_lanes(states), start)
         self._groups = [g for g in self._groups if g.position < self.context_length] + [merged]
 
     def _open(self, lanes: Tensor | None, memory: Any, start: Tensor) -> Group:
-        return Group(lanes, self.model.open_segment(memory, start, self.context_length), start)
+        return Group(lanes, self.acting.open_segment(memory, start, self.context_length), start)

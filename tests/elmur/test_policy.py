@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
 from tests.elmur.samples import CONTINUOUS, SPEC, make_model
 
+ROOT = Path(__file__).parents[2]
 L = 4  # steps per segment
 QUIET = MemoryDesign(memory_init_std=0.0)  # every new bank is the same
 
@@ -196,3 +200,24 @@ def test_memory_gives_the_banks_of_all_lanes_in_order() -> None:
     assert [bank.written_at.amax(dim=1).tolist() for bank in banks] == [[3, 3, 3, 3]] * 2
     policy.act({"state": script.observation[0]}, np.array([False, True, False, False]))
     assert policy.memory()[0].written_at.amax(dim=1).tolist() == [3, -1, 3, 3]
+
+
+COMPILED = """
+from tests.elmur.test_policy import *
+model, script = make_model(memory=QUIET).eval(), Script(3, 11, {6: [1]})
+found = script.play(StreamingPolicy(model, L, compiled=True))
+np.testing.assert_allclose(found, script.expected(model), atol=1e-10, rtol=0)
+"""
+
+
+@pytest.mark.slow
+def test_compiled_acting_says_what_the_training_forward_says() -> None:
+    # In a process of its own: torch.compile does not see through the shape checks that tests put into every function.
+    done = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_compiled_acting_without_a_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, found no 'no-such-compiler'.*apt-get install g"):
+        StreamingPolicy(make_model(), L, compiled=True)
