@@ -249,8 +249,6 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
     return model.eval(), int(ours["context_length"])
 
 
-def load_policy(
-    path: Path | str, task: TaskSpec | None = None, **how: Any
-) -> StreamingPolicy:
+def load_policy(path: Path | str, task: TaskSpec | None = None, **how: Any) -> StreamingPolicy:
     """The policy in a checkpoint, to act one observation at a time; `how` as `StreamingPolicy` takes it."""
     return StreamingPolicy(*load_model(path, task), **how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -112,11 +113,15 @@ class ELMURLayer(nn.Module):
         slots, dates = memory.slots.to(x.dtype), memory.written_at
         if index is not None:
             slots, dates = slots.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1])), dates.gather(1, index)
-        bias, tokens = self.distance_bias(dates, segment.steps), self.writer.project(x)
+        bias, step = self.distance_bias(dates, segment.steps), segment.write_step.unsqueeze(1)
+        if index is not None and getattr(self.write_rule, "divide_segment", False):
+            mask, step = shares(segment.steps, index.shape[1], x)
+            bias = mask if bias is None else bias + mask
+        tokens = self.writer.project(x)
         candidate = self.write_residual(slots, lambda y: self.writer(y, tokens, bias))
         candidate, balance = with_balance(self.memory_residual, self.memory_feedforward, candidate)
         candidate = self.memory_dropout(candidate)
-        return self.write_rule.commit(memory, candidate, index, segment.write_step), balance
+        return self.write_rule.commit(memory, candidate, index, step), balance
 
     def distance_bias(self, query_steps: Tensor, key_steps: Tensor) -> Tensor | None:
         """Scores `[B, H, Q, K]` for the distances between steps, or None."""
@@ -147,6 +152,24 @@ class ELMURLayer(nn.Module):
         x, _ = self.transform(x)
         stream.tokens[:, first:end] = x
         return x
+
+
+def shares(steps: Int[Tensor, "B T"], num_slots: int, like: Tensor) -> tuple[Float[Tensor, "W T"], Int[Tensor, "B W"]]:
+    """A segment's tokens divided among the slots that are written, in order: what each may not see, and its date.
+
+    The mask is 0 where token t lies in slot w's share, -inf elsewhere; the date is the last step of the share.
+    """
+    num_tokens = steps.shape[1]
+    if num_slots > num_tokens:
+        raise ValueError(
+            f"slots_per_write={num_slots} with divide_segment needs as many tokens in a segment; found {num_tokens}: "
+            "raise context_length or lower slots_per_write"
+        )
+    slot = torch.arange(num_slots, device=steps.device).unsqueeze(1)
+    owner = torch.arange(num_tokens, device=steps.device) * num_slots // num_tokens
+    mask = torch.zeros(num_slots, num_tokens, dtype=like.dtype, device=steps.device)
+    ends = -(-(slot.squeeze(1) + 1) * num_tokens // num_slots) - 1  # rounded up: the last token that slot w owns
+    return mask.masked_fill(owner != slot, -torch.inf), steps[:, ends]
 
 
 def with_balance(residual: Residual, feedforward: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -43,7 +43,7 @@ def lru_write(
     memory: Memory,
     candidate: Float[Tensor, "B W D"],
     index: Int[Tensor, "B W"],
-    step: Int[Tensor, " B"],
+    step: Int[Tensor, "B one_or_W"],
     blend: float,
     replace_empty: bool = True,
 ) -> Memory:
@@ -59,7 +59,7 @@ def lru_write(
         weight = torch.where(memory.written_at.gather(1, index) == NEVER, 1.0, weight)
     blended = torch.lerp(old.to(candidate.dtype), candidate, weight.unsqueeze(-1))
     slots = memory.slots.scatter(1, index.unsqueeze(-1).expand_as(candidate), blended.to(memory.slots.dtype))
-    written_at = memory.written_at.scatter(1, index, step.unsqueeze(1).expand_as(index))
+    written_at = memory.written_at.scatter(1, index, step.expand_as(index))
     return Memory(slots, written_at)
 
 
@@ -71,13 +71,16 @@ class WriteRule(Protocol):
         """Slots for which a candidate must be computed; None for all of them."""
 
     def commit(self, memory: Memory, candidate: Tensor, index: Tensor | None, step: Tensor) -> Memory:
-        """The bank after the write."""
+        """The bank after the write; `step [B, 1]`, or `[B, W]` where every written slot has a date of its own."""
 
 
 class LRU:
     """Blend into the least recently used slot (paper, §3.3): `lru_blend_alpha` 1 replaces it, 0 keeps what it holds.
 
     slots_per_write: how many of the least recently used slots one segment is written to.
+    divide_segment: each of them sees only its share of the segment's tokens, the first slot the first share, and is
+        dated by its last step. Without it all of them see the same tokens at the same date, and nothing but noise
+        tells them apart. As many slots as a segment has steps keep a whole segment, a step in each.
     replace_empty: a never-written slot takes the candidate whole; the published code blends there too (false).
     all_candidates: compute candidates for all slots although only some are written. The slots come out the same;
         only the balance loss of a mixture of experts then counts every slot, as the published code does.
@@ -89,12 +92,16 @@ class LRU:
         slots_per_write: int = 1,
         replace_empty: bool = True,
         all_candidates: bool = False,
+        divide_segment: bool = False,
     ) -> None:
         if not 0.0 <= lru_blend_alpha <= 1.0:
             raise ValueError(f"lru_blend_alpha must lie in 0..1; found {lru_blend_alpha}")
         if slots_per_write < 1:
             raise ValueError(f"slots_per_write must be 1 or more; found {slots_per_write}")
+        if divide_segment and all_candidates:
+            raise ValueError("divide_segment and all_candidates exclude each other: shares are those of written slots")
         self.blend = lru_blend_alpha
+        self.divide_segment = divide_segment
         self.slots_per_write = slots_per_write
         self.replace_empty = replace_empty
         self.all_candidates = all_candidates
@@ -124,7 +131,7 @@ class ReplaceAll:
         return None
 
     def commit(self, memory: Memory, candidate: Tensor, index: Tensor | None, step: Tensor) -> Memory:
-        written_at = step.unsqueeze(1).expand_as(memory.written_at) if self.stamp else memory.written_at
+        written_at = step.expand_as(memory.written_at) if self.stamp else memory.written_at
         return Memory(candidate.to(memory.slots.dtype), written_at)
 
 

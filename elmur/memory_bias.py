@@ -11,20 +11,24 @@ class MemoryBias(nn.Module):
 
     max_seq_len: distances beyond +-(max_seq_len - 1) share the outermost entry.
     init_std: spread of the table at the start; the published code leaves torch's 1.0, as large as the scores.
+    gain: factor on the table. An entry is met once per token and distance, and Adam moves it by the learning rate at
+        most: a gain of 10 lets it become as large as a score in a tenth of the updates.
     """
 
-    def __init__(self, n_head: int, max_seq_len: int = 1024, init_std: float = 0.02) -> None:
+    def __init__(self, n_head: int, max_seq_len: int = 1024, init_std: float = 0.02, gain: float = 1.0) -> None:
         super().__init__()
         if max_seq_len < 1:
             raise ValueError(f"max_seq_len must be 1 or more; found {max_seq_len}")
         self.reach = max_seq_len - 1
+        self.gain = gain
         self.table = nn.Embedding(2 * max_seq_len - 1, n_head)
-        nn.init.normal_(self.table.weight, std=init_std)
+        nn.init.normal_(self.table.weight, std=init_std / gain)
 
     def forward(self, query_steps: Int[Tensor, "B Q"], key_steps: Int[Tensor, "B K"]) -> Float[Tensor, "B H Q K"]:
         distance = query_steps.unsqueeze(2) - key_steps.unsqueeze(1)
         bias: Tensor = self.table(distance.clamp(-self.reach, self.reach) + self.reach)
-        return bias.permute(0, 3, 1, 2)
+        bias = bias.permute(0, 3, 1, 2)
+        return bias if self.gain == 1.0 else self.gain * bias
 
 
 def no_bias(query_steps: Tensor, key_steps: Tensor) -> None:

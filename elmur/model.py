@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from elmur.attention import CrossAttention
 from elmur.batch import SegmentBatch
+from elmur.clock import EpisodeClock
 from elmur.dropout import Dropout
 from elmur.encoders import ActionEncoder, ObservationEncoder, ReturnEncoder
 from elmur.feedforward import MLP
@@ -73,7 +74,8 @@ class ELMUR(SequenceModel):
     """The ELMUR policy for one task: `model(segment, memory) -> output, memory`.
 
     position, feedforward and residual build their parts from (d_model, n_head, dropout), (d_model, dropout) and
-    (d_model). `memory=None` leaves memory out: a plain causal transformer over its window.
+    (d_model). `memory=None` leaves memory out: a plain causal transformer over its window. clock: built from d_model,
+    tells tokens the step of their episode; None for a policy that cannot count beyond its segment.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class ELMUR(SequenceModel):
         feedforward: Callable[..., nn.Module] = MLP,
         residual: Callable[..., Residual] = PostNorm,
         memory: MemoryDesign | None = MemoryDesign(),  # noqa: B008 - a value, never changed
+        clock: Callable[[int], EpisodeClock] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(d_model, n_layer, n_head)
@@ -97,6 +100,7 @@ class ELMUR(SequenceModel):
         self.observation = ObservationEncoder(spec.observation, d_model)
         self.action = ActionEncoder(spec, d_model) if self.format.with_action else None
         self.returns = ReturnEncoder(d_model) if self.format.with_return else None
+        self.clock = clock(d_model) if clock else None
         self.dropout = Dropout(dropout)
         self.position = position(d_model, n_head, dropout)
         self.steps: StepRule = memory.steps if memory else Chronological()
@@ -133,8 +137,9 @@ class ELMUR(SequenceModel):
 
         write: false where nothing will read the result. write_grad: false where its gradient is not used.
         """
-        x = self.dropout(self.position.embed(self.tokens(batch), 0))
+        x = self.tokens(batch)
         segment = self.segment(batch.start, batch.num_steps, x)
+        x = self.placed(x, segment, 0)
         tokens: list[Tensor] = []
         balances: list[Tensor | None] = []
         for layer, bank in zip(self.layers, self.bank_per_layer(memory), strict=True):
@@ -198,7 +203,7 @@ class ELMUR(SequenceModel):
     def append(self, stream: Stream, tokens: list[Float[Tensor, "B 1 D"]]) -> Float[Tensor, "B Q D"]:
         """The new tokens after all layers; the stream is the longer by them."""
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
-        x = self.dropout(self.position.embed(x, stream.length))
+        x = self.placed(x, stream.segment, stream.length)
         for layer, layer_stream in zip(self.layers, stream.layers, strict=True):
             x = layer.step(x, layer_stream, self.position, stream.length)
         stream.length += x.shape[1]
@@ -212,6 +217,13 @@ class ELMUR(SequenceModel):
     def tokens(self, batch: SegmentBatch) -> Float[Tensor, "B T D"]:
         """The segment as a token sequence, positions and dropout not yet in it."""
         return self.format.sequence(self.parts(batch, self.format.order))
+
+    def placed(self, x: Float[Tensor, "B Q D"], segment: Segment, first: int) -> Float[Tensor, "B Q D"]:
+        """Tokens `first .. first + Q - 1` of the segment with their step and position added, and dropout."""
+        if self.clock is not None:
+            x = x + self.clock(segment.steps[:, first : first + x.shape[1]])
+        out: Tensor = self.dropout(self.position.embed(x, first))
+        return out
 
     def parts(self, batch: SegmentBatch, letters: str) -> dict[str, Tensor]:
         """Embeddings `[B, steps, D]` of the kinds of tokens named by `letters`."""

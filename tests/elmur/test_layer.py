@@ -11,7 +11,7 @@ from scipy.special import erf, softmax
 
 from elmur.attention import CrossAttention
 from elmur.feedforward import MLP
-from elmur.layer import ELMURLayer, Segment
+from elmur.layer import ELMURLayer, Segment, shares
 from elmur.memory import LRU, Memory
 from elmur.memory_bias import MemoryBias
 from elmur.positional import Position
@@ -112,3 +112,20 @@ def test_the_four_steps(residual: type[Residual], all_candidates: bool) -> None:
             new[j] = share * candidate[j] + (1 - share) * slots[j]
         np.testing.assert_allclose(after.slots[b].detach().numpy(), new, rtol=1e-10, atol=1e-12)
     assert after.written_at.tolist() == [[3, 7, 7], [8, 2, 8]]
+
+
+@pytest.mark.parametrize(("tokens", "slots"), [(4, 4), (5, 2), (7, 3), (6, 1)])
+def test_shares_give_every_token_to_one_slot_in_order(tokens: int, slots: int) -> None:
+    steps = torch.stack([torch.arange(tokens), 100 + torch.arange(tokens)])
+    mask, dates = shares(steps, slots, torch.zeros(1))
+    owners = [[w for w in range(slots) if mask[w, t] == 0] for t in range(tokens)]
+    assert all(len(owner) == 1 for owner in owners)
+    flat = [owner[0] for owner in owners]
+    assert flat == sorted(flat) and set(flat) == set(range(slots))
+    last = [max(t for t in range(tokens) if flat[t] == w) for w in range(slots)]
+    assert dates.tolist() == [last, [100 + t for t in last]]
+
+
+def test_more_shares_than_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"slots_per_write=5 .* needs as many tokens in a segment; found 4"):
+        shares(torch.arange(4).unsqueeze(0), 5, torch.zeros(1))

@@ -61,7 +61,7 @@ def test_lru_is_the_loop(bank: tuple[Memory, int], blend: float, replace_empty: 
     every = torch.randn(lanes, size, width, generator=noise(7), dtype=torch.float64)  # one candidate per slot
     index = rule.select(memory)
     candidate = every if index is None else every.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
-    after = rule.commit(memory, candidate, index, torch.arange(lanes) + 10)
+    after = rule.commit(memory, candidate, index, torch.arange(lanes).view(-1, 1) + 10)
     for b in range(lanes):
         dates = before.written_at[b].tolist()
         fresh = [every[b, j].tolist() for j in oldest(dates, count)]
@@ -80,7 +80,7 @@ def steady(size: int) -> Memory:
 def write(memory: Memory, rule: LRU, value: float, step: int) -> Memory:
     index = rule.select(memory)
     assert index is not None
-    return rule.commit(memory, torch.full((1, index.shape[1], 1), value), index, torch.tensor([step]))
+    return rule.commit(memory, torch.full((1, index.shape[1], 1), value), index, torch.tensor([[step]]))
 
 
 def test_slots_take_turns() -> None:
@@ -128,6 +128,23 @@ def test_several_slots_per_write() -> None:
     assert write(memory, rule, 2.0, 9).written_at.tolist() == [[9, 4, 9]]
 
 
+def test_slots_of_one_write_can_have_dates_of_their_own() -> None:
+    rule = LRU(slots_per_write=2, divide_segment=True)
+    memory = steady(3)
+    for first in (0, 2, 4):
+        index = rule.select(memory)
+        assert index is not None
+        candidate = torch.tensor([[[float(first)], [first + 1.0]]])
+        memory = rule.commit(memory, candidate, index, torch.tensor([[first, first + 1]]))
+    assert memory.slots.flatten().tolist() == [3, 4, 5], "the three newest steps, oldest replaced first"
+    assert memory.written_at.tolist() == [[3, 4, 5]]
+
+
+def test_shares_and_all_candidates_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="divide_segment and all_candidates exclude each other"):
+        LRU(divide_segment=True, all_candidates=True)
+
+
 def test_least_recently_used_ties_go_to_the_lowest_index() -> None:
     dates = torch.tensor([[4, 2, 2, -1, -1], [7, 7, 7, 7, 7]])
     assert least_recently_used(dates, 3).tolist() == [[3, 4, 1], [0, 1, 2]]
@@ -135,7 +152,9 @@ def test_least_recently_used_ties_go_to_the_lowest_index() -> None:
 
 def test_lanes_choose_for_themselves() -> None:
     memory = Memory(torch.zeros(2, 2, 1), torch.tensor([[0, 5], [5, 0]]))
-    after = lru_write(memory, torch.ones(2, 1, 1), least_recently_used(memory.written_at, 1), torch.tensor([8, 9]), 1.0)
+    after = lru_write(
+        memory, torch.ones(2, 1, 1), least_recently_used(memory.written_at, 1), torch.tensor([[8], [9]]), 1.0
+    )
     assert after.slots.flatten().tolist() == [1, 0, 0, 1]
     assert after.written_at.tolist() == [[8, 5], [5, 9]]
 
@@ -145,7 +164,7 @@ def test_replace_all(stamp: bool, dates: list[list[int]]) -> None:
     rule, candidate = ReplaceAll(stamp), torch.randn(2, 2, 3, generator=noise())
     memory = Memory.initial(2, 2, 3, 1.0, noise())
     rule.select(memory)
-    after = rule.commit(memory, candidate, None, torch.tensor([6, 7]))
+    after = rule.commit(memory, candidate, None, torch.tensor([[6], [7]]))
     assert torch.equal(after.slots, candidate)
     assert after.written_at.tolist() == dates
 

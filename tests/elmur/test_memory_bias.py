@@ -43,6 +43,13 @@ def test_table_has_a_row_per_distance_and_the_spread_asked_for() -> None:
     assert bias.table.weight.std().item() == pytest.approx(0.5, rel=0.05)
 
 
+def test_gain_changes_how_fast_entries_grow_and_not_where_they_begin() -> None:
+    bias = MemoryBias(n_head=2, init_std=0.5, gain=10.0)
+    found = bias(torch.tensor([[3]]), torch.tensor([[1]]))
+    assert torch.equal(found.flatten(), 10.0 * bias.table.weight[1023 + 2])
+    assert (10.0 * bias.table.weight).std().item() == pytest.approx(0.5, rel=0.05)
+
+
 def test_no_bias_is_none() -> None:
     none: Callable[..., torch.Tensor | None] = no_bias
     assert none(torch.zeros(1, 2), torch.zeros(1, 3)) is None

@@ -219,5 +219,5 @@ def test_compiled_acting_says_what_the_training_forward_says() -> None:
 
 def test_compiled_acting_without_a_compiler_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler, found no 'no-such-compiler'.*apt-get install g"):
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, found no 'no-such-compiler'.*apt-get install g"):
         StreamingPolicy(make_model(), L, compiled=True)

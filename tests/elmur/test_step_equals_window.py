@@ -11,6 +11,7 @@ import torch
 
 from elmur.baselines.recurrent import GRU
 from elmur.baselines.transformer import Transformer
+from elmur.clock import EpisodeClock
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU, ReplaceAll
 from elmur.model import ELMUR, MemoryDesign
@@ -30,6 +31,7 @@ FORMATS = ["s", "sa", "sr", "sra"]
 LENGTH, SEGMENTS, STARTS = 4, 3, [0, 7, 1000]
 experts = partial(MixtureOfExperts, num_experts=3, top_k=3, n_shared_experts=1, routed_d_ff=4, shared_d_ff=8)
 design = partial(MemoryDesign, memory_size=3, memory_init_std=1.0)
+# fmt: off
 VARIANTS: dict[str, dict[str, Any]] = {
     "elmur": {"memory": design(write=LRU(0.7))},
     "shared memory": {"memory": design(write=LRU(0.7), shared=True), "feedforward": experts},
@@ -37,6 +39,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no write": {"memory": design(write=None), "feedforward": SwiGLU},
     "neither": {"memory": design(read=False, write=None), "residual": partial(PostNorm, norm_type="rmsnorm")},
     "no bias": {"memory": design(bias=None, write=LRU(0.3, slots_per_write=2)), "feedforward": experts},
+    "divided, with a clock": {
+        "memory": design(write=LRU(0.7, slots_per_write=2, divide_segment=True)), "clock": EpisodeClock
+    },
     "no LRU": {"memory": design(write=ReplaceAll()), "residual": partial(PreNorm, norm_type="rmsnorm")},
     "one slot": {"memory": MemoryDesign(memory_size=1, write=LRU(0.5))},
     "mirrored": {"memory": design(steps=Mirrored(), write=LRU(0.7, 1, False, True)), "feedforward": experts},
@@ -44,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one layer, shared": {"memory": design(shared=True), "n_layer": 1, "feedforward": MLP},
     "no memory": {"memory": None},
 }
+# fmt: on
 
 
 def largest_gap(left: Any, right: Any) -> float:
