@@ -145,3 +145,22 @@ def test_return_to_go_is_a_linear_map() -> None:
     encoder = ReturnEncoder(D)
     weight, bias = encoder.linear.weight[:, 0], encoder.linear.bias
     torch.testing.assert_close(encoder(torch.tensor([[2.0, -1.0]]))[0], torch.stack([2 * weight + bias, bias - weight]))
+
+
+@pytest.mark.parametrize("sizes", [(5,), (3, 2, 4), (600, 600)])
+def test_discrete_components_are_summed_row_by_row(sizes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    encoder = DiscreteEncoder(Discrete(sizes), 8).double()
+    x = torch.stack([torch.randint(size, (2, 3)) for size in sizes], dim=-1)
+    found = encoder(x)
+    found.square().sum().backward()
+    weight, expected = encoder.table.weight, torch.zeros(2, 3, 8, dtype=torch.float64)
+    gradient = torch.zeros_like(weight)
+    for b in range(2):
+        for t in range(3):
+            rows = [sum(sizes[:c]) + int(x[b, t, c]) for c in range(len(sizes))]
+            expected[b, t] = sum(weight[row].detach() for row in rows)
+            for row in rows:
+                gradient[row] += 2 * expected[b, t]
+    torch.testing.assert_close(found.detach(), expected)
+    torch.testing.assert_close(weight.grad, gradient)
