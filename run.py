@@ -211,6 +211,7 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
         "model": settings["model_name"],
         "seed": settings["seed"],
         "metric": env["metric"],
+        "suite": env.get("suite"),
         "checkpoint": str(checkpoint),
         "parameters": policy.model.num_parameters(),
         "evaluation_seconds": sum(outcome.wall_seconds for outcome in outcomes.values()),
@@ -218,7 +219,7 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
         **about,
         "settings": settings,
     }
-    row = write_row(folder / ROW, outcomes, about) if is_first_process() else {}
+    row = write_row(folder / ROW, outcomes, about, env.get("reference")) if is_first_process() else {}
     halfway.remove()
     return row
 

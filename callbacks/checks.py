@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ MAX_LABEL = 60
 NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen")
 STAGES = ("train", "collect", "evaluate", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
+MOST_NAMES = 12  # that an error lists where some are near
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
@@ -35,7 +36,8 @@ SECTIONS = {
         "data", "trainer", "callbacks", "logger",
     ),
     "env": (
-        "name", "id", "metric", "chance", "lengths", "make", "variants", "selection", "expert", "dataset", "collect",
+        "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
+        "dataset", "collect",
     ),
 }
 # fmt: on
@@ -189,6 +191,14 @@ def refuse(error: BaseException) -> NoReturn:
     sys.exit(1)
 
 
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What there is instead of `name`: all of it, or of many the nearest."""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) if len(known) > MOST_NAMES else []
+    if near:
+        return f"the nearest of {len(known)} are {', '.join(near)}"
+    return f"there are {', '.join(known)}"
+
+
 def _stop_at_full_log(handler: logging.FileHandler, record: logging.LogRecord) -> None:
     """Let what went wrong in writing a log end the run, instead of a traceback for each line of it."""
     error = sys.exc_info()[1]
@@ -203,7 +213,7 @@ def sentence(error: BaseException) -> str:
     if unknown := re.match(r"Could not override '([^']+)'", text):
         return f"{unknown[1]}: there is no such setting; `python run.py --cfg job` shows those there are"
     if option := re.search(r"Could not find '(.+)/(.+?)' Available options in '.+?': (.*?)( Config search|$)", text):
-        return f"{option[1]}={option[2]}: there is no such option; there are {option[3].replace(' ', ', ')}"
+        return f"{option[1]}={option[2]}: there is no such option; {nearest(option[2], option[3].split())}"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and not error.filename and text == str(OSError(error.errno, error.strerror)):

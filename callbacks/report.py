@@ -30,21 +30,28 @@ def show(row: Mapping[str, Any], folder: Path, chance: float | None = None) -> N
 
 def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
     """The outcomes of one result row as a table."""
-    table = Table(title=f"{row['task']} · {row['model']} · seed {row['seed']}", title_justify="left")
-    for heading in ("variant", "episodes", "success", "95 % of it", "return", "steps", "seconds"):
+    actions = f" · {row['actions']} actions" if "actions" in row else ""
+    table = Table(title=f"{row['task']} · {row['model']} · seed {row['seed']}{actions}", title_justify="left")
+    lines = [_cells(name, outcome, row) for name, outcome in row["outcomes"].items()]
+    for heading in lines[0]:
         table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
-    for name, outcome in row["outcomes"].items():
-        low, high = outcome["success_interval"]
-        table.add_row(
-            name,
-            str(outcome["episodes"]) + (f" + {len(lost)} env_error" if (lost := outcome.get("env_errors")) else ""),
-            f"{outcome['success']:.2f}",
-            f"{low:.2f}-{high:.2f}",
-            f"{outcome['mean_return']:.2f} ± {outcome['return_error']:.2f}",
-            f"{outcome['mean_length']:,.0f}",
-            f"{outcome['wall_seconds']:.1f}",
-        )
+    for cells in lines:
+        table.add_row(*cells.values())
     (console or Console()).print(table)
+
+
+def _cells(name: str, outcome: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
+    """One line of the table of a row: heading -> text. Success is left out where the task has only a return."""
+    lost = outcome.get("env_errors")
+    cells = {"variant": name, "episodes": str(outcome["episodes"]) + (f" + {len(lost)} env_error" if lost else "")}
+    if row.get("metric") != "return":
+        low, high = outcome["success_interval"]
+        cells |= {"success": f"{outcome['success']:.2f}", "95 % of it": f"{low:.2f}-{high:.2f}"}
+    cells["return"] = f"{outcome['mean_return']:.2f} ± {outcome['return_error']:.2f}"
+    if reference := row.get("reference"):
+        cells |= {name: f"{reference[name]:.2f}" for name in ("expert", "random")}
+        cells["normalised"] = f"{outcome['normalised']:.2f}"
+    return cells | {"steps": f"{outcome['mean_length']:,.0f}", "seconds": f"{outcome['wall_seconds']:.1f}"}
 
 
 def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance: float | None = None) -> bool:

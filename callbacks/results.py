@@ -6,6 +6,7 @@ import datetime
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,25 @@ FORMAT = 1
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy", "h5py", "popgym", "mani_skill")
 
 
-def write_row(path: Path | str, outcomes: Mapping[str, Outcome], about: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the row of one evaluation and give it back; `about` is plain JSON values (task, seed, settings, ...)."""
+def write_row(
+    path: Path | str, outcomes: Mapping[str, Outcome], about: Mapping[str, Any], reference: Any = None
+) -> dict[str, Any]:
+    """Write the row of one evaluation and give it back; `about` is plain JSON values (task, seed, settings, ...).
+
+    reference: what is known of the task, a dataclass with the mean returns `random` and `expert` and the method
+    `normalised` (0 for random play, 1 for the expert); it is noted beside the returns, with the normalised score.
+    """
+    found = {name: outcome.to_json() for name, outcome in outcomes.items()}
+    if reference is not None:
+        about = {**about, "reference": asdict(reference)}
+        for name, outcome in outcomes.items():
+            found[name]["normalised"] = reference.normalised(outcome.mean_return)
     row = {
         "format": FORMAT,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **about,
         "versions": versions(),
-        "outcomes": {name: outcome.to_json() for name, outcome in outcomes.items()},
+        "outcomes": found,
     }
     write_json(path, row)
     return row

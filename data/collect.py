@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from data.atomic import exclusive, leftovers
 from data.children import end_with_parent
+from data.disturbed import Disturbed
 from data.errors import ShardError, require_same_task
 from data.index import Collection, find_shards, shard_name
+from data.progress import episodes_bar
+from data.provenance import describe, other_versions
 from data.shard import Shard, write_shard
 from elmur.spec import Vector
-from envs.rollout import Episode, Policy, rollout
+from envs.rollout import Episode, Policy, RandomPolicy, rollout
 from envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
 
 FIRST_SEED = 1_000_000  # seeds below are for evaluation, so that no evaluated episode was trained on
-PATIENCE = 2.0  # seconds before a progress bar appears
 POLICY_STREAM, NOISE_STREAM = 1, 2
 LOCK = ".collecting"
 
@@ -48,7 +46,8 @@ class _Job:
     shard_episodes: int
     seed: int
     num_envs: int
-    noise: float
+    disturbed: Disturbed
+    check: Callable[..., object] | None
     parameters: Mapping[str, Any]
     normalise: bool
 
@@ -62,15 +61,23 @@ class _Job:
         env = self.make_env(num_envs=min(self.num_envs, len(numbers)))
         try:
             seeds = [episode_seed(self.seed, i) for i in numbers]
-            episodes = _play(env, self.expert, seeds, self.noise, (self.seed, number), advance)
-            spec = env.spec
+            random = [self.disturbed.random_play(self.seed, i) for i in numbers]
+            spec, stream = env.spec, (self.seed, number)
+            own = [seed for seed, at_random in zip(seeds, random, strict=True) if not at_random]
+            others = [seed for seed, at_random in zip(seeds, random, strict=True) if at_random]
+            expert = iter(_play(env, self.expert, own, self.disturbed.noise, stream, advance))
+            by_chance = iter(_play(env, RandomPolicy(spec), others, 0.0, stream, advance))
         finally:
             env.close()
+        episodes = [next(by_chance if at_random else expert) for at_random in random]
+        if self.check is not None and self.disturbed == Disturbed():
+            self.check(returns=[episode.episode_return for episode in episodes])
         steps = [episode.steps for episode in episodes if episode.steps is not None]
         provenance = {
             "collection": dict(self.parameters),
             "expert": self.parameters["expert"],
-            "noise": self.noise,
+            **vars(self.disturbed),
+            "random_play": [i for i, at_random in zip(numbers, random, strict=True) if at_random],
             "episodes": [numbers.start, numbers.stop],
             "seed": self.seed,
             "seed_range": [min(seeds), max(seeds)],
@@ -90,15 +97,20 @@ def collect(
     seed: int,
     num_envs: int = 64,
     noise: float = 0.0,
+    mixture: float = 0.0,
     shard_episodes: int = 1000,
     processes: int = 1,
     progress: bool = True,
     normalise: bool = False,
+    check: Callable[..., object] | None = None,
+    depends_on: Mapping[str, str] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
-    make_env: called as make_env(num_envs=N). noise: probability that an executed action is a random one.
+    make_env: called as make_env(num_envs=N). noise, mixture: see Disturbed.
+    check: called as check(returns=[...]) before a shard is published, where all episodes are the expert's own; it raises
+    where they are not up to it. depends_on: package -> what to know where shards were made with another version.
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
@@ -108,29 +120,24 @@ def collect(
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
     _check(num_episodes=num_episodes, num_envs=num_envs, shard_episodes=shard_episodes, processes=processes)
-    if not 0.0 <= noise <= 1.0 or seed < 0:
-        raise ValueError(f"collect: expected noise from 0 to 1 and a seed from 0, found noise={noise}, seed={seed}")
-    root = Path(root)
-    asked = _describe(
-        {
-            "env": make_env,
-            "expert": expert,
-            "num_episodes": num_episodes,
-            "shard_episodes": shard_episodes,
-            "seed": seed,
-            "noise": noise,
-            "normalise": normalise,
-            **(parameters or {}),
-        }
-    )
-    job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, noise, asked, normalise)
+    if seed < 0:
+        raise ValueError(f"collect: expected a seed from 0, found seed={seed}")
+    root, disturbed = Path(root), Disturbed(noise, mixture)
+    same = {"env": make_env, "expert": expert, "num_episodes": num_episodes, "shard_episodes": shard_episodes}
+    same |= {"seed": seed, "noise": noise, "normalise": normalise}
+    if mixture:  # left out at 0: folders from before there were mixtures are the same still
+        same["mixture"] = mixture
+    asked = describe({**same, **(parameters or {})})
+    job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, disturbed, check, asked, normalise)
     with exclusive(root / LOCK, wait=True):
         if Collection.read(root) is None:
             _check_task(root, make_env)
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
-            with _bar(f"collecting {root.name}", sum(len(job.episodes_of(n)) for n in missing), progress) as advance:
+            episodes = sum(len(job.episodes_of(number)) for number in missing)
+            with episodes_bar(f"collecting {root.name}", episodes, progress) as advance:
                 _run(job, missing, min(processes, len(missing)), advance)
+    _warn_of_versions(root, depends_on or {})
     return find_shards(root)
 
 
@@ -171,6 +178,20 @@ def _missing(root: Path, asked: Collection) -> list[int]:
         )
     absent = set(asked.missing(root))
     return [number for number in range(asked.num_shards) if shard_name(number) in absent]
+
+
+def _warn_of_versions(root: Path, depends_on: Mapping[str, str]) -> None:
+    """Warn where the shards were made with another version of a package than the one that is installed."""
+    try:
+        with Shard(find_shards(root)[0]) as shard:
+            made = shard.attribute("provenance").get("versions", {})
+    except (ShardError, IndexError):
+        return  # the index says what is wrong
+    for package, made_with, installed in other_versions(made, depends_on):
+        log.warning(
+            "%s was made with %s %s, %s is installed (%s): scores may not compare; to collect anew, delete that folder "
+            "and repeat the command", root, package, made_with, installed, depends_on[package],
+        )  # fmt: skip
 
 
 def _check_task(root: Path, make_env: Callable[..., VectorEnv]) -> None:
@@ -245,37 +266,3 @@ def _run(job: _Job, missing: Sequence[int], processes: int, advance: Callable[[i
 
 def _ignore(episodes: int) -> None:
     """Progress inside another process is not shown; its whole shards are."""
-
-
-@contextmanager
-def _bar(title: str, total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
-    """A function to call with the number of episodes that ended; it shows a bar once PATIENCE is over."""
-    bar = Progress(TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    task = bar.add_task(title, total=total)
-    began = time.monotonic()
-
-    def advance(episodes: int) -> None:
-        bar.advance(task, episodes)
-        if wanted and not bar.live.is_started and time.monotonic() - began > PATIENCE:
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()
-
-
-def _describe(thing: Any) -> Any:
-    """What identifies a callable or an object in a record: its name, and the arguments bound to it."""
-    if isinstance(thing, functools.partial):
-        name = _describe(thing.func)
-        return {"call": name, **{key: _describe(value) for key, value in sorted(thing.keywords.items())}}
-    if isinstance(thing, Mapping):
-        return {str(key): _describe(value) for key, value in thing.items()}
-    if isinstance(thing, list | tuple):
-        return [_describe(value) for value in thing]
-    if thing is None or isinstance(thing, bool | int | float | str):
-        return thing
-    named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"

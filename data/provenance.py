@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ def origin() -> dict[str, Any]:
         "code": code_version(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def other_versions(made: Mapping[str, str], packages: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(package, version that data were made with, version installed) of the packages for which the two differ."""
+    found = [(package, made.get(package, "unknown"), _version(package)) for package in packages]
+    return [(package, old, new) for package, old, new in found if "unknown" not in (old, new) and old != new]
 
 
 @functools.cache
@@ -47,3 +54,18 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def describe(thing: Any) -> Any:
+    """What identifies a callable or an object in a record: its name, and the arguments bound to it."""
+    if isinstance(thing, functools.partial):
+        name = describe(thing.func)
+        return {"call": name, **{key: describe(value) for key, value in sorted(thing.keywords.items())}}
+    if isinstance(thing, Mapping):
+        return {str(key): describe(value) for key, value in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [describe(value) for value in thing]
+    if thing is None or isinstance(thing, bool | int | float | str):
+        return thing
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"

@@ -67,6 +67,10 @@ EARLY = {
     "unknown option": (["model=nope"], ["model=nope: there is no such option", "elmur, gru, transformer"]),
     "unknown nested option": (["model/position=nope"], ["model/position=nope", "relative, rope"]),
     "unknown task": (["task=nope"], ["task=nope: there is no such option"]),
+    "unknown task, nearly right": (
+        ["task=popgym_autoencod_esy"],
+        ["task=popgym_autoencod_esy: there is no such option; the nearest of 55 are popgym_autoencode_easy, popgym_"],
+    ),
     "not key=value": (["nope"], ["Error parsing override 'nope'"]),
     "unknown stage": (["stage=nope"], ["stage: expected one of train, collect", "found 'nope'"]),
     "task of another env": (["env=tmaze", "task=popgym_autoencode_easy"], ["does not belong to env=tmaze"]),

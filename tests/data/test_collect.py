@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import data.collect as collect_module
+from data import provenance
 from data.atomic import leftovers
 from data.collect import FIRST_SEED, CollectionError, collect, episode_seed
 from data.index import build_index, shard_name
@@ -140,6 +141,57 @@ def test_noise_changes_actions_by_the_seed_alone(tmp_path: Path) -> None:
     assert [shard[0] for shard in noisy] == [shard[0] for shard in plain]
 
 
+def test_a_mixture_plays_whole_episodes_at_random(tmp_path: Path) -> None:
+    """Count's expert alternates 0 and 1: an episode that does not is random play, and so says the provenance."""
+    plain, mixed = (contents(gather(tmp_path / str(share), mixture=share, num_episodes=60)) for share in (0.0, 0.5))
+    assert [shard[0] for shard in mixed] == [shard[0] for shard in plain], "the same episodes of the env"
+    said, seen = [], []
+    for path in sorted((tmp_path / "0.5").glob("*.h5")):
+        with Shard(path) as shard:
+            said += shard.attribute("provenance")["random_play"]
+            for begin, end in zip(shard.offsets[:-1].tolist(), shard.offsets[1:].tolist(), strict=True):
+                own = shard.read("action", begin, end).tolist() == [i % 2 for i in range(end - begin)]
+                seen += [not own]
+                assert shard.read("loss_mask", begin, end).all()
+    assert {i for i, at_random in enumerate(seen) if at_random} <= set(said), "a short one may alternate by chance"
+    assert 18 <= len(said) <= 42 and len(said) - sum(seen) <= 12
+    with pytest.raises(CollectionError, match=r"mixture was None, now 0\.5"):
+        gather(tmp_path / "0.0", mixture=0.5, num_episodes=60)
+    every = contents(gather(tmp_path / "all", mixture=1.0))
+    assert sum(len(shard[0]) - 1 for shard in every) == 25
+
+
+def test_experts_are_checked_before_anything_is_published(tmp_path: Path) -> None:
+    seen: list[list[float]] = []
+
+    def check(returns: list[float]) -> None:
+        seen.append(returns)
+        if len(seen) == 2:
+            raise RuntimeError("not up to it")
+
+    with pytest.raises(RuntimeError, match="not up to it"):
+        gather(tmp_path / "a", check=check)
+    assert [path.name for path in (tmp_path / "a").glob("*.h5")] == [shard_name(0)]
+    lengths = [episode_seed(3, i) % 7 + 1 for i in range(10)]
+    assert seen[0] == [length // 2 for length in lengths], "the sum of 0, 1, 0, 1, ..."
+    for disturbed in ({"noise": 0.5}, {"mixture": 0.5}):  # not the expert's own level
+        gather(tmp_path / next(iter(disturbed)), check=check, **disturbed)
+    assert len(seen) == 2
+
+
+def test_shards_of_another_version_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    note = {"numpy": "it counts anew", "no-such-package": ""}
+    gather(tmp_path, depends_on=note)
+    assert not caplog.records
+    monkeypatch.setattr(provenance, "_version", lambda package: "99.0")
+    gather(tmp_path, depends_on=note)
+    (record,) = caplog.records
+    assert f"{tmp_path} was made with numpy {np.__version__}, 99.0 is installed (it counts anew)" in record.message
+    assert record.levelname == "WARNING" and "delete that folder and repeat the command" in record.message
+
+
 def test_another_collection_is_refused(tmp_path: Path) -> None:
     gather(tmp_path)
     says = (
@@ -179,7 +231,7 @@ def test_seeds_are_kept_apart_and_alternate() -> None:
 
 def test_progress_counts_every_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    original = collect_module._bar
+    original = collect_module.episodes_bar
 
     class Bar:
         def __init__(self, title: str, total: int, wanted: bool) -> None:
@@ -198,13 +250,13 @@ def test_progress_counts_every_episode(tmp_path: Path, monkeypatch: pytest.Monke
         def __exit__(self, *error: Any) -> Any:
             return self.inside.__exit__(*error)
 
-    monkeypatch.setattr(collect_module, "_bar", Bar)
+    monkeypatch.setattr(collect_module, "episodes_bar", Bar)
     gather(tmp_path)
     assert sum(told) == 25 and min(told) >= 1
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_episodes": 0}, {"num_envs": 0}, {"processes": 0}, {"noise": 2.0}, {"seed": -1}]
+    "changes", [{"num_episodes": 0}, {"num_envs": 0}, {"processes": 0}, {"noise": 2.0}, {"mixture": 1.5}, {"seed": -1}]
 )
 def test_refusals(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):

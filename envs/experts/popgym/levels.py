@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.popgym import family_and_level
+
 # How far a mean may fall below the expert's by chance, in its standard errors, and what is lost to rounding.
 MOST_ERRORS, ROUNDING = 4.0, 2e-3
 
@@ -28,9 +30,15 @@ class Level:
         return (mean_return - self.random) / (self.expert - self.random)
 
 
+def level_of(task: str) -> Level:
+    """The level of a task such as "popgym-AutoencodeEasy-v0". Raises PopGymError for a name without one."""
+    family_and_level(task)
+    return LEVELS[task]
+
+
 def check_level(task: str, returns: Sequence[float]) -> None:
     """Raises LevelError when the mean of an expert's returns is lower than chance explains."""
-    level = LEVELS[task]
+    level = level_of(task)
     least = level.expert - MOST_ERRORS * level.spread / np.sqrt(len(returns)) - ROUNDING
     mean = float(np.mean(returns))
     if mean < least:

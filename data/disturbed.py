@@ -1,0 +1,31 @@
+"""How far collected episodes are not the expert's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MIXTURE_STREAM = 3  # apart from the streams of collection
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """How far episodes are not the expert's own, so that their returns differ.
+
+    noise: probability that an expert's action is replaced by a random one; those steps are masked out of the loss.
+    mixture: share of whole episodes that are random play; these count in the loss, for a policy that is asked for a
+    return is to learn what a low one looks like.
+    """
+
+    noise: float = 0.0
+    mixture: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"collect: expected {name} from 0 to 1, found {name}={value}")
+
+    def random_play(self, seed: int, number: int) -> bool:
+        """Whether episode `number` is random play: a function of the arguments alone."""
+        return bool(np.random.default_rng([seed, number, MIXTURE_STREAM]).random() < self.mixture)

@@ -1,0 +1,92 @@
+"""POPGym on the real command line: collect, train, judge; the row that comes out, and what stops it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
+
+from data.shard import Shard
+from envs.popgym import make_vector
+from envs.rollout import RandomPolicy, rollout
+from tests.command import CommandLine, command_line
+
+TINY = (
+    "model.d_model=8", "model.n_layer=1", "env.collect.num_episodes=64", "trainer.max_steps=2", "module.context_length=8",
+    "trainer.accelerator=cpu", "data.lanes=32", "evaluation.num_episodes=5", "callbacks=last",
+)  # fmt: skip
+TASK = "task=popgym_repeat_first_easy"
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    with command_line(tmp_path_factory.mktemp("cli")) as commands:
+        yield commands
+
+
+def row_of(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return row
+
+
+def test_a_row_tells_the_expert_random_play_and_the_normalised_score(cli: CommandLine) -> None:
+    done = cli.run(TASK, *TINY, to=(folder := cli.folder / "run"))
+    assert (done.code, done.stderr) == (0, "")
+    row = row_of(folder)
+    assert (row["metric"], row["actions"], row["suite"]) == ("return", "argmax", "popgym48")
+    assert set(row["reference"]) == {"random", "expert", "spread"}
+    outcome, reference = row["outcomes"]["all"], row["reference"]
+    assert outcome["mean_return"] == pytest.approx(np.mean(outcome["returns"]))
+    share = (outcome["mean_return"] - reference["random"]) / (reference["expert"] - reference["random"])
+    assert outcome["normalised"] == pytest.approx(share) and -0.5 < share < 0.6
+    # The reference is what the env gives to random play on other seeds.
+    env = make_vector(20, row["task"])
+    returns = [episode.episode_return for episode in rollout(env, RandomPolicy(env.spec), range(300))]
+    assert np.mean(returns) == pytest.approx(reference["random"], abs=4 * np.std(returns) / 300**0.5)
+    lines = done.stdout.splitlines()
+    assert any("seed 0 · argmax actions" in line for line in lines)
+    (heading,) = [line for line in lines if "normalised" in line]
+    (values,) = [line for line in lines if line.startswith("│ all")]
+    shown = dict(
+        zip(*[[cell.strip() for cell in line[1:-1].replace("┃", "│").split("│")] for line in (heading, values)])
+    )
+    assert shown["expert"] == "1.00" and shown["random"] == "-0.50" and shown["normalised"] == f"{share:.2f}"
+    assert "success" not in shown
+
+
+def test_sampled_actions_are_said_to_be(cli: CommandLine) -> None:
+    done = cli.run(TASK, *TINY, "evaluation.sample=true", to=(folder := cli.folder / "sampled"))
+    assert done.code == 0 and row_of(folder)["actions"] == "sampled" and "sampled actions" in done.stdout
+
+
+def test_an_expert_below_its_level_stops_the_run(cli: CommandLine) -> None:
+    """The level is Autoencode's; the expert that is put there plays something else."""
+    done = cli.run(
+        "task=popgym_autoencode_easy", "env.expert.task=popgym-RepeatFirstEasy-v0", *TINY,
+        f"shards={cli.folder}/other", to=cli.folder / "low",
+    )  # fmt: skip
+    assert done.code == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "popgym-AutoencodeEasy-v0: the expert scored" in done.stderr and "expected at least" in done.stderr
+    assert not list((cli.folder / "other").rglob("*.h5")) and not (cli.folder / "low" / "checkpoints").exists()
+
+
+def test_mixtures_and_noise_lower_returns_and_are_not_checked(cli: CommandLine) -> None:
+    for changes in (["env.collect.mixture=0.5"], ["env.collect.noise=0.5"]):
+        shards = cli.folder / changes[0]
+        done = cli.run("stage=collect", TASK, "env.collect.num_episodes=40", *changes, f"shards={shards}")
+        assert (done.code, done.stderr) == (0, "")
+        (path,) = shards.rglob("*.h5")
+        with Shard(path) as shard:
+            rewards = shard.read("reward", 0, int(shard.offsets[-1]))
+        assert rewards.sum() / 40 < 0.8, "the expert alone: 1.0"
+
+
+def test_a_name_without_a_task_gets_the_nearest(cli: CommandLine) -> None:
+    done = cli.run(TASK, "env.id=popgym-RepeatFristEasy-v0")
+    assert done.code == 1 and "nearest: popgym-RepeatFirstEasy-v0" in done.stderr
