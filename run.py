@@ -33,14 +33,14 @@ from callbacks.checks import (
     is_first_process,
     quieten,
     refuse,
-    run_label,
+    register_resolvers,
 )  # fmt: skip
 from callbacks.resume import expanded, resumed
 from callbacks.targets import guard_composition
 
 log = logging.getLogger("run")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
-OmegaConf.register_new_resolver("run_label", run_label)
+register_resolvers()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from omegaconf import OmegaConf
+
 SETTINGS = "settings.json"
 MAX_LABEL = 60
 # What does not make a run another one.
@@ -37,7 +39,7 @@ SECTIONS = {
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "collect",
+        "dataset", "collect", "context_length", "backprop_segments",
     ),
 }
 # fmt: on
@@ -57,6 +59,12 @@ def run_label(overrides: str) -> str:
     if len(safe) <= MAX_LABEL and not re.search(r"[^\w.=,+-]", overrides):
         return safe or "default"
     return f"{safe[: MAX_LABEL - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+
+
+def register_resolvers() -> None:
+    """What configurations may compute: `${run_label:...}` and `${times:a,b}`."""
+    OmegaConf.register_new_resolver("run_label", run_label)
+    OmegaConf.register_new_resolver("times", lambda left, right: left * right)
 
 
 def check_settings(settings: dict[str, Any]) -> None:

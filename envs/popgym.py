@@ -65,7 +65,8 @@ class PopGym(gymnasium.Env[Observation, Any]):
 
     observation parts:
       observation      what POPGym shows: Discrete, MultiDiscrete and Tuple as components of `Discrete`, Box as `Vector`
-      previous_action  the action just executed. Discrete: 0 at the first step, else action + 1. Pendulum: the torque
+      previous_action  the action just executed. Discrete: 0 at the first step and after one that the task never judges,
+                       else action + 1. Pendulum: the torque
       first            only where actions are continuous: 1 at the first step, where `previous_action` is 0
     action: int, a pair (row, column) counted row by row as one choice; or float [A], clipped to the bounds (`clipped`
     counts how often).
@@ -115,7 +116,9 @@ class PopGym(gymnasium.Env[Observation, Any]):
             executed = given = self._bounded(action, info)
         observation, reward, terminated, truncated, _ = self._env.step(given)
         self._steps += 1
-        return self._parts(observation, executed), float(reward), bool(terminated), bool(truncated), info
+        # What nobody judges is not shown: a learner's own choices there, which nothing teaches, would confuse it later.
+        shown = executed if info["loss_mask"] else None
+        return self._parts(observation, shown), float(reward), bool(terminated), bool(truncated), info
 
     def close(self) -> None:
         """Free what POPGym's environment holds."""
