@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks import signals
+from callbacks import signals, sweeps
 from callbacks.checks import (
     SETTINGS,
     UsageError,
@@ -35,6 +36,7 @@ from callbacks.checks import (
     refuse,
     register_resolvers,
 )  # fmt: skip
+from callbacks.parts import build_env, build_trainer, check_buildable, learner, plan
 from callbacks.resume import expanded, resumed
 from callbacks.targets import guard_composition
 
@@ -46,6 +48,9 @@ register_resolvers()
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
 def command(config: DictConfig) -> None:
     """One command line, or one job of a multirun."""
+    if sweeps.is_job():
+        sweeps.job(partial(prepared, config), partial(run_stage, config))
+        return
     if HydraConfig.get().mode is RunMode.MULTIRUN or FULL_ERROR:
         run_stage(config)  # Hydra says which of its jobs an error belongs to
         return
@@ -57,6 +62,12 @@ def command(config: DictConfig) -> None:
 
 def run_stage(config: DictConfig) -> None:
     """Check the configuration and carry out its stage."""
+    settings = prepared(config)
+    STAGE_FUNCTIONS[settings["stage"]](settings)
+
+
+def prepared(config: DictConfig) -> dict[str, Any]:
+    """The settings of a configuration, checked."""
     signals.install()  # again, for a job that a launcher has started
     choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
     check_choices(choices)
@@ -66,12 +77,13 @@ def run_stage(config: DictConfig) -> None:
     check_settings(settings)
     settings["model_name"] = choices["model"]
     settings["model_was_chosen"] = any(o.startswith("model=") for o in overrides)
-    settings = resumed(settings, overrides)
-    STAGE_FUNCTIONS[settings["stage"]](settings)
+    return resumed(settings, overrides)
 
 
 def train(settings: dict[str, Any]) -> None:
     """Collect what is missing, train, act with the best checkpoint on seeds of its own, write row and figure."""
+    import torch
+
     from callbacks.report import show
     from callbacks.results import ROW, read_row
     from callbacks.selection import chosen
@@ -89,45 +101,11 @@ def train(settings: dict[str, Any]) -> None:
                 write_json(folder / SETTINGS, {**compared, "shards": settings["shards"]})
             begin = time.perf_counter()
             updates = fit(settings, folder)
-            about = {"updates": updates, "train_seconds": time.perf_counter() - begin}
+            seconds = time.perf_counter() - begin
+            about = {"updates": updates, "train_seconds": seconds, "threads": torch.get_num_threads()}
             row = judge(settings, folder, chosen(folder / "checkpoints"), about)
         if is_first_process():
             show(row, folder, settings["env"].get("chance"))
-
-
-def check_buildable(settings: dict[str, Any]) -> None:
-    """Build everything once, so that a bad value is found before anything is collected or trained."""
-    from callbacks.evaluation import check_metric
-    from elmur.build import BuildError, build
-
-    plan(settings)
-    env = build_env(settings)
-    check_metric(env["metric"])
-    build_trainer(settings)
-    module = learner(settings)
-    build(settings["data"], "data")
-    spec = check_variants(env)
-    try:
-        module.build_model(spec)
-        module.configure_optimizers()
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
-
-
-def plan(settings: dict[str, Any]) -> Any:
-    """How a policy is judged."""
-    from callbacks.evaluation import Plan
-    from elmur.build import call
-
-    return call(Plan, dict(settings["evaluation"]), "evaluation")
-
-
-def learner(settings: dict[str, Any]) -> Any:
-    """The SequenceModule that the settings describe; its network is built later, for a task."""
-    from elmur.build import build
-
-    model = build({**settings["model"], "_partial_": True}, "model")
-    return build(settings["module"], "module", model=model, model_config=settings["model"])
 
 
 def datamodule(settings: dict[str, Any]) -> Any:
@@ -139,22 +117,12 @@ def datamodule(settings: dict[str, Any]) -> Any:
 
 def collector(settings: dict[str, Any]) -> Callable[[], Any]:
     """Collects what is missing of the env's data."""
-    from functools import partial
-
     from data.collect import collect
     from elmur.build import call
 
     env = build_env(settings)
     arguments = {"expert": env["expert"], "root": settings["data"]["root"], "seed": 0, **env["collect"]}
     return partial(call, collect, arguments, "env.collect")
-
-
-def build_env(settings: dict[str, Any]) -> dict[str, Any]:
-    """The env section with its functions built."""
-    from elmur.build import build
-
-    env: dict[str, Any] = build(settings["env"], "env")
-    return env
 
 
 def fit(settings: dict[str, Any], folder: Path) -> int:
@@ -177,22 +145,6 @@ def fit(settings: dict[str, Any], folder: Path) -> int:
     if not trainer.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         trainer.save_checkpoint(folder / "checkpoints" / LAST)
     return int(trainer.global_step)
-
-
-def build_trainer(settings: dict[str, Any]) -> Any:
-    """Lightning's Trainer with the callbacks and the logger of the settings."""
-    from callbacks.checkpoint import AtomicCheckpointIO
-    from elmur import ranks
-    from elmur.build import build
-
-    return build(
-        settings["trainer"],
-        "trainer",
-        callbacks=list(build(settings["callbacks"], "callbacks").values()),
-        logger=build(settings["logger"], "logger") or False,
-        plugins=[AtomicCheckpointIO(), *ranks.environment()],
-        enable_checkpointing=False,
-    )
 
 
 def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -293,6 +245,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        sweeps.summarise()
         refuse(error)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
-SETTINGS = "settings.json"
+SETTINGS, ROW = "settings.json", "result.json"
 MAX_LABEL = 60
 # What does not make a run another one.
 NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen")
@@ -132,8 +132,6 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
 def check_same_run(folder: Path, compared: dict[str, Any]) -> None:
     """Raises UsageError where the folder holds a run with other settings that has got somewhere."""
-    from callbacks.results import ROW  # imports torch, which an early error need not wait for
-
     if not any((folder / "checkpoints").glob("*.ckpt")) and not (folder / ROW).exists():
         return
     try:

@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from callbacks.checks import ROW as ROW
 from callbacks.evaluation import Outcome
 from data.atomic import write_json
 
-ROW = "result.json"
 FORMAT = 1
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy", "h5py", "popgym", "mani_skill")
 

@@ -10,10 +10,10 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 GRACE = 10  # seconds that a worker goes on after SIGTERM, while its parent saves what it has
 
 
-def end_with_parent() -> None:
-    """To be called in a child: it is killed when its parent is gone (on Linux), and holds nothing any longer."""
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """To be called in a child: it gets this signal when its parent is gone (on Linux), and holds nothing any longer."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
 
 
 def serve_parent(worker: int) -> None:

@@ -17,7 +17,7 @@ from data.children import end_with_parent
 from data.disturbed import Disturbed
 from data.errors import ShardError, require_same_task
 from data.index import Collection, find_shards, shard_name
-from data.progress import episodes_bar
+from data.progress import episodes_bar as episodes_bar
 from data.provenance import describe, other_versions
 from data.shard import Shard, write_shard
 from elmur.spec import Vector
@@ -109,7 +109,7 @@ def collect(
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
     make_env: called as make_env(num_envs=N). noise, mixture: see Disturbed.
-    check: called as check(returns=[...]) before a shard is published, where all episodes are the expert's own; it raises
+    check: called as check(returns=[...]) before a shard is published, where all episodes are the expert's own; raises
     where they are not up to it. depends_on: package -> what to know where shards were made with another version.
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.

@@ -18,8 +18,8 @@ from envs.rollout import RandomPolicy, rollout
 from tests.command import CommandLine, command_line
 
 TINY = (
-    "model.d_model=8", "model.n_layer=1", "env.collect.num_episodes=64", "trainer.max_steps=2", "module.context_length=8",
-    "trainer.accelerator=cpu", "data.lanes=32", "evaluation.num_episodes=5", "callbacks=last",
+    "model.d_model=8", "model.n_layer=1", "env.collect.num_episodes=64", "trainer.max_steps=2",
+    "module.context_length=8", "trainer.accelerator=cpu", "data.lanes=32", "evaluation.num_episodes=5", "callbacks=last",
 )  # fmt: skip
 TASK = "task=popgym_repeat_first_easy"
 
@@ -53,9 +53,8 @@ def test_a_row_tells_the_expert_random_play_and_the_normalised_score(cli: Comman
     assert any("seed 0 · argmax actions" in line for line in lines)
     (heading,) = [line for line in lines if "normalised" in line]
     (values,) = [line for line in lines if line.startswith("│ all")]
-    shown = dict(
-        zip(*[[cell.strip() for cell in line[1:-1].replace("┃", "│").split("│")] for line in (heading, values)])
-    )
+    cells = [[cell.strip() for cell in line[1:-1].replace("┃", "│").split("│")] for line in (heading, values)]
+    shown = dict(zip(*cells, strict=True))
     assert shown["expert"] == "1.00" and shown["random"] == "-0.50" and shown["normalised"] == f"{share:.2f}"
     assert "success" not in shown
 
@@ -77,9 +76,11 @@ def test_an_expert_below_its_level_stops_the_run(cli: CommandLine) -> None:
 
 
 def test_mixtures_and_noise_lower_returns_and_are_not_checked(cli: CommandLine) -> None:
-    for changes in (["env.collect.mixture=0.5"], ["env.collect.noise=0.5"]):
-        shards = cli.folder / changes[0]
-        done = cli.run("stage=collect", TASK, "env.collect.num_episodes=40", *changes, f"shards={shards}")
+    for kind in ("mixture", "noise"):
+        shards = cli.folder / kind
+        done = cli.run(
+            "stage=collect", TASK, "env.collect.num_episodes=40", f"env.collect.{kind}=0.5", f"shards={shards}"
+        )
         assert (done.code, done.stderr) == (0, "")
         (path,) = shards.rglob("*.h5")
         with Shard(path) as shard:

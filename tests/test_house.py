@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "envs": ("elmur.spec",),
     "data": ("elmur.spec", "elmur.batch"),
     "data/collect.py": ("elmur.spec", "elmur.batch", "envs"),
-    "callbacks": ("elmur", "envs", "data.atomic"),  # every file of the project is written by one primitive
+    # every file of the project is written by one primitive, every child ends with its parent
+    "callbacks": ("elmur", "envs", "data.atomic", "data.children"),
     "run.py": ("elmur", "data", "envs", "callbacks"),  # it alone brings the rooms together
 }
 # The libraries that a room does without: config stays in run.py, files in data, the network apart from both.
@@ -29,7 +30,7 @@ DOES_WITHOUT = {
     "callbacks": ("hydra", "omegaconf", "h5py", "hdf5plugin"),
 }
 # Files that extend Hydra or the launcher itself: they watch how a run is started.
-SPEAKS_HYDRA = ("callbacks/slurm.py", "callbacks/targets.py")
+SPEAKS_HYDRA = ("callbacks/slurm.py", "callbacks/sweeps.py", "callbacks/targets.py")
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 300, 50, 11
 
 
