@@ -42,6 +42,9 @@ FAMILIES = (
 )
 TASKS = tuple(f"popgym-{family}{level}-v0" for family in FAMILIES for level in LEVELS)
 
+# Whatever is done there, the same is seen next.
+SPECTATING = ("Autoencode", "RepeatFirst", "RepeatPrevious", "CountRecall", "HigherLower")
+
 # No task has its length in `spec.max_episode_steps`; most have the attribute max_episode_length, these do not mean it.
 _HORIZON: dict[str, Callable[[Any], int]] = {
     "Concentration": lambda env: env.episode_length,
@@ -65,9 +68,10 @@ class PopGym(gymnasium.Env[Observation, Any]):
 
     observation parts:
       observation      what POPGym shows: Discrete, MultiDiscrete and Tuple as components of `Discrete`, Box as `Vector`
-      previous_action  the action just executed. Discrete: 0 at the first step and after one that the task never judges,
-                       else action + 1. Pendulum: the torque
-      first            only where actions are continuous: 1 at the first step, where `previous_action` is 0
+      previous_action  the action just executed. Discrete: 0 at the first step, else action + 1. Pendulum: the torque.
+                       Absent from tasks that no action changes (SPECTATING): there it tells nothing but what the
+                       policy thought, and an imitator learns to copy it, mistakes included
+      first            where `previous_action` does not tell: 1 at the first step
     action: int, a pair (row, column) counted row by row as one choice; or float [A], clipped to the bounds (`clipped`
     counts how often).
     info holds `loss_mask` (False on steps that the task never judges) and, for continuous actions, `clipped`. What
@@ -80,7 +84,7 @@ class PopGym(gymnasium.Env[Observation, Any]):
         family, _ = family_and_level(id)
         self._env: Any = _make(id)
         self._shape = _product_shape(self._env.action_space)
-        parts, action = _fields(self._env.observation_space, self._env.action_space)
+        parts, action = _fields(self._env.observation_space, self._env.action_space, family in SPECTATING)
         horizon = _HORIZON.get(family, lambda env: env.max_episode_length)(self._env)
         self.task_spec = TaskSpec(name=id, observation=parts, action=action, horizon=int(horizon))
         self.observation_space: spaces.Space[Any] = spaces.Dict({name: _space(part) for name, part in parts.items()})
@@ -116,9 +120,7 @@ class PopGym(gymnasium.Env[Observation, Any]):
             executed = given = self._bounded(action, info)
         observation, reward, terminated, truncated, _ = self._env.step(given)
         self._steps += 1
-        # What nobody judges is not shown: a learner's own choices there, which nothing teaches, would confuse it later.
-        shown = executed if info["loss_mask"] else None
-        return self._parts(observation, shown), float(reward), bool(terminated), bool(truncated), info
+        return self._parts(observation, executed), float(reward), bool(terminated), bool(truncated), info
 
     def close(self) -> None:
         """Free what POPGym's environment holds."""
@@ -147,13 +149,13 @@ class PopGym(gymnasium.Env[Observation, Any]):
         """POPGym's observation and the executed action (None at the first step) as the parts of `task_spec`."""
         kind = np.int64 if self._discrete_observation else np.float32
         parts = {"observation": np.array(observation, kind, ndmin=1)}
-        if isinstance(self.task_spec.action, Discrete):
-            parts["previous_action"] = np.array([0 if executed is None else executed + 1], np.int64)
-        else:
-            parts["previous_action"] = (
-                np.zeros(self.task_spec.action.size, np.float32) if executed is None else executed
-            )
+        if "first" in self.task_spec.observation:
             parts["first"] = np.array([executed is None], np.int64)
+        if isinstance(self.task_spec.observation.get("previous_action"), Vector):
+            nothing = np.zeros(self.task_spec.action.shape, np.float32)
+            parts["previous_action"] = nothing if executed is None else executed
+        elif "previous_action" in self.task_spec.observation:
+            parts["previous_action"] = np.array([0 if executed is None else executed + 1], np.int64)
         return parts
 
 
@@ -220,7 +222,9 @@ def _own_globals() -> Iterator[None]:
         np.random.set_state(numpy)  # noqa: NPY002
 
 
-def _fields(observation: spaces.Space[Any], action: spaces.Space[Any]) -> tuple[dict[str, Field], Discrete | Vector]:
+def _fields(
+    observation: spaces.Space[Any], action: spaces.Space[Any], spectating: bool
+) -> tuple[dict[str, Field], Discrete | Vector]:
     """The parts of an observation and the action, from POPGym's two spaces."""
     shown = _field(observation)
     if isinstance(action, spaces.Box):
@@ -228,6 +232,8 @@ def _fields(observation: spaces.Space[Any], action: spaces.Space[Any]) -> tuple[
         assert isinstance(chosen, Vector)
         return {"observation": shown, "previous_action": chosen, "first": Discrete((2,))}, chosen
     size = int(np.prod(_sizes(action)))
+    if spectating:
+        return {"observation": shown, "first": Discrete((2,))}, Discrete((size,))
     return {"observation": shown, "previous_action": Discrete((size + 1,))}, Discrete((size,))
 
 
