@@ -296,4 +296,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with signals.quick_end():
+        main()
