@@ -66,7 +66,8 @@ def test_other_data_of_the_same_size_are_refused(runs: Faulty, left: Path, tmp_p
     with h5py.File(path, "r+") as file:
         file["seed"][:] = file["seed"][:] + 2
     assert runs.run(*SMALL, f"shards={shards}", to=left) == 1
-    assert re.search(r"cannot resume in the middle of another order of data: data was \w+, now \w+", runs.said), runs.said
+    said = r"cannot resume in the middle of another order of data: data was \w+, now \w+"
+    assert re.search(said, runs.said), runs.said
 
 
 def test_other_libraries_are_said(runs: Faulty, left: Path) -> None:
