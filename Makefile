@@ -5,6 +5,8 @@
 PYTHON ?= python3
 EXTRAS ?= dev,popgym,slurm
 ARGS ?=
+# How many times as many repetitions as the fifteen minutes of test-faults allow.
+TRIES ?= 1
 # A worker per core, four at most: each one imports torch.
 PYTEST ?= $(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
@@ -28,8 +30,8 @@ test: setup  ## the tests that take seconds
 test-all: setup  ## every test, also those marked slow, faults, slurm and mikasa
 	$(PYTEST) -m "" $(ARGS)
 
-test-faults: setup  ## processes killed, files damaged, disks full on purpose; under 15 minutes
-	$(PYTEST) -m faults tests/faults $(ARGS)
+test-faults: setup  ## processes killed, files damaged, disks full on purpose; TRIES=5 for more repetitions
+	ELMUR_TRIES=$(TRIES) $(PYTEST) -m faults tests/faults tests/ddp $(ARGS)
 
 test-slurm: setup  ## sweeps and several nodes on a SLURM that is brought up for it (Linux, as root)
 	@[ "$$(id -u)" = 0 ] || { echo "a SLURM of one's own can only be brought up by root" >&2; exit 1; }

@@ -250,4 +250,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with signals.quick_end():
+        main()

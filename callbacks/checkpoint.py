@@ -126,8 +126,9 @@ class StopOnSignal(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.world_size > 1:
-            asked = ranks.total(torch.tensor(int(signals.received()), device=pl_module.device))
-            if asked and not signals.received():
+            if not ranks.total(torch.tensor(int(signals.received()), device=pl_module.device)):
+                return  # what comes from here on waits for the next batch: none leaves, or saves, without the others
+            if not signals.received():
                 signals.ask()
         signals.leave(lambda: save_resume_point(trainer))
 

@@ -153,6 +153,7 @@ class TrajectoryDataModule(LightningDataModule):
             "task": self.spec.name,
             "episodes": len(self._train),
             "steps": int(self._train.lengths.sum()),
+            "data": self._train.digest,
         }
 
     def _next_position(self) -> dict[str, int]:

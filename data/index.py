@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ class Index:
     """Every episode of a data set: `lengths[e]` steps from row `offset[e]` of file `paths[shard[e]]`.
 
     skipped: shards left out because they are damaged (only with on_bad_shard="skip").
+    digest: a hash of the task and of every episode's length and seed, to tell other data from the same.
     """
 
     spec: TaskSpec
@@ -70,6 +72,7 @@ class Index:
     offset: Array
     lengths: Array
     skipped: tuple[Path, ...] = ()
+    digest: str = ""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -97,11 +100,12 @@ def build_index(
     root = Path(root)
     good: list[Shard] = []
     moments: list[dict[str, Moments]] = []
+    digest = hashlib.sha256()
     skipped: list[Path] = []
     for path in _complete_shards(root, on_bad_shard):
         shard = Shard(path)
         try:
-            statistics = _check(shard, verify)
+            statistics = _check(shard, verify, digest)
         except ShardError as error:
             if on_bad_shard == "fail":
                 raise
@@ -123,6 +127,7 @@ def build_index(
         offset=np.concatenate([shard.offsets[:-1] for shard in good]),
         lengths=np.concatenate([np.diff(shard.offsets) for shard in good]),
         skipped=tuple(skipped),
+        digest=digest.hexdigest()[:16],
     )
 
 
@@ -157,8 +162,11 @@ def _fail_or_warn(error: ShardError, on_bad_shard: str, paths: Sequence[Path]) -
     log.warning("going on without: %s", error)
 
 
-def _check(shard: Shard, verify: bool) -> dict[str, Moments]:
-    """The shard's statistics, after checking its outline, and all its bytes unless this process already did."""
+def _check(shard: Shard, verify: bool, digest: Any) -> dict[str, Moments]:
+    """The shard's statistics, after checking its outline, and all its bytes unless this process already did.
+
+    Adds what the shard holds to `digest`.
+    """
     shard.open()
     path, found = shard.path.resolve(), shard.path.stat()
     state = found.st_size, found.st_mtime_ns
@@ -166,7 +174,10 @@ def _check(shard: Shard, verify: bool) -> dict[str, Moments]:
         if verify and _verified.get(path) != state:
             shard.verify()
             _verified[path] = state
-        return _moments(shard)
+        seeds, found_moments = shard.read("seed", 0, len(shard.offsets) - 1), _moments(shard)
+        for content in (shard.spec.to_json().encode(), shard.offsets.tobytes(), seeds.tobytes()):
+            digest.update(content)
+        return found_moments
     finally:
         shard.close()
 

@@ -70,6 +70,12 @@ def resolve(name: Any, path: str, allowed: Sequence[str]) -> Any:
     module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == name.partition(".")[0]:
+            raise BuildError(f"{path}._target_: there is no {name!r} ({error})") from error
+        missing = f"{name} needs the Python package {package}, which is not installed here"
+        raise BuildError(f"{path}: {missing}; `make setup` installs what is missing") from error
     except (ImportError, AttributeError) as error:
         raise BuildError(f"{path}._target_: there is no {name!r} ({error})") from error
     # What a module merely imports is not its own: without this, elmur.memory.torch would open all of torch.

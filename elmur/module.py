@@ -27,6 +27,10 @@ OTHER_COUNT = (
     "the checkpoint was written by %d process(es) and is taken up by %d: weights, optimizer, schedule, memory and the "
     "order of data go on exactly; dropout draws other numbers, and sums are rounded in another order"
 )
+OTHER_VERSIONS = (
+    "the checkpoint was written with %s, this is %s: the run goes on, and its last bits may differ from those of a run "
+    "that was not interrupted"
+)
 
 
 class NonFiniteError(RuntimeError):
@@ -199,16 +203,24 @@ class SequenceModule(LightningModule):
             "noise": self._noise.get_state(),
             "rng": states[0],
             "rng_of_others": states[1:],
-            "versions": {
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-                "lightning": lightning.__version__,
-            },
+            "versions": versions(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._restore = checkpoint["elmur"]
         self.trained_steps = checkpoint["elmur"]["trained_steps"]
+        there, here = checkpoint["elmur"].get("versions", {}), versions()
+        if differ := [name for name in here if there.get(name, here[name]) != here[name]]:
+            log.warning(OTHER_VERSIONS, *(", ".join(f"{name} {of[name]}" for name in differ) for of in (there, here)))
+
+
+def versions() -> dict[str, str]:
+    """What decides on the last bits of a result, beside the machine."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "lightning": lightning.__version__,
+    }
 
 
 def rng_state() -> dict[str, Any]:

@@ -19,7 +19,7 @@ def batches(sampler: LaneSampler) -> list[list[list[int]]]:
     return [batch.tolist() for batch in sampler]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     lengths=lengths_of,
     lanes=st.integers(1, 9),
@@ -48,7 +48,7 @@ def test_every_window_once_and_in_order(lengths: list[int], lanes: int, window: 
     assert sizes == {len(sampler)}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lengths=lengths_of, lanes=st.integers(1, 9))
 def test_lanes_are_as_even_as_a_greedy_deal_makes_them(lengths: list[int], lanes: int) -> None:
     loads = [0] * lanes
@@ -60,7 +60,7 @@ def test_lanes_are_as_even_as_a_greedy_deal_makes_them(lengths: list[int], lanes
     assert busy.sum(axis=0).tolist() == loads
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lengths=lengths_of, world=st.sampled_from([1, 2, 3, 4, 6, 12]), seed=st.integers(0, 5))
 def test_ranks_share_the_same_batches(lengths: list[int], world: int, seed: int) -> None:
     whole = batches(LaneSampler(lengths, 12, 7, seed))
@@ -68,7 +68,7 @@ def test_ranks_share_the_same_batches(lengths: list[int], world: int, seed: int)
     assert [list(chain.from_iterable(part[i] for part in parts)) for i in range(len(whole))] == whole
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lengths=lengths_of, epoch=st.integers(0, 3), data=st.data())
 def test_resume_at_any_batch(lengths: list[int], epoch: int, data: st.DataObject) -> None:
     straight = LaneSampler(lengths, 4, 5, seed=1)

@@ -32,11 +32,11 @@ PLAIN = (*SETTINGS, *NO_DROPOUT, "trainer.precision=64-true")
 TWO = ("trainer=ddp", "trainer.devices=2")
 
 
-def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def command(folder: Path, *arguments: str, script: Path = ROOT / "run.py") -> subprocess.Popen[str]:
     """`python run.py ...` in a process group of its own, with its output folder and its shards beside each other."""
     environment = {**os.environ, "ELMUR_SHARDS": str(folder.parent / "shards"), "COLUMNS": "200"}
     return subprocess.Popen(
-        [sys.executable, "run.py", *arguments, f"hydra.run.dir={folder}"],
+        [sys.executable, str(script), *arguments, f"hydra.run.dir={folder}"],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 
@@ -171,6 +171,36 @@ def test_a_signal_to_one_process_stops_both_where_they_can_go_on(tmp_path: Path)
             assert len(last(run)["elmur"]["rng_of_others"]) == 1
         finally:
             kill_group(process)
+
+
+# Lightning starts the second process by the first one's own script.
+IN_BETWEEN = """
+import os, signal, sys
+sys.path.insert(0, os.getcwd())
+from elmur import ranks
+real, asked = ranks.total, 0
+def total(values):
+    global asked
+    found = real(values)
+    asked += values.ndim == 0  # training sums several values, StopOnSignal one
+    if values.ndim == 0 and asked == 5 and ranks.place()[0] == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return found
+ranks.total = total
+exec(compile(open("run.py").read(), "run.py", "exec"))
+"""
+
+
+def test_a_signal_after_the_processes_have_asked_each_other_waits_for_the_next_time(tmp_path: Path) -> None:
+    """One that left on its own account would leave the other behind in the middle of an update."""
+    (script := tmp_path / "between.py").write_text(IN_BETWEEN)
+    process = command(tmp_path / "run", *SETTINGS, *TWO, script=script)
+    try:
+        said, _ = process.communicate(timeout=TIMEOUT)
+    finally:
+        kill_group(process)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert last(tmp_path / "run")["global_step"] == 6
 
 
 def wait_for_update(run: Path, process: subprocess.Popen[str], update: int) -> None:

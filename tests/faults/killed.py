@@ -185,7 +185,7 @@ class Faulty:
         return self.told("ended")
 
     def told(self, what: str) -> int:
-        """The number that the server gives next, of this kind: an exit code is no process to kill."""
+        """The number that the server gives next, of this kind: an exit code is not to be taken for a process."""
         assert self.server.stdout is not None
         found, _, number = self.server.stdout.readline().partition(" ")
         assert found == what, f"expected that a command {what}, found that one {found}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 from tests.command import DEEP, TINY, CommandLine, command_line
 
 pytestmark = pytest.mark.faults
+TRIES = int(os.environ.get("ELMUR_TRIES", "1"))
 SPEC = TaskSpec(
     "toy", {"state": Vector(40), "token": Discrete((5, 2)), "front": Image(3, 8, 8)}, Vector(2, (-1, -1), (1, 1))
 )
@@ -135,7 +137,7 @@ def test_where_all_are_damaged_there_is_nothing_to_skip_to(cli: CommandLine, roo
 def test_truncation_at_twenty_places(root: Path) -> None:
     path = root / "shard-00000.h5"
     whole = path.read_bytes()
-    for size in np.random.default_rng(5).integers(len(whole), size=20).tolist():
+    for size in np.random.default_rng(5).integers(len(whole), size=20 * TRIES).tolist():
         path.write_bytes(whole[:size])
         with pytest.raises(ShardError, match=f"^shard {path}, file: found {size} bytes"):
             Shard(path).open()
@@ -161,7 +163,7 @@ def test_no_flipped_byte_in_a_chunk_is_silent(varied: Path, tmp_path: Path) -> N
             for key in keys
             for i in range(file[key].id.get_num_chunks())
         ]
-    per_chunk = max(3, -(-200 // len(chunks)))
+    per_chunk = TRIES * max(3, -(-200 // len(chunks)))
     for key, chunk, rows, total in chunks:
         first = chunk.chunk_offset[0]
         for _ in range(per_chunk):
@@ -188,7 +190,7 @@ def parts() -> st.SearchStrategy[Field]:
     )
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120 * TRIES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     observation=st.dictionaries(
         st.from_regex(r"[a-z][a-z0-9_.-]{0,8}", fullmatch=True), parts(), min_size=1, max_size=3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from tests.faults.killed import SMALL, Faulty, differences, faulty, in_acting, in_row, in_training_step, in_write, kill
 
 pytestmark = pytest.mark.faults
+TRIES = int(os.environ.get("ELMUR_TRIES", "1"))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ MOMENTS = {
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_at_an_exact_moment(runs: Faulty, straight: Path, moment: str, workers: int) -> None:
-    if workers and list(MOMENTS).index(moment) % 4:
+    if workers and list(MOMENTS).index(moment) % 4 and TRIES == 1:
         pytest.skip("every fourth moment with workers, for time")
     folder = runs.folder / f"{list(MOMENTS).index(moment)}-{workers}"
     command = (*SMALL, f"data.num_workers={workers}")
@@ -68,10 +70,10 @@ def test_killed_at_an_exact_moment(runs: Faulty, straight: Path, moment: str, wo
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_again_and_again_at_random(runs: Faulty, straight: Path, workers: int) -> None:
-    """Five kills at random times, each after the one before, and resumed with `resume=FOLDER` in the end."""
+    """Kills at random times, each after the one before, and resumed with `resume=FOLDER` in the end."""
     draw, folder, ended = random.Random(workers), runs.folder / f"random{workers}", []
     command = (*SMALL, f"data.num_workers={workers}")
-    for _ in range(5):
+    for _ in range(5 * TRIES):
         pid = runs.start(*command, to=folder, fault=slower(0.4))
         wait_for(folder / "settings.json")
         time.sleep(draw.uniform(0.2, 2.2))
