@@ -39,7 +39,7 @@ SECTIONS = {
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "collect", "context_length", "backprop_segments",
+        "dataset", "collect", "recipe",
     ),
 }
 # fmt: on
