@@ -224,10 +224,18 @@ def benchmark(settings: dict[str, Any]) -> None:
     )
 
 
+def report_runs(settings: dict[str, Any]) -> None:
+    """What the runs below a folder reached, as tables, files and figures."""
+    from callbacks.suite import report
+
+    report(Path(settings["source"] or "outputs/runs"), Path(settings["run_dir"]))
+
+
 STAGE_FUNCTIONS = {
     "train": train,
     "collect": collect_data,
     "evaluate": evaluate_checkpoint,
+    "report": report_runs,
     "import": import_published,
     "benchmark": benchmark,
 }

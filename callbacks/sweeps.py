@@ -1,6 +1,6 @@
 """Sweeps on one machine or many: each local run in a process of its own, and what failed is listed at the end.
 
-`sweep=NAME` is a multirun by itself (conf/sweep/NAME.yaml sets `hydra.mode`). A run that fails does not stop the others:
+`sweep=NAME` is a multirun by itself (conf/sweep/NAME.yaml sets `hydra.mode`). A run that fails stops no other:
 each tells how it ended in a journal in the sweep's folder, from which the main process makes the summary.
 """
 
@@ -119,7 +119,7 @@ def note(about: dict[str, Any]) -> None:
 
 
 def summarise() -> int:
-    """The number of failed runs, each named with its folder and log; 0 where no journal was kept. Closes the journal."""
+    """The number of failed runs, each of which is named; 0 where no journal was kept. Closes the journal."""
     path = Path(os.environ.pop(JOURNAL, "/dev/null"))
     try:
         entries = [json.loads(line) for line in path.read_text().splitlines()]
