@@ -39,10 +39,12 @@ from callbacks.checks import (
 from callbacks.parts import build_env, build_trainer, check_buildable, learner, plan
 from callbacks.resume import expanded, resumed
 from callbacks.targets import guard_composition
+from envs import suites
 
 log = logging.getLogger("run")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 OmegaConf.register_new_resolver("run_label", run_label)
+OmegaConf.register_new_resolver("suite", suites.number)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 OTHERS = ("ELMUR", "RATE", "DT", "BC-LSTM", "demonstrator")  # published, where there are numbers
 GOOD = 0.8  # a normalised score that counts as solved
 NOTE = (
-    "Columns with an asterisk were published. Their demonstrators differ from the experts here, which score higher, and "
-    "so do the data: they are no comparison of methods. Of ELMUR only sums were published; the published per-task table "
-    "lists Medium and Hard the other way round, which is put right here."
+    "Columns with an asterisk were published. Their demonstrators differ from the experts here, which score higher; "
+    "the data differ too: they are no comparison of methods. Of ELMUR only sums were published; the published "
+    "per-task table lists Medium and Hard the other way round, which is put right here."
 )
 
 
