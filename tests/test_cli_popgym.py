@@ -16,6 +16,7 @@ from data.shard import Shard
 from envs.popgym import make_vector
 from envs.rollout import RandomPolicy, rollout
 from tests.command import CommandLine, command_line
+from tests.data.test_convert import archive
 
 TINY = (
     "model.d_model=8", "model.n_layer=1", "env.collect.num_episodes=64", "trainer.max_steps=2",
@@ -103,3 +104,16 @@ def test_the_report_reads_what_runs_have_left(cli: CommandLine) -> None:
     assert {path.name for path in folder.iterdir()} >= {"report.md", "report.csv", "normalised-elmur-default.png"}
     nothing = cli.run("stage=report", f"source={cli.folder}/nowhere")
     assert nothing.code == 1 and f"source={cli.folder}/nowhere: expected a folder of runs" in nothing.stderr
+
+
+def test_an_archive_is_converted_and_trained_on(cli: CommandLine) -> None:
+    archive(cli.folder / "archive", "popgym-RepeatFirstEasy-v0", 40)
+    shards = f"shards={cli.folder}/converted"
+    done = cli.run("stage=convert", TASK, f"source={cli.folder}/archive", shards)
+    assert (done.code, done.stderr) == (0, "") and "1 shards in" in done.stdout
+    done = cli.run(TASK, *TINY, shards, to=(folder := cli.folder / "on-archive"))
+    assert done.code == 0 and "was made with popgym 1.0.6" in done.stdout and row_of(folder)["updates"] == 2
+    (cli.folder / "archive" / "train_data_3.npz").write_bytes(b"x")
+    bad = cli.run("stage=convert", TASK, f"source={cli.folder}/archive", shards)
+    assert bad.code == 1 and "1 of 40 files are bad: train_data_3.npz" in bad.stderr
+    assert cli.run("stage=convert", f"source={cli.folder}/archive").code == 1, "the T-Maze has no archive"
