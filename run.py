@@ -39,10 +39,12 @@ from callbacks.checks import (
 from callbacks.parts import build_env, build_trainer, check_buildable, learner, plan
 from callbacks.resume import expanded, resumed
 from callbacks.targets import guard_composition
+from envs import suites
 
 log = logging.getLogger("run")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 register_resolvers()
+OmegaConf.register_new_resolver("suite", suites.number)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
@@ -182,6 +184,19 @@ def collect_data(settings: dict[str, Any]) -> None:
     log.info("%d shards in %s", len(shards), settings["data"]["root"])
 
 
+def convert_archive(settings: dict[str, Any]) -> None:
+    """A published archive as shards where training looks for them."""
+    from data.convert import convert
+
+    env, data = build_env(settings), settings["data"]
+    if settings["source"] is None or env.get("archive") is None:
+        known = "an env whose archive was published, e.g. task=popgym_repeat_first_easy"
+        raise UsageError(f"stage=convert needs source=FOLDER of npz files, and {known}")
+    normalise = bool(env["collect"].get("normalise"))
+    shards = convert(env["archive"](), settings["source"], data["root"], data["on_bad_shard"], normalise=normalise)
+    log.info("%d shards in %s", len(shards), data["root"])
+
+
 def evaluate_checkpoint(settings: dict[str, Any]) -> None:
     """Act with a checkpoint; the row goes into the output folder."""
     from callbacks.checkpoint import CheckpointError, read_checkpoint
@@ -224,10 +239,19 @@ def benchmark(settings: dict[str, Any]) -> None:
     )
 
 
+def report_runs(settings: dict[str, Any]) -> None:
+    """What the runs below a folder reached, as tables, files and figures."""
+    from callbacks.suite import report
+
+    report(Path(settings["source"] or "outputs/runs"), Path(settings["run_dir"]))
+
+
 STAGE_FUNCTIONS = {
     "train": train,
     "collect": collect_data,
+    "convert": convert_archive,
     "evaluate": evaluate_checkpoint,
+    "report": report_runs,
     "import": import_published,
     "benchmark": benchmark,
 }

@@ -22,7 +22,7 @@ SETTINGS, ROW = "settings.json", "result.json"
 MAX_LABEL = 60
 # What does not make a run another one.
 NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen")
-STAGES = ("train", "collect", "evaluate", "import", "benchmark")
+STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
 MOST_NAMES = 12  # that an error lists where some are near
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
@@ -39,7 +39,7 @@ SECTIONS = {
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "collect", "recipe",
+        "dataset", "collect", "recipe", "archive",
     ),
 }
 # fmt: on

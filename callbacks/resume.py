@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.checks import PLACE, SETTINGS, UsageError
+from callbacks.checks import PLACE, SETTINGS, UsageError, run_label
 
 KEY = "resume="
 # What may be said anew beside it: where the run is carried out, and who is told of it.
@@ -15,7 +15,10 @@ FREE = ("resume", "logger", "shards", *(f"trainer.{key}" for key in PLACE))
 
 
 def expanded(arguments: list[str]) -> list[str]:
-    """The arguments of a command, in which `resume=FOLDER` names the output folder as well."""
+    """The arguments of a command with the output folder that they imply: of `resume=FOLDER`, or of a report."""
+    if "stage=report" in arguments and not any(argument.startswith("hydra.run.dir=") for argument in arguments):
+        sources = [argument for argument in arguments if argument.startswith("source=")]
+        return [*arguments, f"hydra.run.dir=outputs/reports/{run_label(','.join(sources))}"]
     folders = [argument.removeprefix(KEY) for argument in arguments if argument.startswith(KEY)]
     return arguments + [f"hydra.run.dir={folder}" for folder in folders if folder not in ("", "null")]
 

@@ -119,7 +119,7 @@ def note(about: dict[str, Any]) -> None:
 
 
 def summarise() -> int:
-    """The number of failed runs, each named with its folder and log; 0 without a journal, which is closed."""
+    """The number of failed runs, each of which is named; 0 where no journal was kept. Closes the journal."""
     path = Path(os.environ.pop(JOURNAL, "/dev/null"))
     try:
         entries = [json.loads(line) for line in path.read_text().splitlines()]

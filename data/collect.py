@@ -130,7 +130,7 @@ def collect(
     asked = describe({**same, **(parameters or {})})
     job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, disturbed, check, asked, normalise)
     with exclusive(root / LOCK, wait=True):
-        if Collection.read(root) is None:
+        if (recorded := Collection.read(root)) is None or recorded.converted:
             _check_task(root, make_env)
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
@@ -162,7 +162,7 @@ def episode_seed(seed: int, number: int) -> int:
 def _missing(root: Path, asked: Collection) -> list[int]:
     """Numbers of the shards to make. Raises CollectionError where the folder was collected in another way."""
     recorded = Collection.read(root)
-    if recorded is None and find_shards(root):
+    if (recorded is None and find_shards(root)) or (recorded is not None and recorded.converted):
         log.info("using the shards in %s, which were not collected here", root)
         return []
     for path in leftovers(root):  # we hold the lock, so whoever wrote these was killed

@@ -33,6 +33,11 @@ class Collection:
     parameters: dict[str, Any]
     num_shards: int
 
+    @property
+    def converted(self) -> bool:
+        """Whether the folder was converted from an archive (data/convert.py), not collected."""
+        return "converted" in self.parameters
+
     def missing(self, root: Path) -> list[str]:
         """Names of the shards that are not there yet."""
         return [name for name in map(shard_name, range(self.num_shards)) if not (root / name).exists()]
@@ -141,7 +146,7 @@ def _complete_shards(root: Path, on_bad_shard: str) -> list[Path]:
     paths, partial = find_shards(root), leftovers(root)
     collection = Collection.read(root)
     missing = collection.missing(root) if collection else []
-    again = "run the collection again (it keeps the finished shards and makes the missing ones)"
+    again = "run the collection again, or the conversion (it keeps the finished shards and makes the missing ones)"
     if not paths and not partial and not missing:
         raise ShardError(root, "folder", "no shards", f"files named *{SUFFIX}", "collect the data or correct the path")
     if partial:

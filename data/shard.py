@@ -96,6 +96,13 @@ def write_shard(
     write_bytes(path, image)
 
 
+def check_episode(path: Path, spec: TaskSpec, episode: Steps) -> None:
+    """Raises ShardError, naming `path`, unless the episode could be written as one of this task."""
+    found = [column for column in columns(spec).values() if not column.per_episode]
+    for column in sorted(found, key=lambda column: column.key):  # the action before what observations say of it
+        _episode_column(path, column, episode, 0)
+
+
 class Shard:
     """One shard for reading. The file is opened at the first use in each process and checked as it is opened.
 

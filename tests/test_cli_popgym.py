@@ -16,10 +16,12 @@ from data.shard import Shard
 from envs.popgym import make_vector
 from envs.rollout import RandomPolicy, rollout
 from tests.command import CommandLine, command_line
+from tests.data.test_convert import archive
 
 TINY = (
     "model.d_model=8", "model.n_layer=1", "env.collect.num_episodes=64", "trainer.max_steps=2",
-    "module.context_length=8", "trainer.accelerator=cpu", "data.lanes=32", "evaluation.num_episodes=5", "callbacks=last",
+    "module.context_length=8", "trainer.accelerator=cpu", "data.lanes=32", "evaluation.num_episodes=5",
+    "callbacks=last",
 )  # fmt: skip
 TASK = "task=popgym_repeat_first_easy"
 
@@ -91,3 +93,27 @@ def test_mixtures_and_noise_lower_returns_and_are_not_checked(cli: CommandLine) 
 def test_a_name_without_a_task_gets_the_nearest(cli: CommandLine) -> None:
     done = cli.run(TASK, "env.id=popgym-RepeatFristEasy-v0")
     assert done.code == 1 and "nearest: popgym-RepeatFirstEasy-v0" in done.stderr
+
+
+def test_the_report_reads_what_runs_have_left(cli: CommandLine) -> None:
+    run = cli.folder / "runs" / "popgym-RepeatFirstEasy-v0" / "elmur" / "default" / "seed-0"
+    assert cli.run(TASK, *TINY, to=run).code == 0
+    done = cli.run("stage=report", f"source={cli.folder}/runs", to=(folder := cli.folder / "report"))
+    assert (done.code, done.stderr) == (0, "")
+    assert "Returns: elmur" in done.stdout and "47 of 48 tasks have no run yet" in done.stdout
+    assert {path.name for path in folder.iterdir()} >= {"report.md", "report.csv", "normalised-elmur-default.png"}
+    nothing = cli.run("stage=report", f"source={cli.folder}/nowhere")
+    assert nothing.code == 1 and f"source={cli.folder}/nowhere: expected a folder of runs" in nothing.stderr
+
+
+def test_an_archive_is_converted_and_trained_on(cli: CommandLine) -> None:
+    archive(cli.folder / "archive", "popgym-RepeatFirstEasy-v0", 40)
+    shards = f"shards={cli.folder}/converted"
+    done = cli.run("stage=convert", TASK, f"source={cli.folder}/archive", shards)
+    assert (done.code, done.stderr) == (0, "") and "1 shards in" in done.stdout
+    done = cli.run(TASK, *TINY, shards, to=(folder := cli.folder / "on-archive"))
+    assert done.code == 0 and "was made with popgym 1.0.6" in done.stdout and row_of(folder)["updates"] == 2
+    (cli.folder / "archive" / "train_data_3.npz").write_bytes(b"x")
+    bad = cli.run("stage=convert", TASK, f"source={cli.folder}/archive", shards)
+    assert bad.code == 1 and "1 of 40 files are bad: train_data_3.npz" in bad.stderr
+    assert cli.run("stage=convert", f"source={cli.folder}/archive").code == 1, "the T-Maze has no archive"

@@ -1,0 +1,140 @@
+"""Published archives -> shards: a folder of npz files, one episode each. Every file is checked, and bad ones are named.
+
+What an episode of an archive means is the env's to say: a reader with `spec`, `keys`, `made_with` and
+`read(arrays) -> episode` (envs/popgym_archive.py). Files are taken one after another, so that an archive may be larger
+than memory, and nothing in them is unpickled.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from data.atomic import exclusive
+from data.columns import Array
+from data.errors import ShardError
+from data.index import Collection, find_shards, shard_name
+from data.progress import episodes_bar
+from data.shard import Steps, check_episode, write_shard
+from elmur.spec import TaskSpec, Vector
+
+log = logging.getLogger(__name__)
+MOST_NAMED = 10
+FILE = re.compile(r"train_data_(\d+)\.npz")
+
+
+class ConvertError(ValueError):
+    """An archive that cannot be converted: which files, what is wrong with each, what to do."""
+
+
+class Reader(Protocol):
+    """What an archive's files hold."""
+
+    spec: TaskSpec
+    keys: tuple[str, ...]
+    made_with: Mapping[str, str]
+
+    def read(self, arrays: Mapping[str, Array]) -> Steps:
+        """The episode of one file. Raises ValueError where the arrays are not those of an episode of this task."""
+
+
+def convert(
+    reader: Reader,
+    source: Path | str,
+    root: Path | str,
+    on_bad_file: Literal["fail", "skip"] = "fail",
+    shard_episodes: int = 1000,
+    normalise: bool = False,
+    progress: bool = True,
+) -> list[Path]:
+    """The shards in `root`, made from the files `train_data_<number>.npz` in `source` in the order of their numbers.
+
+    All files are read and checked before the first shard is written. on_bad_file: "fail" then, naming the bad ones, or
+    "skip" them with a warning. What was interrupted is done again. Raises ConvertError.
+    """
+    source, root = Path(source), Path(root)
+    files = archive_files(source)
+    root.mkdir(parents=True, exist_ok=True)
+    with exclusive(root / ".collecting", wait=True):
+        check_target(root, source)
+        with episodes_bar(f"checking {source.name}", len(files), progress) as advance:
+            bad = {path.name: found for path in files if (found := _fault(reader, path, advance))}
+        if bad and (on_bad_file == "fail" or len(bad) == len(files)):
+            raise ConvertError(f"{source}: {listed(bad, len(files))}; fetch them again, or leave them out")
+        if bad:
+            log.warning("%s: left out %s", source, listed(bad, len(files)))
+        good = [path for path in files if path.name not in bad]
+        chunks = [good[begin : begin + shard_episodes] for begin in range(0, len(good), shard_episodes)]
+        for path in find_shards(root):  # of an earlier conversion
+            path.unlink()
+        Collection({"converted": str(source), "episodes": len(good)}, len(chunks)).write(root)
+        vectors = [name for name, part in reader.spec.observation.items() if normalise and isinstance(part, Vector)]
+        with episodes_bar(f"converting {source.name}", len(good), progress) as advance:
+            for number, paths in enumerate(chunks):
+                episodes = [reader.read(arrays_of(path, reader.keys)) for path in paths]
+                about: dict[str, Any] = {"converted": source.name, "files": [paths[0].name, paths[-1].name]}
+                about |= {"left_out": sorted(bad), "versions": dict(reader.made_with)}
+                write_shard(root / shard_name(number), reader.spec, episodes, about, normalise=vectors)
+                advance(len(paths))
+    return find_shards(root)
+
+
+def archive_files(source: Path) -> list[Path]:
+    """The files of an archive by number. Raises ConvertError where there are none."""
+    if not source.is_dir():
+        raise ConvertError(f"source={source}: expected a folder of files train_data_<number>.npz, found none")
+    found = sorted((int(match[1]), path) for path in source.iterdir() if (match := FILE.fullmatch(path.name)))
+    if not found:
+        raise ConvertError(f"source={source}: expected files train_data_<number>.npz, found none of that name")
+    return [path for _, path in found]
+
+
+def check_target(root: Path, source: Path) -> None:
+    """Raises ConvertError where the folder holds other data than an earlier conversion of the same archive."""
+    recorded = Collection.read(root)
+    if recorded is None and not find_shards(root):
+        return
+    if recorded is None or recorded.parameters.get("converted") != str(source):
+        raise ConvertError(
+            f"{root} holds other data than those of {source}; delete it, or name another folder with env.dataset=NAME, "
+            "which training then needs as well"
+        )
+
+
+def arrays_of(path: Path, keys: tuple[str, ...]) -> dict[str, Array]:
+    """The arrays of one file. Raises ValueError where it is damaged, lacks one, or holds objects instead of numbers."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            missing = [key for key in keys if key not in file.files]
+            if missing:
+                raise ValueError(f"no array {', '.join(missing)}; there are {', '.join(file.files) or 'none'}")
+            return {key: file[key] for key in keys}
+    except Exception as error:  # damage can show in any way, from the zip archive down to a header that is parsed
+        if isinstance(error, ValueError) and "no array" in str(error):
+            raise
+        raise ValueError(f"not a whole npz file of numbers ({error})") from error
+
+
+def listed(bad: Mapping[str, str], total: int) -> str:
+    """How many files are bad, and what is wrong with the first of them."""
+    named = "; ".join(f"{name}: {found}" for name, found in list(bad.items())[:MOST_NAMED])
+    rest = list(bad)[MOST_NAMED:]
+    return f"{len(bad)} of {total} files are bad: {named}" + (f"; and {', '.join(rest)}" if rest else "")
+
+
+def _fault(reader: Reader, path: Path, advance: Any) -> str | None:
+    """What is wrong with a file, None where nothing is."""
+    try:
+        check_episode(path, reader.spec, reader.read(arrays_of(path, reader.keys)))
+    except ShardError as error:
+        return f"{error.key}: found {error.found}, expected {error.expected}"
+    except ValueError as error:
+        return str(error)
+    finally:
+        advance(1)
+    return None

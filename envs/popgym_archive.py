@@ -1,0 +1,84 @@
+"""Episodes of the published POPGym archive (npz: obs, action, reward, done) as what the adapter would have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from elmur.spec import Discrete
+from envs.popgym import PopGym
+from envs.rollout import Trajectory
+
+
+class PublishedEpisodes:
+    """Turns the arrays of one file into an episode of a task: `read(arrays) -> Trajectory`.
+
+    obs [T, 1], [T, n] or [T, 1, n]: what POPGym shows, without the wrappers it was collected with. action [T], [T, 2]
+    (row and column) or [T, 1] (Pendulum). reward, done [T]; done is true at the last step of an episode that ended.
+    The previous action and the first step, which the archive left out, follow from these.
+    """
+
+    keys: tuple[str, ...] = ("obs", "action", "reward", "done")
+    made_with: Mapping[str, str] = {"popgym": "1.0.6"}  # the version whose episodes the archive holds
+
+    def __init__(self, id: str) -> None:
+        env = PopGym(id)
+        self.spec, self._shape, self._first_judged = env.task_spec, env._shape, env._first_judged
+        env.close()
+
+    def read(self, arrays: Mapping[str, np.ndarray]) -> Trajectory:
+        """The episode. Raises ValueError where the arrays are not as above; values are checked by the writer."""
+        reward, done = (self._line(arrays, key) for key in ("reward", "done"))
+        if len(done) != len(reward):
+            raise ValueError(f"done: expected {len(reward)} steps, found {len(done)}")
+        length = len(reward)
+        shown = self.spec.observation["observation"]
+        observation = {"observation": self._rows("obs", arrays["obs"], length, shown.shape[0])}
+        action = arrays["action"]
+        if isinstance(self.spec.action, Discrete):
+            if self._shape is not None:
+                pair = self._rows("action", action, length, 2)
+                if (pair < 0).any() or (pair >= np.array(self._shape)).any():
+                    raise ValueError(f"action: expected rows and columns below {list(self._shape)}")
+                action = pair[:, 0] * self._shape[1] + pair[:, 1]
+            else:
+                action = self._rows("action", action, length, 1)[:, 0]
+            action = whole("action", action)
+            observation["previous_action"] = np.concatenate([[0], action[:-1] + 1])[:, None]
+        else:  # the environment clips what lies outside
+            low, high = np.array([self.spec.action.low, self.spec.action.high], np.float32)
+            action = np.clip(self._rows("action", action, length, self.spec.action.size).astype(np.float32), low, high)
+            observation["previous_action"] = np.concatenate([np.zeros_like(action[:1]), action[:-1]])
+            observation["first"] = (np.arange(length) == 0).astype(np.int64)[:, None]
+        if isinstance(shown, Discrete):
+            observation["observation"] = whole("obs", observation["observation"])
+        if done[:-1].astype(bool).any():
+            raise ValueError(f"done: expected the end of the episode last, found it at step {int(done[:-1].argmax())}")
+        judged = np.arange(length) >= self._first_judged
+        ended = bool(done[-1])
+        return Trajectory(observation, action, reward.astype(np.float32), ended, not ended, judged)
+
+    @staticmethod
+    def _line(arrays: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+        values = arrays[key]
+        if values.ndim != 1 or not len(values) or values.dtype.kind not in "biuf":
+            raise ValueError(f"{key}: expected numbers [T], found {values.dtype} {list(values.shape)}")
+        return values
+
+    @staticmethod
+    def _rows(key: str, values: np.ndarray, length: int, size: int) -> np.ndarray:
+        """The array as [T, size]."""
+        if values.dtype.kind not in "biuf" or len(values) != length or values.size != length * size:
+            raise ValueError(
+                f"{key}: expected {length} steps of {size} numbers, found {values.dtype} {list(values.shape)}"
+            )
+        return values.reshape(length, size)
+
+
+def whole(key: str, values: np.ndarray) -> np.ndarray:
+    """The array as integers. Raises ValueError where it holds others."""
+    integers = values.astype(np.int64)
+    if (integers != values).any():
+        raise ValueError(f"{key}: expected whole numbers, found {values[integers != values][0]}")
+    return integers

@@ -1,0 +1,97 @@
+"""Configurations of POPGym: every task with every model, and the published values in each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
+
+import popgym.envs
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+import run
+from callbacks.parts import build_env, learner
+from elmur.model import ELMUR
+from envs import suites
+
+ROOT = Path(run.__file__).parent
+TASKS = sorted(path.stem for path in (ROOT / "conf" / "task").glob("popgym_*.yaml"))
+MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
+HPARAMS = ROOT.parent / "shared" / "reference" / "task_hparams.json"
+
+
+@pytest.fixture(scope="module")
+def conf() -> Iterator[None]:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
+
+
+def settings_of(*overrides: str) -> dict[str, Any]:
+    config: DictConfig = compose("run", [*overrides, "run_dir=out"])
+    found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    return found
+
+
+def test_there_are_48_tasks_and_all_models() -> None:
+    assert len(TASKS) == 48 and set(MODELS) >= {"elmur", "gru", "transformer"}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_all_tasks_compose_with_every_model(conf: None, model: str) -> None:
+    found = {}
+    for task in TASKS:
+        settings = settings_of(f"task={task}", f"model={model}")
+        found[task] = settings["env"]["id"]
+        if len(found) % 6 == 1:  # every level, and every kind of observation and action
+            env = build_env(settings)
+            assert env["reference"].expert > env["reference"].random
+            learner(settings).build_model(env["make"](num_envs=1).spec)
+    assert set(found.values()) == {entry["id"] for entry in popgym.envs.ALL.values()}
+
+
+def test_published_values_of_every_task(conf: None) -> None:
+    suite = suites.read("popgym48")
+    for task in TASKS[::5]:
+        settings = settings_of(f"task={task}", "experiment=popgym_published")
+        numbers = suite.tasks[settings["env"]["id"]].numbers
+        assert settings["module"]["context_length"] == settings["data"]["context_length"] == numbers["context_length"]
+        assert settings["data"]["backprop_segments"] == numbers["segments"] == 3
+        assert numbers["context_length"] * 3 <= numbers["max_length"]
+
+
+@pytest.mark.skipif(not HPARAMS.exists(), reason="the publication's values are kept elsewhere")
+def test_published_values_are_the_publications() -> None:
+    published = json.loads(HPARAMS.read_text())["popgym_tasks"]
+    ours = suites.read("popgym48").tasks
+    assert len(published) == len(ours) == 48
+    for values in published.values():
+        numbers = {"context_length": values["context_length"], "segments": values["sections"]}
+        assert ours[values["env_id"]].numbers == numbers | {"max_length": values["max_length"]}
+
+
+@pytest.mark.parametrize("experiment", ["popgym_published", "popgym_published_code"])
+def test_the_published_model_of_autoencode_easy(conf: None, experiment: str) -> None:
+    """3,694,224 parameters, less the embeddings that format s never uses, with our encoder for theirs."""
+    settings = settings_of("task=popgym_autoencode_easy", f"experiment={experiment}")
+    module = learner(settings)
+    module.build_model(build_env(settings)["make"](num_envs=1).spec)
+    unused = (4 + 1) * 64 + 2 * 64  # actions with a row for padding, returns
+    theirs, ours = (
+        (1 + 1) * 64,
+        (2 + 4 + 4 + 1) * 64,
+    )  # a linear map of one number; rows: modes, suits, actions, none
+    assert module.model.num_parameters() == 3_694_224 - unused - theirs + ours
+    assert isinstance(module.model, ELMUR) and settings["module"]["context_length"] == 35
+    code = experiment.endswith("code")
+    assert settings["data"]["backprop_segments"] == (1 if code else 3)
+    assert settings["model"]["memory"]["memory_dropout"] == 0.17
+    if code:
+        assert settings["trainer"]["max_steps"] == 57_600 and settings["module"]["schedule"]["floor"] == 1.0
+        assert settings["model"]["position"]["_target_"].endswith("PublishedRelative")
+        assert settings["evaluation"]["sample"] and settings["module"]["label_smoothing"] == 0.22
