@@ -61,7 +61,7 @@ def test_killed_in_a_long_wave_and_gone_on_at_the_saved_step(
     folder = runs.folder / f"killed{beyond}"
     pid = runs.start(*asked(checkpoint), to=folder, fault=EVERY)
     wait_for(folder / "evaluation-0.partial")
-    while kept(folder)[1] <= beyond:
+    while not (kept(folder)[0] >= 2 and kept(folder)[1] > beyond):  # in the long variant, however slow the machine
         time.sleep(0.01)
     kill(pid)
     assert runs.end() == -9
