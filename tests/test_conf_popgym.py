@@ -85,7 +85,7 @@ def test_the_published_model_of_autoencode_easy(conf: None, experiment: str) -> 
     theirs, ours = (
         (1 + 1) * 64,
         (2 + 4 + 2) * 64,
-    )  # a linear map of one number; rows: modes, suits, whether it is the first
+    )
     assert module.model.num_parameters() == 3_694_224 - unused - theirs + ours
     assert isinstance(module.model, ELMUR) and settings["module"]["context_length"] == 35
     code = experiment.endswith("code")
