@@ -90,11 +90,12 @@ def train(settings: dict[str, Any]) -> None:
     from callbacks.results import ROW, read_row
     from callbacks.selection import chosen
     from data.atomic import write_json
+    from data.provenance import code_version
 
     folder = Path(settings["run_dir"])
-    compared = comparable(settings)
+    compared = {**comparable(settings), "code": code_version()}
     with alone_in(folder):
-        check_same_run(folder, compared)
+        check_same_run(folder, compared, settings["allow_mismatch"])
         if (row := read_row(folder / ROW)) is not None:
             log.info("finished before (%s); delete %s to run again", row["finished"], folder)
         else:
@@ -114,7 +115,8 @@ def datamodule(settings: dict[str, Any]) -> Any:
     """The data of the env, collected by its expert where they are missing."""
     from elmur.build import build
 
-    return build(settings["data"], "data", collect=collector(settings))
+    other = "data" in settings["allow_mismatch"]
+    return build(settings["data"], "data", collect=collector(settings), allow_other_data=other)
 
 
 def collector(settings: dict[str, Any]) -> Callable[[], Any]:

@@ -18,10 +18,11 @@ from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
 
+log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
 MAX_LABEL = 60
 # What does not make a run another one.
-NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen")
+NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch")
 STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
 MOST_NAMES = 12  # that an error lists where some are near
@@ -34,8 +35,8 @@ RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 # fmt: off
 SECTIONS = {
     "": (
-        "stage", "seed", "resume", "checkpoint", "source", "shards", "run_dir", "evaluation", "env", "model", "module",
-        "data", "trainer", "callbacks", "logger",
+        "stage", "seed", "resume", "allow_mismatch", "checkpoint", "source", "shards", "run_dir", "evaluation", "env",
+        "model", "module", "data", "trainer", "callbacks", "logger",
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
@@ -130,8 +131,11 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     return portable({key: v for key, v in {**settings, "trainer": trainer}.items() if key not in NOT_SETTINGS})
 
 
-def check_same_run(folder: Path, compared: dict[str, Any]) -> None:
-    """Raises UsageError where the folder holds a run with other settings that has got somewhere."""
+def check_same_run(folder: Path, compared: dict[str, Any], allowed: Sequence[str] = ()) -> None:
+    """Raises UsageError where the folder holds a run with other settings, or of other code, that has got somewhere.
+
+    allowed: keys that may differ, with all below them; what then does is said. A finished run may be of other code.
+    """
     if not any((folder / "checkpoints").glob("*.ckpt")) and not (folder / ROW).exists():
         return
     try:
@@ -143,20 +147,28 @@ def check_same_run(folder: Path, compared: dict[str, Any]) -> None:
     except ValueError as error:
         raise UsageError(f"{folder / SETTINGS}: damaged ({error}); delete {folder} to run again") from error
     there.pop("shards", None)  # where they lay
-    differ = sorted(changed(there, json.loads(json.dumps(compared))))
-    if differ:
+    here = json.loads(json.dumps(compared))
+    if (folder / ROW).exists() or "code" not in here or "code" not in there:
+        there, here = ({key: value for key, value in one.items() if key != "code"} for one in (there, here))
+    found = changed(there, here)
+    refused = [path for path in sorted(found) if not any(f"{path}.".startswith(f"{key}.") for key in allowed)]
+    if refused:
         raise UsageError(
-            f"{folder} holds a run with other settings: {'; '.join(differ[:5])}; delete the folder, or give "
-            "hydra.run.dir=ANOTHER"
+            f"{folder} holds a run with other settings: {'; '.join(found[path] for path in refused[:5])}; delete the "
+            f"folder, or give hydra.run.dir=ANOTHER, or go on all the same with allow_mismatch=[{','.join(refused)}]"
         )
+    for path in found:
+        log.warning("%s goes on although %s", folder, found[path])
 
 
-def changed(old: Any, new: Any, path: str = "") -> list[str]:
-    """Sentences on what differs between two configurations."""
+def changed(old: Any, new: Any, path: str = "") -> dict[str, str]:
+    """What differs between two configurations: key -> a sentence."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(set(old) | set(new))
-        return [line for key in keys for line in changed(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
-    return [] if old == new else [f"{path} is {old} there, {new} here"]
+        found: dict[str, str] = {}
+        for key in sorted(set(old) | set(new)):
+            found |= changed(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        return found
+    return {} if old == new else {path: f"{path} is {old} there, {new} here"}
 
 
 def check_no_run(folder: Path) -> None:

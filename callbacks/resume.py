@@ -11,7 +11,7 @@ from callbacks.checks import PLACE, SETTINGS, UsageError, run_label
 
 KEY = "resume="
 # What may be said anew beside it: where the run is carried out, and who is told of it.
-FREE = ("resume", "logger", "shards", *(f"trainer.{key}" for key in PLACE))
+FREE = ("resume", "allow_mismatch", "logger", "shards", *(f"trainer.{key}" for key in PLACE))
 
 
 def expanded(arguments: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from data.sampler import LaneSampler
 from elmur.batch import SegmentBatch
 from elmur.spec import TaskSpec
 
+log = logging.getLogger(__name__)
 # Keep the draws for different purposes apart although they share a seed.
 SPLIT_STREAM, LOADER_STREAM = 0x5B117, 0x10AD
 
@@ -33,6 +35,7 @@ class TrajectoryDataModule(LightningDataModule):
     lanes: rows of the global batch, shared among the ranks.
     validation_fraction: part of the episodes, drawn by `seed`, that is kept for `val_dataloader`.
     on_bad_shard: "fail" at a damaged shard, or "skip" it, count it and say so.
+    allow_other_data: a run may go on with other episodes than it began with, from the beginning of its epoch.
     verify: read every byte once before training; turn off where the data are too many to be read twice.
 
     The order depends on the seed alone, not on workers or ranks. `state_dict` says which batch comes after those that
@@ -51,6 +54,7 @@ class TrajectoryDataModule(LightningDataModule):
         collect: Callable[[], object] | None = None,
         on_bad_shard: Literal["fail", "skip"] = "fail",
         verify: bool = True,
+        allow_other_data: bool = False,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # one process collects; the folder is seen by all of them
@@ -66,6 +70,7 @@ class TrajectoryDataModule(LightningDataModule):
         self.root, self.window_length, self.lanes = Path(root), context_length * backprop_segments, lanes
         self.num_workers, self.seed, self.validation_fraction = num_workers, seed, validation_fraction
         self.collect, self.on_bad_shard, self.verify = collect, on_bad_shard, verify
+        self.allow_other_data = allow_other_data
         self._index: Index | None = None
         self._train: Index | None = None
         self._validation: Index | None = None
@@ -130,16 +135,22 @@ class TrajectoryDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at a saved position. Raises ValueError where the saved order is not the one planned here."""
-        here = self._order()
-        differ = [
-            f"{key} was {old}, now {here.get(key)}" for key, old in state_dict["order"].items() if old != here.get(key)
-        ]
-        if differ:
+        here, position = self._order(), dict(state_dict["position"])
+        differ = {
+            key: f"{key} was {old}, now {here.get(key)}"
+            for key, old in state_dict["order"].items()
+            if old != here.get(key)
+        }
+        said = "; ".join(differ.values())
+        if differ and not (self.allow_other_data and set(differ) <= {"episodes", "steps", "data"}):
             raise ValueError(
-                f"cannot resume in the middle of another order of data: {'; '.join(differ)}; restore these settings, "
-                "or start a new run from the weights"
+                f"cannot resume in the middle of another order of data: {said}; restore these settings, start a new "
+                "run, or, where only the episodes are others, go on with allow_mismatch=[data]"
             )
-        self._position = dict(state_dict["position"])
+        if differ:
+            log.warning("goes on with other data, from the beginning of its epoch: %s", said)
+            position["batch"] = 0
+        self._position = position
 
     def _order(self) -> dict[str, Any]:
         """Everything that the order of batches is a function of."""

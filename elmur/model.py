@@ -137,9 +137,9 @@ class ELMUR(SequenceModel):
 
         write: false where nothing will read the result. write_grad: false where its gradient is not used.
         """
-        x = self.tokens(batch)
+        steps = self.steps.token_steps(batch.start, batch.num_steps, self.format.tokens_per_step)
+        x = self.placed(self.tokens(batch), steps, 0)
         segment = self.segment(batch.start, batch.num_steps, x)
-        x = self.placed(x, segment, 0)
         tokens: list[Tensor] = []
         balances: list[Tensor | None] = []
         for layer, bank in zip(self.layers, self.bank_per_layer(memory), strict=True):
@@ -203,7 +203,8 @@ class ELMUR(SequenceModel):
     def append(self, stream: Stream, tokens: list[Float[Tensor, "B 1 D"]]) -> Float[Tensor, "B Q D"]:
         """The new tokens after all layers; the stream is the longer by them."""
         x = tokens[0] if len(tokens) == 1 else torch.cat(tokens, dim=1)
-        x = self.placed(x, stream.segment, stream.length)
+        last = stream.length + x.shape[1]
+        x = self.placed(x, stream.segment.steps[:, stream.length : last], stream.length)
         for layer, layer_stream in zip(self.layers, stream.layers, strict=True):
             x = layer.step(x, layer_stream, self.position, stream.length)
         stream.length += x.shape[1]
@@ -218,10 +219,10 @@ class ELMUR(SequenceModel):
         """The segment as a token sequence, positions and dropout not yet in it."""
         return self.format.sequence(self.parts(batch, self.format.order))
 
-    def placed(self, x: Float[Tensor, "B Q D"], segment: Segment, first: int) -> Float[Tensor, "B Q D"]:
-        """Tokens `first .. first + Q - 1` of the segment with their step and position added, and dropout."""
+    def placed(self, x: Float[Tensor, "B Q D"], steps: Int[Tensor, "B Q"], first: int) -> Float[Tensor, "B Q D"]:
+        """Tokens `first .. first + Q - 1` of a segment with their step and position added, and dropout."""
         if self.clock is not None:
-            x = x + self.clock(segment.steps[:, first : first + x.shape[1]])
+            x = x + self.clock(steps)
         out: Tensor = self.dropout(self.position.embed(x, first))
         return out
 

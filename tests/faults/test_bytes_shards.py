@@ -190,7 +190,7 @@ def parts() -> st.SearchStrategy[Field]:
     )
 
 
-@settings(max_examples=120 * TRIES, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000 * TRIES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     observation=st.dictionaries(
         st.from_regex(r"[a-z][a-z0-9_.-]{0,8}", fullmatch=True), parts(), min_size=1, max_size=3

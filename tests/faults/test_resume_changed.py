@@ -56,6 +56,25 @@ def test_other_settings_are_refused_with_what_differs(runs: Faulty, left: Path, 
     assert {path: path.read_bytes() for path in (left / "checkpoints").iterdir()} == before
 
 
+def test_a_change_that_is_allowed_is_said(runs: Faulty, left: Path) -> None:
+    change = ("trainer.max_steps=24", "trainer.gradient_clip_val=0.5")
+    assert runs.run(*SMALL, *change, "allow_mismatch=[trainer.max_steps]", to=left) == 1
+    assert "trainer.gradient_clip_val is 1.0 there, 0.5 here" in runs.said and "max_steps is" not in runs.said
+    assert runs.run(*SMALL, *change, "allow_mismatch=[trainer,module.schedule]", to=left) == 0, runs.said
+    assert "goes on although trainer.max_steps is 20 there, 24 here" in runs.said
+    assert json.loads((left / "result.json").read_text())["updates"] == 24
+
+
+def test_other_code_is_refused_unless_allowed_or_finished(runs: Faulty, left: Path) -> None:
+    path = left / "settings.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "code": "0123456789ab"}))
+    assert runs.run(*SMALL, to=left) == 1
+    assert re.search(r"code is 0123456789ab there, \S+ here.*allow_mismatch=\[code\]", runs.said), runs.said
+    assert runs.run(f"resume={left}", "allow_mismatch=[code]") == 0, runs.said
+    path.write_text(json.dumps({**json.loads(path.read_text()), "code": "0123456789ab"}))
+    assert runs.run(*SMALL, to=left) == 0, "its row is shown"
+
+
 def test_other_data_of_the_same_size_are_refused(runs: Faulty, left: Path, tmp_path: Path) -> None:
     """As many episodes of as many steps, collected from other seeds, in the very place of the first ones."""
     import h5py
@@ -68,6 +87,8 @@ def test_other_data_of_the_same_size_are_refused(runs: Faulty, left: Path, tmp_p
     assert runs.run(*SMALL, f"shards={shards}", to=left) == 1
     said = r"cannot resume in the middle of another order of data: data was \w+, now \w+"
     assert re.search(said, runs.said), runs.said
+    assert runs.run(*SMALL, f"shards={shards}", "allow_mismatch=[data]", to=left) == 0, runs.said
+    assert "goes on with other data, from the beginning of its epoch: data was" in runs.said
 
 
 def test_other_libraries_are_said(runs: Faulty, left: Path) -> None:
