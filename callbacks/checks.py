@@ -37,7 +37,7 @@ SECTIONS = {
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "collect", "archive",
+        "dataset", "collect", "archive", "benchmark",
     ),
 }
 # fmt: on
