@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from callbacks.rates import measure_tasks
 from callbacks.recomputing import RecomputingPolicy, filled
 from callbacks.timing import Work, linear_maps, product, take_turns, threads
 from data.atomic import write_json
@@ -60,6 +61,8 @@ def run_benchmarks(seed: int, folder: Path, module: SequenceModule, data: Any, e
         "data": partial(measure_data, module, data),
         "rollouts": partial(measure_rollouts, module, env),
     }
+    if env.get("benchmark"):  # last, for it changes the module's model
+        parts["tasks"] = partial(measure_tasks, module, env["benchmark"], SECONDS / 3)
     results: dict[str, Rows] = {}
     bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), transient=True)
     with bar, torch.random.fork_rng():

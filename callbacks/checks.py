@@ -40,7 +40,7 @@ SECTIONS = {
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "collect", "recipe", "archive",
+        "dataset", "collect", "recipe", "archive", "benchmark",
     ),
 }
 # fmt: on

@@ -79,7 +79,8 @@ def test_a_signal_to_the_whole_process_group_and_a_second_one(
     time.sleep(pause)
     with suppress(ProcessLookupError):  # it had saved and was gone
         os.killpg(pid, signal.SIGUSR1)
-    assert runs.end() == 128 + signal.SIGTERM, runs.said
+    # Of two signals that come at once the system may deliver either first.
+    assert runs.end() - 128 in (signal.SIGTERM, signal.SIGUSR1), runs.said
     assert time.monotonic() - began < LIMIT
     assert (folder / "checkpoints" / "last.ckpt").exists()
     assert runs.run(*command, to=folder) == 0, runs.said
