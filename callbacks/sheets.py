@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 ABSENT = "–"
@@ -36,15 +37,30 @@ class Sheet:
         return [[shown(line.get(heading)) for heading in self.headings] for line in self.lines]
 
     def show(self, console: Console) -> None:
-        """Print the table."""
+        """Print the table; columns at its right that the terminal has no room for are left out, which is said."""
+        number = len(self.headings)
+        while number > 2 and self.width(number) > console.width:
+            number -= 1
+        console.print(self.table(number))
+        if left_out := self.headings[number:]:
+            console.print(f"No room here for {', '.join(left_out)}: they are in the files.", highlight=False)
+        for note in self.notes:
+            if not note.startswith("!["):
+                console.print(note, highlight=False)
+
+    def width(self, number: int) -> int:
+        """Characters that the first columns take; measured on a wide console, for none measures beyond its own."""
+        wide = Console(width=10_000, file=io.StringIO())
+        return Measurement.get(wide, wide.options, self.table(number)).maximum
+
+    def table(self, number: int) -> Table:
+        """The first columns."""
         table = Table(title=self.title, title_justify="left")
-        for heading, first in zip(self.headings, self.lines[0].values(), strict=False):
+        for heading, first in zip(self.headings[:number], self.lines[0].values(), strict=False):
             table.add_column(heading, justify="left" if isinstance(first, str) else "right", no_wrap=True)
         for cells in self.cells():
-            table.add_row(*cells)
-        console.print(table)
-        for note in self.notes:
-            console.print(note, highlight=False)
+            table.add_row(*cells[:number])
+        return table
 
     def markdown(self) -> str:
         """The table in Markdown."""

@@ -78,7 +78,7 @@ def return_sheets(group: Group, folder: Path) -> list[Sheet]:
 def task_line(task: str, rows: Sequence[Mapping[str, Any]], known: suites.SuiteTask | None) -> dict[str, Any]:
     """One task: our return, its references, and what was published."""
     line: dict[str, Any] = {"task": task, "seeds": len(rows)}
-    names = ("return", "±", "expert", "random", "normalised", "norm. ±")
+    names = ("return", "±", "normalised", "norm. ±", "expert", "random")
     line |= dict.fromkeys(names)
     if not rows:
         line["seeds"] = "missing"

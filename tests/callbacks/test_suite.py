@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,17 @@ def test_a_sheet_in_markdown_and_csv() -> None:
 
 def test_levels_normalise() -> None:
     assert Level(-1.0, 1.0, 0.0).normalised(0.0) == 0.5
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_a_narrow_terminal_shows_whole_columns_and_names_the_others(width: int) -> None:
+    sheet = Sheet("table", [{f"heading {number}": float(number) for number in range(9)}])
+    output = io.StringIO()
+    console = Console(width=width, file=output)
+    sheet.show(console)
+    printed = output.getvalue()
+    table, _, rest = printed.partition("No room here for")
+    assert "…" not in printed and all(len(line) <= width for line in printed.splitlines())
+    for number in range(9):
+        assert (f"heading {number}" in table) != (f"heading {number}" in " ".join(rest.split()))
+    assert bool(rest) == (width < 200)
