@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NoReturn
 
 from omegaconf import OmegaConf
@@ -21,12 +22,14 @@ from omegaconf import OmegaConf
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
 MAX_LABEL = 60
+MOST_OF_A_VALUE = 80  # characters of it that an error shows
 # What does not make a run another one.
 NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch")
 STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
 MOST_NAMES = 12  # that an error lists where some are near
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
+OTHER_STAGES = ("archive", "benchmark")  # keys of env that training does not read
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
 # Set by torchrun, srun and Lightning for each of the processes that work on one run.
@@ -128,7 +131,9 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
         return node
 
     trainer = {key: value for key, value in settings["trainer"].items() if key not in PLACE}
-    return portable({key: v for key, v in {**settings, "trainer": trainer}.items() if key not in NOT_SETTINGS})
+    env = {key: value for key, value in settings["env"].items() if key not in OTHER_STAGES}
+    parts = {**settings, "env": env, "trainer": trainer}
+    return portable({key: value for key, value in parts.items() if key not in NOT_SETTINGS})
 
 
 def check_same_run(folder: Path, compared: dict[str, Any], allowed: Sequence[str] = ()) -> None:
@@ -168,7 +173,8 @@ def changed(old: Any, new: Any, path: str = "") -> dict[str, str]:
         for key in sorted(set(old) | set(new)):
             found |= changed(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
         return found
-    return {} if old == new else {path: f"{path} is {old} there, {new} here"}
+    was, now = (shorten(str(value), MOST_OF_A_VALUE, placeholder=" ...") for value in (old, new))
+    return {} if old == new else {path: f"{path} is {was} there, {now} here"}
 
 
 def check_no_run(folder: Path) -> None:
