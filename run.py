@@ -7,6 +7,7 @@ if __name__ == "__main__":  # before the imports that take seconds: a signal dur
 
     signals.install()
 import logging
+import operator
 import os
 import sys
 import time
@@ -34,7 +35,7 @@ from callbacks.checks import (
     is_first_process,
     quieten,
     refuse,
-    register_resolvers,
+    run_label,
 )  # fmt: skip
 from callbacks.parts import build_env, build_trainer, check_buildable, learner, plan
 from callbacks.resume import expanded, resumed
@@ -43,7 +44,8 @@ from envs import suites
 
 log = logging.getLogger("run")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
-register_resolvers()
+OmegaConf.register_new_resolver("run_label", run_label)
+OmegaConf.register_new_resolver("times", operator.mul)
 OmegaConf.register_new_resolver("suite", suites.number)
 
 

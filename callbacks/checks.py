@@ -17,8 +17,6 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, NoReturn
 
-from omegaconf import OmegaConf
-
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
 MAX_LABEL = 60
@@ -63,12 +61,6 @@ def run_label(overrides: str) -> str:
     if len(safe) <= MAX_LABEL and not re.search(r"[^\w.=,+-]", overrides):
         return safe or "default"
     return f"{safe[: MAX_LABEL - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
-
-
-def register_resolvers() -> None:
-    """What configurations may compute: `${run_label:...}` and `${times:a,b}`."""
-    OmegaConf.register_new_resolver("run_label", run_label)
-    OmegaConf.register_new_resolver("times", lambda left, right: left * right)
 
 
 def check_settings(settings: dict[str, Any]) -> None:

@@ -39,8 +39,9 @@ class MemoryDesign:
 
     memory_size: slots per bank (M). memory_init_std: spread of the noise in a new bank. memory_dropout: dropout on
     candidates. read, write: what a segment does with it (`write=None`: nothing). bias: builds the distance bias from
-    the number of heads, None for none. steps: how tokens and writes are dated. shared: one bank goes through all
-    layers instead of one bank per layer.
+    the number of heads, None for none. steps: how tokens and writes are dated. clock: built from the width, tells
+    tokens, and through them the slots, the step of the episode; None where it must not matter. shared: one bank goes
+    through all layers instead of one bank per layer.
     """
 
     memory_size: int = 2
@@ -50,6 +51,7 @@ class MemoryDesign:
     write: WriteRule | None = field(default_factory=LRU)
     bias: Callable[[int], MemoryBias] | None = MemoryBias
     steps: StepRule = field(default_factory=Chronological)
+    clock: Callable[[int], EpisodeClock] | None = None
     shared: bool = False
 
     def __post_init__(self) -> None:
@@ -74,8 +76,7 @@ class ELMUR(SequenceModel):
     """The ELMUR policy for one task: `model(segment, memory) -> output, memory`.
 
     position, feedforward and residual build their parts from (d_model, n_head, dropout), (d_model, dropout) and
-    (d_model). `memory=None` leaves memory out: a plain causal transformer over its window. clock: built from d_model,
-    tells tokens the step of their episode; None for a policy that cannot count beyond its segment.
+    (d_model). `memory=None` leaves memory out: a plain causal transformer over its window.
     """
 
     def __init__(
@@ -91,7 +92,6 @@ class ELMUR(SequenceModel):
         feedforward: Callable[..., nn.Module] = MLP,
         residual: Callable[..., Residual] = PostNorm,
         memory: MemoryDesign | None = MemoryDesign(),  # noqa: B008 - a value, never changed
-        clock: Callable[[int], EpisodeClock] | None = None,
     ) -> None:
         super().__init__()
         check_sizes(d_model, n_layer, n_head)
@@ -100,7 +100,7 @@ class ELMUR(SequenceModel):
         self.observation = ObservationEncoder(spec.observation, d_model)
         self.action = ActionEncoder(spec, d_model) if self.format.with_action else None
         self.returns = ReturnEncoder(d_model) if self.format.with_return else None
-        self.clock = clock(d_model) if clock else None
+        self.clock = memory.clock(d_model) if memory and memory.clock else None
         self.dropout = Dropout(dropout)
         self.position = position(d_model, n_head, dropout)
         self.steps: StepRule = memory.steps if memory else Chronological()

@@ -45,12 +45,13 @@ class PublishedEpisodes:
             else:
                 action = self._rows("action", action, length, 1)[:, 0]
             action = whole("action", action)
-            observation["previous_action"] = np.concatenate([[0], action[:-1] + 1])[:, None]
+            before = np.concatenate([[0], action[:-1] + 1])[:, None]
         else:  # the environment clips what lies outside
             low, high = np.array([self.spec.action.low, self.spec.action.high], np.float32)
             action = np.clip(self._rows("action", action, length, self.spec.action.size).astype(np.float32), low, high)
-            observation["previous_action"] = np.concatenate([np.zeros_like(action[:1]), action[:-1]])
-            observation["first"] = (np.arange(length) == 0).astype(np.int64)[:, None]
+            before = np.concatenate([np.zeros_like(action[:1]), action[:-1]])
+        told = {"previous_action": before, "first": (np.arange(length) == 0).astype(np.int64)[:, None]}
+        observation |= {name: told[name] for name in self.spec.observation if name in told}
         if isinstance(shown, Discrete):
             observation["observation"] = whole("obs", observation["observation"])
         if done[:-1].astype(bool).any():

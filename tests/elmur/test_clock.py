@@ -30,10 +30,10 @@ def test_the_mirrored_step_is_a_linear_map_of_the_sinusoids() -> None:
 
 def test_only_a_model_with_a_clock_tells_segments_of_an_episode_apart() -> None:
     torch.manual_seed(0)
-    memory = MemoryDesign(bias=None, memory_init_std=0.0)
     early, late = make_batch(1, 4, 0), make_batch(1, 4, 40)
     for clock, same in ((None, True), (EpisodeClock, False)):
-        model = ELMUR(SPEC, 16, memory=memory, clock=clock).double().eval()
+        memory = MemoryDesign(bias=None, memory_init_std=0.0, clock=clock)
+        model = ELMUR(SPEC, 16, memory=memory).double().eval()
         state = model.initial_memory(1)
         gap = (model(early, state)[0].prediction - model(late, state)[0].prediction).abs().max()
         assert bool(gap < 1e-12) == same

@@ -16,6 +16,7 @@ import torch
 
 from elmur import feedforward, memory, moe, positional, residual
 from elmur.baselines.recurrent import GRU
+from elmur.clock import EpisodeClock
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU, ReplaceAll
 from elmur.memory_bias import MemoryBias
@@ -69,15 +70,17 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
     MemoryDesign: {
         "memory_size": (2, 3), "memory_init_std": (0.0, 1.0), "memory_dropout": (0.0, 0.5), "read": (True, False),
         "write": (LRU(), None), "bias": (MemoryBias, None), "steps": (MemoryDesign().steps, Mirrored()),
+        "clock": (None, EpisodeClock),
         "shared": (False, True),
     },
     LRU: {
         "lru_blend_alpha": (1.0, 0.5), "slots_per_write": (1, 2),
         "replace_empty": ({"lru_blend_alpha": 0.5}, {"lru_blend_alpha": 0.5, "replace_empty": False}),
         "all_candidates": (False, True),
+        "divide_segment": ({"slots_per_write": 2}, {"slots_per_write": 2, "divide_segment": True}),
     },
     ReplaceAll: {"stamp": (True, False)},
-    MemoryBias: {"max_seq_len": (1024, 4), "init_std": (0.02, 1.0)},
+    MemoryBias: {"max_seq_len": (1024, 4), "init_std": (0.02, 1.0), "gain": (1.0, 10.0)},
     Rope: {"base": (1e4, 1e2)},
     Yarn: {
         "base": (1e4, 1e2), "factor": (4.0, 8.0), "max_seq_len": (1024, 64), "beta_fast": (32.0, 8.0),

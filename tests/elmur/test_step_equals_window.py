@@ -40,7 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "neither": {"memory": design(read=False, write=None), "residual": partial(PostNorm, norm_type="rmsnorm")},
     "no bias": {"memory": design(bias=None, write=LRU(0.3, slots_per_write=2)), "feedforward": experts},
     "divided, with a clock": {
-        "memory": design(write=LRU(0.7, slots_per_write=2, divide_segment=True)), "clock": EpisodeClock
+        "memory": design(write=LRU(0.7, slots_per_write=2, divide_segment=True), clock=EpisodeClock)
     },
     "no LRU": {"memory": design(write=ReplaceAll()), "residual": partial(PreNorm, norm_type="rmsnorm")},
     "one slot": {"memory": MemoryDesign(memory_size=1, write=LRU(0.5))},
