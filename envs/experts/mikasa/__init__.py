@@ -1,0 +1,27 @@
+"""An expert for every motion of MIKASA-Robo's tasks; what it does follows from what was shown, so it can be imitated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from envs.experts.mikasa.arm import Arm
+from envs.experts.mikasa.carry import Rotate, TakeItBack
+from envs.experts.mikasa.motion import MotionPolicy, Player
+from envs.experts.mikasa.touch import Touch, TouchAll
+from envs.mikasa import check_task
+
+PLAYERS: dict[str, Callable[[Arm], Player]] = {
+    "Rotate": Rotate,
+    "TakeItBack": TakeItBack,
+    "Remember": Touch,
+    "BunchOfColors": partial(TouchAll, in_order=False),
+    "SeqOfColors": partial(TouchAll, in_order=False),
+    "ChainOfColors": partial(TouchAll, in_order=True),
+}
+
+
+def expert_for(task: str) -> MotionPolicy:
+    """The expert for a task such as "RememberColor3-v0". Raises MikasaError for a task that does not exist."""
+    check_task(task)
+    return MotionPolicy(PLAYERS[max((name for name in PLAYERS if task.startswith(name)), key=len)])
