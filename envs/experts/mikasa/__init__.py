@@ -7,11 +7,13 @@ from functools import partial
 
 from envs.experts.mikasa.arm import Arm
 from envs.experts.mikasa.carry import Rotate, TakeItBack
+from envs.experts.mikasa.catch import Catch
 from envs.experts.mikasa.motion import MotionPolicy, Player
 from envs.experts.mikasa.touch import Touch, TouchAll
 from envs.mikasa import check_task
 
 PLAYERS: dict[str, Callable[[Arm], Player]] = {
+    "Intercept": Catch,
     "Rotate": Rotate,
     "TakeItBack": TakeItBack,
     "Remember": Touch,

@@ -13,7 +13,7 @@ TOOL = "panda_hand_tcp"
 ARM = 7  # joints; the two fingers follow
 DELTA = 0.1  # radians that the controller adds to a joint for an action of 1
 GAIN = 1.8  # of what is missing; the joints make about 0.4 of what they are told in one step
-TURN = 0.6  # radians about the vertical that are asked for at once, so that the solution found is the near one
+FAR, TURN = 0.08, 0.6  # metres and radians that are asked for at once, so that the solution found is the near one
 OPEN, CLOSED = 1.0, -1.0
 
 
@@ -29,10 +29,11 @@ class Arm:
         place: np.ndarray,
         yaw: float = 0.0,
         gripper: float = CLOSED,
-        pitch: float = 0.0,
+        tilt: float = 0.0,
         gain: float = GAIN,
     ) -> np.ndarray:
-        """A step of the tool toward `place` (metres, world), pointing down, turned by `yaw` and tilted by `pitch`.
+        """A step of the tool toward `place` (metres, world), pointing down, turned by `yaw` and leaning
+        forward by `tilt`, which reaches further.
 
         joints: the part of that name of the observation. Where nothing reaches the place, the arm stays.
         """
@@ -41,10 +42,13 @@ class Arm:
         q = joints[:9].astype(np.float64)
         now = yaw_of(joints)
         yaw = now + float(np.clip(wrapped(yaw - now), -TURN, TURN))
-        half, tilt = yaw / 2, pitch / 2
+        half, lean = yaw / 2, -tilt / 2
+        step = place - tool(joints)
+        place = tool(joints) + step * min(1.0, FAR / max(FAR, float(np.linalg.norm(step))))
         turn = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
-        down = product(np.array([np.cos(tilt), np.sin(tilt), 0.0, 0.0]), np.array([0.0, 1.0, 0.0, 0.0]))
-        pose = sapien.Pose(place - BASE, product(turn, down))
+        down = np.array([0.0, 1.0, 0.0, 0.0])
+        forward = np.array([np.cos(lean), 0.0, np.sin(lean), 0.0])
+        pose = sapien.Pose(place - BASE, product(forward, product(turn, down)))
         mask = np.array([1] * ARM + [0, 0], np.int32)
         solution, found, _ = self._model.compute_inverse_kinematics(
             self._tool, pose, initial_qpos=q, active_qmask=mask, max_iterations=200

@@ -9,6 +9,7 @@ from envs.experts.mikasa.motion import Player, Seen
 
 CUBE, GOAL, CHANGED_GOAL = 0, 1, 2
 AT, TURNED = 0.012, 0.06  # metres and radians within which the fingers may close
+SHORT, LEAN = 0.04, 0.45  # metres before the goal's middle, and radians: it is at the end of the arm's reach
 CLOSING = 4  # steps that the fingers take
 SLOPE, CLEARANCE = 2.0, 0.08
 
@@ -52,15 +53,17 @@ class TakeItBack(Player):
         if not self._grip.held:
             return self._grip.act(seen.joints, cube, 0.0)
         goal = seen.places[CHANGED_GOAL if seen.visible[CHANGED_GOAL] else GOAL]
-        aim = self._home if self._returning else goal
-        return self.arm.toward(seen.joints, np.array([aim[0], aim[1], 0.022]))
+        short = (self._home - goal) * min(1.0, SHORT / max(1e-6, float(np.linalg.norm(self._home - goal))))
+        aim = self._home if self._returning else goal + short
+        lean = float(np.clip(tool(seen.joints)[0] / 0.2, 0.0, 1.0))
+        return self.arm.toward(seen.joints, np.array([aim[0], aim[1], 0.022 + 0.01 * lean]), tilt=LEAN * lean)
 
 
 class Rotate(Player):
     """Grips the peg in its middle and turns it by the angle that was told, from the heading that it had at first."""
 
     HEIGHT = 0.022  # of the tool; the peg is 0.05 high
-    FURTHEST, MIDDLE = 2.4, 0.6  # how far the wrist turns, and to which side it turns further
+    REACH = (-1.9, 3.2)  # yaws that the wrist turns to
 
     def __init__(self, arm: Arm) -> None:
         super().__init__(arm)
@@ -73,7 +76,7 @@ class Rotate(Player):
         assert seen.heading is not None
         if seen.told is not None and self._heading is None:
             self._heading, self._angle = seen.heading, seen.told
-            self._yaw = self._best(seen.heading, seen.told)
+            self._yaw = self._best(seen.heading, seen.told, yaw_of(seen.joints))
             self._place = np.array([*seen.places[0][:2], self.HEIGHT])
         if self._heading is None:
             return still(OPEN)
@@ -82,7 +85,9 @@ class Rotate(Player):
         left = wrapped(self._heading + self._angle - seen.heading)
         return self.arm.toward(seen.joints, self._place, yaw_of(seen.joints) + left)
 
-    def _best(self, heading: float, angle: float) -> float:
-        """A turn of the tool that has the fingers across the peg, now and after the rotation, and within its reach."""
+    def _best(self, heading: float, angle: float, now: float) -> float:
+        """The nearest turn of the tool that has the fingers across the peg, within reach before and after."""
+        low, high = self.REACH
         turns = [wrapped(heading) + k * np.pi for k in (-2, -1, 0, 1, 2)]
-        return min(turns, key=lambda yaw: max(abs(yaw - self.MIDDLE), abs(yaw + angle - self.MIDDLE)))
+        within = [turn for turn in turns if low <= turn <= high and low <= turn + angle <= high]
+        return min(within, key=lambda turn: abs(turn - now))
