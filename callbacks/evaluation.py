@@ -76,7 +76,6 @@ class Outcome:
     env_errors: the episodes that could not be played, seed -> why; they are in none of the other figures.
     """
 
-    episodes: int
     success: float
     success_interval: tuple[float, float]
     mean_return: float
@@ -100,7 +99,6 @@ class Outcome:
         returns = np.array([episode.episode_return for episode in episodes], dtype=np.float64)
         interval = stats.binomtest(sum(won), len(won)).proportion_ci(CONFIDENCE, method="wilson")
         return cls(
-            episodes=len(episodes),
             success=float(np.mean(won)),
             success_interval=(float(interval.low), float(interval.high)),
             mean_return=float(returns.mean()),
@@ -119,8 +117,13 @@ class Outcome:
         check_metric(name)
         return {"success": self.success, "success_at_end": self.success_at_end, "return": self.mean_return}[name]
 
+    @property
+    def episodes(self) -> int:
+        """How many episodes were played."""
+        return len(self.seeds)
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"episodes": self.episodes, **asdict(self)}
 
 
 def evaluate(

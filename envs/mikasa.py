@@ -1,4 +1,4 @@
-"""MIKASA-Robo's 32 tasks as vector environments: simulated on the CPU in several processes, or on a GPU in one batch."""
+"""MIKASA-Robo's 32 tasks as vector environments: on the CPU in several processes, or on a GPU in one batch."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ class Scene:
 
 
 def _cups(env: Any) -> list[Any]:
+    """The cups and the ball, of which no orientation is shown: in ShellGamePick the cups' tells where the ball is."""
     return [env.mug_left, env.mug_center, env.mug_right, env.red_ball]
 
 
@@ -37,7 +38,7 @@ CUBES = Scene(lambda env: list(env.cubes.values()))
 SHAPES = Scene(lambda env: list(env.shapes.values()))
 ROTATE = Scene(lambda env: [env.peg], heading=True, told=True)
 SCENES: dict[str, Scene] = {
-    "ShellGame": Scene(_cups, ball=True),  # without orientation: in ShellGamePick that of the cups tells where the ball is
+    "ShellGame": Scene(_cups, ball=True),
     "InterceptGrab": Scene(lambda env: [env.ball]),
     "Intercept": Scene(lambda env: [env.ball, env.goal_region]),
     "Rotate": ROTATE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class ProcessVector:
             raise ValueError(f"processes: expected 1 to {num_envs}, the number of environments; found {processes}")
         self.num_envs, self.restarts = num_envs, 0
         edges = [num_envs * i // processes for i in range(processes + 1)]
-        self._rows = [slice(begin, end) for begin, end in zip(edges, edges[1:], strict=False)]
+        self._rows = [slice(begin, end) for begin, end in pairwise(edges)]
         self._children = [IsolatedVector(make_env, rows.stop - rows.start, arguments, timeout) for rows in self._rows]
         # What each child was asked since all of its rows were last given a seed.
         self._asked: list[list[tuple[str, tuple[Any, ...]]]] = [[] for _ in self._rows]
@@ -47,7 +48,7 @@ class ProcessVector:
     @property
     def spec(self) -> TaskSpec:
         """The task; starts the processes where they do not run yet."""
-        return list(self._threads.map(lambda child: child.spec, self._children))[0]
+        return next(iter(self._threads.map(lambda child: child.spec, self._children)))
 
     def reset(self, seeds: Sequence[int | None]) -> Observation:
         """See VectorEnv."""
@@ -59,7 +60,8 @@ class ProcessVector:
         """See VectorEnv."""
         parts: list[Step] = self._everywhere("step", [(action[rows], active[rows]) for rows in self._rows])
         shown = {name: np.concatenate([part.observation[name] for part in parts]) for name in parts[0].observation}
-        return Step(shown, *(np.concatenate(columns) for columns in list(zip(*parts, strict=True))[1:]))
+        columns = list(zip(*parts, strict=True))[1:]
+        return Step(shown, *(None if column[0] is None else np.concatenate(column) for column in columns))
 
     def close(self) -> None:
         """End all processes."""

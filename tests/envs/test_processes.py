@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from envs.isolated import EnvError
 from envs.processes import ProcessVector
 from envs.rollout import Episode, RandomPolicy, rollout
 from envs.tmaze import make_vector
-from envs.vector import Step
+from envs.vector import Observation, Step
 
 ROWS, SEEDS = 5, range(12)
 
@@ -66,8 +66,11 @@ class Fragile:
         self._env = make_vector(num_envs=num_envs, time_limit=30)
         self.num_envs, self.spec, self._steps = num_envs, self._env.spec, 0
 
-    def reset(self, seeds: list[int | None]) -> Any:
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
         return self._env.reset(seeds)
+
+    def close(self) -> None:
+        self._env.close()
 
     def step(self, action: np.ndarray, active: np.ndarray) -> Step:
         self._steps += 1

@@ -12,6 +12,7 @@ BASE = np.array([-0.615, 0.0, 0.0])  # where the suite puts the robot
 TOOL = "panda_hand_tcp"
 ARM = 7  # joints; the two fingers follow
 DELTA = 0.1  # radians that the controller adds to a joint for an action of 1
+PACE = 0.03  # radians that a joint makes in a step, at most
 GAIN = 1.8  # of what is missing; the joints make about 0.4 of what they are told in one step
 FAR, TURN = 0.08, 0.6  # metres and radians that are asked for at once, so that the solution found is the near one
 OPEN, CLOSED = 1.0, -1.0
@@ -32,19 +33,41 @@ class Arm:
         tilt: float = 0.0,
         gain: float = GAIN,
     ) -> np.ndarray:
-        """A step of the tool toward `place` (metres, world), pointing down, turned by `yaw` and leaning
-        forward by `tilt`, which reaches further.
+        """A step of the tool toward `place` (metres, world), pointing down and turned by `yaw`.
 
-        joints: the part of that name of the observation. Where nothing reaches the place, the arm stays.
+        joints: the part of that name of the observation. tilt: lean forward, which reaches further. Where nothing
+        reaches the place, the arm stays.
         """
-        import sapien
-
         q = joints[:9].astype(np.float64)
         now = yaw_of(joints)
         yaw = now + float(np.clip(wrapped(yaw - now), -TURN, TURN))
-        half, lean = yaw / 2, -tilt / 2
         step = place - tool(joints)
         place = tool(joints) + step * min(1.0, FAR / max(FAR, float(np.linalg.norm(step))))
+        solution = self._solve(q, place, yaw, tilt)
+        action = np.zeros(ARM + 1, np.float32)
+        action[ARM] = gripper
+        if solution is not None:
+            wish = gain * (solution[:ARM] - q[:ARM]) / DELTA
+            action[:ARM] = wish / max(1.0, float(np.abs(wish).max()))
+        return action
+
+    def steps_to(self, joints: np.ndarray, place: np.ndarray) -> float:
+        """About how many steps the tool takes to a place with its yaw at 0; infinite where it does not reach it."""
+        where = tool(joints)
+        q = begin = joints[:9].astype(np.float64)
+        parts = max(1, round(float(np.linalg.norm(place - where)) / FAR))
+        for part in range(1, parts + 1):
+            solution = self._solve(q, where + (place - where) * part / parts, 0.0, 0.0)
+            if solution is None:
+                return float("inf")
+            q = solution
+        return float(np.abs(q - begin)[:ARM].max()) / PACE
+
+    def _solve(self, q: np.ndarray, place: np.ndarray, yaw: float, tilt: float) -> np.ndarray | None:
+        """Joint positions near `q` that bring the tool there; None where there are none."""
+        import sapien
+
+        half, lean = yaw / 2, -tilt / 2
         turn = np.array([np.cos(half), 0.0, 0.0, np.sin(half)])
         down = np.array([0.0, 1.0, 0.0, 0.0])
         forward = np.array([np.cos(lean), 0.0, np.sin(lean), 0.0])
@@ -53,12 +76,7 @@ class Arm:
         solution, found, _ = self._model.compute_inverse_kinematics(
             self._tool, pose, initial_qpos=q, active_qmask=mask, max_iterations=200
         )
-        action = np.zeros(ARM + 1, np.float32)
-        action[ARM] = gripper
-        if found or np.abs(solution[:ARM] - q[:ARM]).max() < 1.0:
-            wish = gain * (solution[:ARM] - q[:ARM]) / DELTA
-            action[:ARM] = wish / max(1.0, float(np.abs(wish).max()))
-        return action
+        return solution if found or np.abs(solution[:ARM] - q[:ARM]).max() < 1.0 else None
 
 
 def still(gripper: float = CLOSED) -> np.ndarray:

@@ -25,13 +25,14 @@ class Grip:
     def held(self) -> bool:
         return self._closing >= CLOSING
 
-    def act(self, joints: np.ndarray, place: np.ndarray, yaw: float) -> np.ndarray:
-        """The next action, float32 [8]."""
-        away = place - tool(joints)
+    def act(self, joints: np.ndarray, place: np.ndarray, yaw: float, ahead: float | np.ndarray = 0.0) -> np.ndarray:
+        """The next action, float32 [8]. ahead: how far the object will have moved when the arm gets there."""
         turned = abs(wrapped(yaw - yaw_of(joints)))
-        if self._closing or (np.linalg.norm(away) < AT and turned < TURNED):
+        if self._closing or (np.linalg.norm(place - tool(joints)) < AT and turned < TURNED):
             self._closing += 1
             return still(CLOSED)
+        place = place + ahead
+        away = place - tool(joints)
         lift = min(CLEARANCE, SLOPE * max(0.0, float(np.linalg.norm(away[:2])) + 0.1 * turned - 0.01))
         return self._arm.toward(joints, place + np.array([0.0, 0.0, lift]), yaw, OPEN)
 

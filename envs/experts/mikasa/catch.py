@@ -13,8 +13,8 @@ RADIUS = 0.02
 LOOK = 4  # steps after which the ball rolls instead of sliding, and its speed can be told
 SLOWED = 0.006  # metres per step below which the ball has been stopped
 FINGER = 0.055  # metres from between the open fingers to the outside of one
-STANDS = np.linspace(-0.45, 0.25, 15)  # where along the ball's way the arm could stand
-PACE, START = 0.014, 6.0  # metres per step that the arm makes, and steps that it takes to get going
+STANDS = np.linspace(-0.45, 0.5, 20)  # where along the ball's way the arm could stand
+SPARE = 3.0  # steps that the arm is to be there before the ball
 
 
 class Catch(Player):
@@ -33,11 +33,11 @@ class Catch(Player):
         speed = np.zeros(3) if self._before is None else ball - self._before
         self._before, self._steps = ball.copy(), self._steps + 1
         if self._steps <= LOOK:
-            return still(OPEN)
+            return self.arm.toward(seen.joints, np.array([ball[0], 0.0, 0.1]), 0.0, OPEN)
         if self._grip.held:
             return self._carried(seen)
         if self._stand is None:
-            self._stand = self._choose(tool(seen.joints), ball, speed)
+            self._stand = self._choose(seen.joints, ball, speed)
         near = abs(ball[1] - self._stand[1]) < 0.12
         self._stopped = self._stopped or (near and speed[1] < SLOWED)
         if not self._stopped:
@@ -47,16 +47,16 @@ class Catch(Player):
         where = tool(seen.joints)
         if np.linalg.norm((ball - where)[:2]) > 0.03 and where[2] < 0.055:  # up first, beside the ball
             return self.arm.toward(seen.joints, np.array([where[0], where[1], 0.1]), 0.0, OPEN)
-        return self._grip.act(seen.joints, ball + 2 * speed * np.array([1.0, 1.0, 0.0]), 0.0)
+        return self._grip.act(seen.joints, ball, 0.0, ahead=2 * speed * np.array([1.0, 1.0, 0.0]))
 
-    def _choose(self, where: np.ndarray, ball: np.ndarray, speed: np.ndarray) -> np.ndarray:
+    def _choose(self, joints: np.ndarray, ball: np.ndarray, speed: np.ndarray) -> np.ndarray:
         """The first place on the ball's way that the arm reaches before the ball."""
         stands = [np.array([ball[0], y, RADIUS]) for y in STANDS]
         spare = []
         for stand in stands:
             arrives = (stand[1] - FINGER - RADIUS - ball[1]) / max(speed[1], 1e-3)
-            spare.append(arrives - START - float(np.linalg.norm(stand - where)) / PACE)
-        first = next((i for i, steps in enumerate(spare) if steps > 0), int(np.argmax(spare)))
+            spare.append(arrives - self.arm.steps_to(joints, stand))
+        first = next((i for i, steps in enumerate(spare) if steps > SPARE), int(np.argmax(spare)))
         return stands[first]
 
     def _carried(self, seen: Seen) -> np.ndarray:
