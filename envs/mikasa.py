@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from envs.mikasa_sim import MikasaError, Simulation
+from envs.mikasa_sim import MikasaError, Simulation, require
 from envs.processes import ProcessVector
 from envs.vector import Observation, Step, SyncVector, VectorEnv, check_action, check_active, check_playing, check_seeds
 
@@ -143,6 +143,7 @@ def make_vector(
     The other arguments are those of `envs.mikasa_sim.Simulation`.
     """
     check_task(id)
+    require(id, observation, backend)  # here rather than in every process
     options = {"observation": observation, "joints": joints, "privileged": privileged, "render": render}
     if backend == "gpu":
         return MikasaBatch(id, num_envs, backend=backend, **options)
