@@ -43,7 +43,7 @@ class Mikasa(gymnasium.Env[Observation, Any]):
     def __init__(self, id: str, **options: Any) -> None:
         check_task(id)
         self.simulation = Simulation(id, **options)
-        self.task_spec = self.simulation.spec
+        self.task_spec, self.privileged = self.simulation.spec, self.simulation.privileged
         bounds = self.task_spec.action
         self.action_space = spaces.Box(np.float32(bounds.low), np.float32(bounds.high))  # type: ignore[union-attr, arg-type]
         self.clipped = self._steps = 0

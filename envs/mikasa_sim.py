@@ -53,7 +53,6 @@ class Simulation:
         require(task, observation, backend)
         self.num_envs, self.backend = num_envs, backend
         self._scene, self._rgb = scenes.scene_of(task), observation == "rgb"
-        self._vectors = not self._rgb or joints or privileged
         self.env = _make(task, self._rgb, num_envs, backend, render)
         vectors: dict[str, Field] = {n: Vector(k) for n, k in scenes.sizes(self.env, self._scene).items()}
         if self._rgb:
@@ -65,6 +64,7 @@ class Simulation:
         action = Vector(space.shape[0], tuple(space.low.tolist()), tuple(space.high.tolist()))
         self.horizon = registered(task).max_episode_steps
         self.spec = TaskSpec(task, shown, action, self.horizon)
+        self.privileged = {name: part for name, part in vectors.items() if privileged and name not in shown}
 
     def reset(self, seeds: Sequence[int]) -> dict[str, Tensor]:
         """First observations `[n, ...]`. The seed of a row determines its cue; on the GPU places depend on them all."""
@@ -86,7 +86,9 @@ class Simulation:
         self.env.close()
 
     def _parts(self, shown: Any) -> dict[str, Tensor]:
-        parts = scenes.vectors(self.env, self._scene) if self._vectors else {}
+        wanted = {**self.spec.observation, **self.privileged}
+        vectors = scenes.vectors(self.env, self._scene)
+        parts = {name: vector for name, vector in vectors.items() if name in wanted}
         if self._rgb:
             cameras = shown["sensor_data"]
             parts |= {name: cameras[name]["rgb"].permute(0, 3, 1, 2) for name in CAMERAS}

@@ -103,7 +103,8 @@ def check_active(active: np.ndarray, num_envs: int) -> None:
 class SyncVector:
     """N Gymnasium environments stepped one after another in this process.
 
-    Each environment's observation is a dict with the parts of its `task_spec`. An episode is a success by
+    Each environment's observation is a dict with the parts of its `task_spec`, and with those of its `privileged` where
+    it has that attribute: they are passed on for an expert, and no data set and no network gets them. An episode is a success by
     `info["success"]` at its last step, or, where the environment says nothing, when its rewards sum to more than 0.
     `info["loss_mask"]` is passed on (True where absent), `info["success_at_end"]` too (where absent, it is `success`).
     """
@@ -118,9 +119,9 @@ class SyncVector:
             differences = self.spec.differences(_task_spec(env))
             if differences:
                 raise ValueError(f"SyncVector: environment {i} differs from environment 0: {'; '.join(differences)}")
+        parts = {**self.spec.observation, **getattr(self._envs[0].unwrapped, "privileged", {})}
         self._observation = {
-            part: np.zeros((self.num_envs, *field.shape), field_dtype(field))
-            for part, field in self.spec.observation.items()
+            part: np.zeros((self.num_envs, *field.shape), field_dtype(field)) for part, field in parts.items()
         }
         self._returns = np.zeros(self.num_envs)
         self._playing = np.zeros(self.num_envs, np.bool_)
