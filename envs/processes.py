@@ -60,8 +60,12 @@ class ProcessVector:
         """See VectorEnv."""
         parts: list[Step] = self._everywhere("step", [(action[rows], active[rows]) for rows in self._rows])
         shown = {name: np.concatenate([part.observation[name] for part in parts]) for name in parts[0].observation}
-        columns = list(zip(*parts, strict=True))[1:]
-        return Step(shown, *(None if column[0] is None else np.concatenate(column) for column in columns))
+        reward, terminated, truncated, success, loss_mask = (
+            np.concatenate(column) for column in zip(*(part[1:6] for part in parts), strict=True)
+        )
+        last = [part.success_at_end for part in parts if part.success_at_end is not None]
+        at_end = np.concatenate(last) if last else None
+        return Step(shown, reward, terminated, truncated, success, loss_mask, at_end)
 
     def close(self) -> None:
         """End all processes."""

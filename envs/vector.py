@@ -104,8 +104,9 @@ class SyncVector:
     """N Gymnasium environments stepped one after another in this process.
 
     Each environment's observation is a dict with the parts of its `task_spec`, and with those of its `privileged` where
-    it has that attribute: they are passed on for an expert, and no data set and no network gets them. An episode is a success by
-    `info["success"]` at its last step, or, where the environment says nothing, when its rewards sum to more than 0.
+    it has that attribute: they are passed on for an expert, and no data set and no network gets them. An episode is a
+    success by `info["success"]` at its last step, or, where the environment says nothing, when its rewards sum to more
+    than 0.
     `info["loss_mask"]` is passed on (True where absent), `info["success_at_end"]` too (where absent, it is `success`).
     """
 
