@@ -16,10 +16,19 @@ comma := ,
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: setup demo test test-faults test-slurm test-all lint format bench clean help
+.PHONY: setup setup-mikasa demo test test-faults test-slurm test-all lint format bench clean help
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)  ## create .venv and install, by the versions of constraints.txt
+
+# The suite's own pins are too old to install by. ManiSkill needs a Vulkan driver even where nothing is rendered: that of a
+# GPU, or Mesa's for the CPU, which must be 25 or newer (Debian 12 has it in its backports).
+setup-mikasa: setup  ## the robots as well: ManiSkill, MIKASA-Robo and, as root, a Vulkan driver for machines without a GPU
+	$(PY) -m pip install -c constraints.txt -e '.[$(EXTRAS),mikasa]'
+	$(PY) -m pip install --no-deps mikasa-robo-suite==1.0.0
+	@if ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1; then echo "a Vulkan driver is installed"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh envs/vulkan.sh; \
+	else echo "no Vulkan driver: install that of your GPU, or as root libvulkan1 and mesa-vulkan-drivers of Mesa 25 or newer" >&2; exit 1; fi
 
 demo: setup  ## the main job: collect T-Maze, train ELMUR, act in corridors of 9 to 9600 steps
 	$(PY) run.py env=tmaze model=elmur $(ARGS)

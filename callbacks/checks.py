@@ -37,7 +37,7 @@ RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 SECTIONS = {
     "": (
         "stage", "seed", "resume", "allow_mismatch", "checkpoint", "source", "shards", "run_dir", "evaluation", "env",
-        "model", "module", "data", "trainer", "callbacks", "logger",
+        "model", "module", "data", "trainer", "callbacks", "logger", "observation",
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
@@ -179,7 +179,11 @@ def check_variants(env: Mapping[str, Any]) -> Any:
     """The TaskSpec of an env, each variant of which is made once. Raises BuildError for one that cannot be."""
     from elmur.build import call
 
-    spec = call(env["make"], {"num_envs": 1}, "env.make").spec
+    first = call(env["make"], {"num_envs": 1}, "env.make")
+    try:
+        spec = first.spec
+    finally:
+        first.close()
     for section in ("variants", "selection"):
         for name, variant in env[section].items():
             call(env["make"], {"num_envs": 1, **variant}, f"env.{section} {name}").close()

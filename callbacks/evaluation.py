@@ -23,7 +23,7 @@ from envs.vector import VectorEnv
 PATIENCE = 2.0  # seconds before a progress bar appears
 CONFIDENCE = 0.95
 FIRST_SEED_OF_COLLECTION = 1_000_000  # seeds from here on are trained on
-METRICS = ("success", "return")
+METRICS = ("success", "success_at_end", "return")
 
 
 def check_metric(name: str) -> None:
@@ -83,7 +83,6 @@ class Outcome:
     env_errors: the episodes that could not be played, seed -> why; they are in none of the other figures.
     """
 
-    episodes: int
     success: float
     success_interval: tuple[float, float]
     mean_return: float
@@ -94,6 +93,7 @@ class Outcome:
     returns: list[float]
     successes: list[bool]
     env_errors: dict[str, str] = field(default_factory=dict)
+    success_at_end: float = 0.0
 
     @classmethod
     def of(cls, episodes: list[Episode], wall_seconds: float) -> Outcome:
@@ -106,7 +106,6 @@ class Outcome:
         returns = np.array([episode.episode_return for episode in episodes], dtype=np.float64)
         interval = stats.binomtest(sum(won), len(won)).proportion_ci(CONFIDENCE, method="wilson")
         return cls(
-            episodes=len(episodes),
             success=float(np.mean(won)),
             success_interval=(float(interval.low), float(interval.high)),
             mean_return=float(returns.mean()),
@@ -117,15 +116,21 @@ class Outcome:
             returns=returns.tolist(),
             successes=won,
             env_errors=lost,
+            success_at_end=float(np.mean([episode.success_at_end for episode in episodes])),
         )
 
     def metric(self, name: str) -> float:
-        """The figure of that name: `success` or `return`."""
+        """The figure of that name: `success`, `success_at_end` or `return`."""
         check_metric(name)
-        return self.success if name == "success" else self.mean_return
+        return {"success": self.success, "success_at_end": self.success_at_end, "return": self.mean_return}[name]
+
+    @property
+    def episodes(self) -> int:
+        """How many episodes were played."""
+        return len(self.seeds)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"episodes": self.episodes, **asdict(self)}
 
 
 def evaluate(

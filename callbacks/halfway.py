@@ -60,13 +60,15 @@ class Halfway:
             keep = _Kept(self, key, name) if exact and self.path is not None else None
             with signals.held() if keep else nullcontext():
                 episodes = play() if keep is None else play(keep=keep)
-                self._played[key] = [[e.seed, e.length, e.episode_return, e.success, e.error] for e in episodes]
+                self._played[key] = [
+                    [e.seed, e.length, e.episode_return, e.success, e.error, e.success_at_end] for e in episodes
+                ]
                 self._wave = None
                 self.write(name)
             if keep is not None:
                 signals.leave()
         kept = self._played[key]
-        return [Episode(seed, length, won, success, None, error) for seed, length, won, success, error in kept]
+        return [Episode(seed, length, won, met, None, error, at_end) for seed, length, won, met, error, at_end in kept]
 
     def write(self, name: str) -> None:
         """Keep what there is; the time since the last call was spent on the variant `name`."""

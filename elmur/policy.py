@@ -138,8 +138,10 @@ class StreamingPolicy:
                 generator.set_state(torch.from_numpy(state))
         self._groups = [self._open(None, memory, torch.from_numpy(snapshot["start"]).to(self.device))]
 
-    def _tensor(self, part: Array) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(part)).to(self.device).unsqueeze(1)
+    def _tensor(self, part: Array | Tensor) -> Tensor:
+        if not isinstance(part, Tensor):  # a simulator on the GPU leaves its observations there
+            part = torch.from_numpy(np.ascontiguousarray(part))
+        return part.to(self.device).unsqueeze(1)
 
     def _batch(self, observation: dict[str, Tensor]) -> SegmentBatch:
         return SegmentBatch(

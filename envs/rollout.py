@@ -59,7 +59,10 @@ class Trajectory:
 
 @dataclass
 class Episode:
-    """How one episode went; `steps` only when it was recorded. `error`: why it could not be played to its end."""
+    """How one episode went; `steps` only when it was recorded. `error`: why it could not be played to its end.
+
+    success_at_end: the goal was met at the last step too, where the environment tells that apart (see Step).
+    """
 
     seed: int
     length: int
@@ -67,6 +70,7 @@ class Episode:
     success: bool
     steps: Trajectory | None = None
     error: str | None = None
+    success_at_end: bool = False
 
 
 def rollout(
@@ -189,16 +193,18 @@ class _Result:
     success: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    at_end: np.ndarray
 
     @classmethod
     def of(cls, num_envs: int) -> _Result:
-        flags = (np.zeros(num_envs, np.bool_) for _ in range(3))
+        flags = (np.zeros(num_envs, np.bool_) for _ in range(4))
         return cls(np.zeros(num_envs), np.zeros(num_envs, np.int64), *flags)
 
     def end(self, ended: np.ndarray, count: int, step: Step) -> None:
         """Note the episodes that ended by themselves."""
         self.lengths[ended] = count
         self.success[ended] = step.success[ended]
+        self.at_end[ended] = (step.success if step.success_at_end is None else step.success_at_end)[ended]
         self.terminated[ended] = step.terminated[ended]
         self.truncated[ended] = step.truncated[ended]
 
@@ -213,7 +219,8 @@ class _Result:
         steps = None
         if recorder is not None:
             steps = recorder.trajectory(i, length, bool(self.terminated[i]), bool(self.truncated[i]))
-        return Episode(seed, length, float(self.returns[i]), bool(self.success[i]), steps)
+        success, at_end = bool(self.success[i]), bool(self.at_end[i])
+        return Episode(seed, length, float(self.returns[i]), success, steps, success_at_end=at_end)
 
 
 @dataclass

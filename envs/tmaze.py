@@ -195,7 +195,9 @@ class VectorTMaze:
         self._until_refill -= 1
         if self._until_refill == 0:
             self._refill()
-        return Step({PART: state.copy()}, success.astype(np.float32), terminated, truncated, success, self._loss_mask)
+        return Step(
+            {PART: state.copy()}, success.astype(np.float32), terminated, truncated, success, self._loss_mask, success
+        )
 
     def close(self) -> None:
         """Nothing to free."""

@@ -18,7 +18,8 @@ class Step(NamedTuple):
 
     observation: part -> [N, ...]; reward: float32 [N]; terminated, truncated: bool [N];
     success: bool [N], meaningful only where an episode ended at this step;
-    loss_mask: bool [N], whether the action just taken counts in an imitation loss.
+    loss_mask: bool [N], whether the action just taken counts in an imitation loss;
+    success_at_end: bool [N], whether the goal is met at the last step, where that is not the same as `success`.
     """
 
     observation: Observation
@@ -27,6 +28,7 @@ class Step(NamedTuple):
     truncated: np.ndarray
     success: np.ndarray
     loss_mask: np.ndarray
+    success_at_end: np.ndarray | None = None
 
 
 class VectorEnv(Protocol):
@@ -101,9 +103,11 @@ def check_active(active: np.ndarray, num_envs: int) -> None:
 class SyncVector:
     """N Gymnasium environments stepped one after another in this process.
 
-    Each environment's observation is a dict with the parts of its `task_spec`. An episode is a success by
-    `info["success"]` at its last step, or, where the environment says nothing, when its rewards sum to more than 0.
-    `info["loss_mask"]` is passed on (True where absent).
+    Each environment's observation is a dict with the parts of its `task_spec`, and with those of its `privileged` where
+    it has that attribute: they are passed on for an expert, and no data set and no network gets them. An episode is a
+    success by `info["success"]` at its last step, or, where the environment says nothing, when its rewards sum to more
+    than 0.
+    `info["loss_mask"]` is passed on (True where absent), `info["success_at_end"]` too (where absent, it is `success`).
     """
 
     def __init__(self, factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
@@ -116,9 +120,9 @@ class SyncVector:
             differences = self.spec.differences(_task_spec(env))
             if differences:
                 raise ValueError(f"SyncVector: environment {i} differs from environment 0: {'; '.join(differences)}")
+        parts = {**self.spec.observation, **getattr(self._envs[0].unwrapped, "privileged", {})}
         self._observation = {
-            part: np.zeros((self.num_envs, *field.shape), field_dtype(field))
-            for part, field in self.spec.observation.items()
+            part: np.zeros((self.num_envs, *field.shape), field_dtype(field)) for part, field in parts.items()
         }
         self._returns = np.zeros(self.num_envs)
         self._playing = np.zeros(self.num_envs, np.bool_)
@@ -139,7 +143,7 @@ class SyncVector:
         action = check_action(self.spec, action, active)
         check_playing(active, self._playing)
         reward = np.zeros(self.num_envs, np.float32)
-        terminated, truncated, success = np.zeros((3, self.num_envs), np.bool_)
+        terminated, truncated, success, at_end = np.zeros((4, self.num_envs), np.bool_)
         loss_mask = np.ones(self.num_envs, np.bool_)
         for i in np.flatnonzero(active).tolist():
             chosen = int(action[i]) if isinstance(self.spec.action, Discrete) else action[i].astype(np.float32)
@@ -151,7 +155,8 @@ class SyncVector:
             if terminated[i] or truncated[i]:
                 self._playing[i] = False
                 success[i] = info.get("success", self._returns[i] > 0.0)
-        return Step(self._seen(), reward, terminated, truncated, success, loss_mask)
+                at_end[i] = info.get("success_at_end", success[i])
+        return Step(self._seen(), reward, terminated, truncated, success, loss_mask, at_end)
 
     def close(self) -> None:
         """Close every environment."""

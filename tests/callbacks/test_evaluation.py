@@ -43,7 +43,7 @@ def test_an_outcome(won: int, lost: int) -> None:
 
 
 def test_metrics_have_names() -> None:
-    with pytest.raises(ValueError, match="expected one of success, return; found 'nope'"):
+    with pytest.raises(ValueError, match="expected one of success, success_at_end, return; found 'nope'"):
         check_metric("nope")
 
 

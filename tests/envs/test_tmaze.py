@@ -86,7 +86,7 @@ def test_single_and_vector_env_give_the_same_episodes(options: dict[str, Any]) -
         mine, theirs = one.step(action, active), many.step(action, active)
         for name, array in theirs._asdict().items():
             np.testing.assert_equal(getattr(mine, name), array, err_msg=f"{name} at step {t}")
-        assert [array.dtype for array in mine[1:]] == [array.dtype for array in theirs[1:]]
+        assert [np.asarray(array).dtype for array in mine[1:]] == [np.asarray(array).dtype for array in theirs[1:]]
         still = many.step(action, never)  # nobody acts: nothing moves
         np.testing.assert_array_equal(still.observation["state"], theirs.observation["state"])
         assert not (still.terminated | still.truncated | still.success).any() and not still.reward.any()

@@ -1,0 +1,97 @@
+"""Environments spread over several processes; one that is lost is begun anew and brought to where it was."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from elmur.spec import TaskSpec
+from envs.isolated import EnvError, IsolatedVector
+from envs.vector import Observation, Step, VectorEnv, check_seeds
+
+log = logging.getLogger(__name__)
+TRIES = 3
+
+
+class ProcessVector:
+    """A VectorEnv whose rows are shared among child processes: `make_env(num_envs=rows, **arguments)` in each.
+
+    A child that crashes, raises or takes more than `timeout` seconds for a step is started again, and its episodes are
+    repeated from their seeds with the actions they had, so that the caller notices nothing but the time; `restarts`
+    counts them. What is lost at the same place TRIES times raises EnvError.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[..., VectorEnv],
+        num_envs: int,
+        processes: int,
+        arguments: Mapping[str, Any],
+        timeout: float,
+    ) -> None:
+        if not 1 <= processes <= num_envs:
+            raise ValueError(f"processes: expected 1 to {num_envs}, the number of environments; found {processes}")
+        self.num_envs, self.restarts = num_envs, 0
+        edges = [num_envs * i // processes for i in range(processes + 1)]
+        self._rows = [slice(begin, end) for begin, end in pairwise(edges)]
+        self._children = [IsolatedVector(make_env, rows.stop - rows.start, arguments, timeout) for rows in self._rows]
+        # What each child was asked since all of its rows were last given a seed.
+        self._asked: list[list[tuple[str, tuple[Any, ...]]]] = [[] for _ in self._rows]
+        # A thread for each child, for as long as it lives: Linux ends a child with the thread that started it.
+        self._threads = ThreadPoolExecutor(processes)
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task; starts the processes where they do not run yet."""
+        return next(iter(self._threads.map(lambda child: child.spec, self._children)))
+
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
+        """See VectorEnv."""
+        found = check_seeds(seeds, self.num_envs)
+        parts: list[Observation] = self._everywhere("reset", [(found[rows],) for rows in self._rows])
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        """See VectorEnv."""
+        parts: list[Step] = self._everywhere("step", [(action[rows], active[rows]) for rows in self._rows])
+        shown = {name: np.concatenate([part.observation[name] for part in parts]) for name in parts[0].observation}
+        reward, terminated, truncated, success, loss_mask = (
+            np.concatenate(column) for column in zip(*(part[1:6] for part in parts), strict=True)
+        )
+        last = [part.success_at_end for part in parts if part.success_at_end is not None]
+        at_end = np.concatenate(last) if last else None
+        return Step(shown, reward, terminated, truncated, success, loss_mask, at_end)
+
+    def close(self) -> None:
+        """End all processes."""
+        for child in self._children:
+            child.close()
+        self._threads.shutdown()
+        if self.restarts:
+            log.warning("%d processes of environments were lost and replaced", self.restarts)
+
+    def _everywhere(self, name: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The answers of all children, which work side by side."""
+        return list(self._threads.map(lambda i: self._ask(i, name, arguments[i]), range(len(self._children))))
+
+    def _ask(self, i: int, name: str, arguments: tuple[Any, ...]) -> Any:
+        child, asked = self._children[i], self._asked[i]
+        if name == "reset" and None not in arguments[0]:
+            asked.clear()
+        asked.append((name, arguments))
+        for number in range(TRIES):
+            try:
+                if number == 0:
+                    return getattr(child, name)(*arguments)
+                return [getattr(child, earlier)(*given) for earlier, given in list(asked)][-1]
+            except EnvError as error:
+                if number == TRIES - 1:
+                    raise
+                self.restarts += 1
+                log.warning("an environment was lost (%s): its episodes are repeated up to here", error)
+        raise AssertionError("unreachable")

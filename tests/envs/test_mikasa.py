@@ -1,0 +1,334 @@
+"""MIKASA-Robo on the CPU: what is shown and when, episodes, seeds, measures, errors."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+if importlib.util.find_spec("mikasa_robo_suite") is None:
+    pytest.skip("needs MIKASA-Robo: make setup-mikasa", allow_module_level=True)
+
+from omegaconf import OmegaConf
+
+from elmur.spec import Image, TaskSpec, Vector
+from envs import mikasa_scene, mikasa_sim
+from envs.experts.mikasa import expert_for
+from envs.mikasa import TASKS, Mikasa, MikasaBatch, in_this_process, make_vector
+from envs.mikasa_sim import MikasaError, Simulation, registered
+from envs.rollout import rollout
+
+# Warnings of ManiSkill and what it imports: nothing here can be mended in this repository.
+pytestmark = [pytest.mark.mikasa, pytest.mark.filterwarnings("ignore")]
+ROOT = Path(__file__).resolve().parents[2]
+OBJECTS = {  # one task of every family that needs no download, its objects, and how many steps its cue lasts
+    "RememberColor3-v0": (3, 5),
+    "RememberShape5-v0": (5, 5),
+    "RememberShapeAndColor3x2-v0": (6, 5),
+    "BunchOfColors3-v0": (9, 5),
+    "SeqOfColors3-v0": (9, 15),
+    "ChainOfColors3-v0": (9, 15),
+}
+LENGTHS = {
+    "ShellGame": 90, "Intercept": 90, "InterceptGrab": 90, "Rotate": 90, "TakeItBack": 180,
+    "Remember": 60, "Bunch": 120, "Seq": 120, "Chain": 120,
+}  # fmt: skip
+
+
+@pytest.fixture(params=OBJECTS)
+def shown_then_hidden(request: pytest.FixtureRequest) -> Iterator[tuple[Simulation, int, int]]:
+    simulation = Simulation(request.param)
+    yield (simulation, *OBJECTS[request.param])
+    simulation.close()
+
+
+def made(task: str, **options: Any) -> Iterator[Simulation]:
+    simulation = Simulation(task, **options)
+    yield simulation
+    simulation.close()
+
+
+def actions(steps: int) -> Iterator[torch.Tensor]:
+    """Small random movements that touch nothing."""
+    rng = np.random.default_rng(0)
+    for _ in range(steps):
+        yield torch.from_numpy(rng.uniform(-0.2, 0.2, (1, 8)).astype(np.float32))
+
+
+def vectors(simulation: Simulation, seed: int, steps: int, change: Any = None) -> list[np.ndarray]:
+    """All numbers of the vector observation at every step, the hidden state changed right after the reset."""
+    first = simulation.reset([seed])
+    if change is not None:
+        change(simulation.env)
+    seen = [first, *(simulation.step(action)[0] for action in actions(steps))]
+    return [np.concatenate([part[0].numpy() for part in parts.values()]) for parts in seen]
+
+
+def give_cue(cue: list[int]) -> Any:
+    def change(env: Any) -> None:
+        name = "true_color_indices" if hasattr(env, "true_color_indices") else "true_shape_indices"
+        old = getattr(env, name)
+        new = torch.tensor(cue[:1] if old.ndim == 1 else [cue], dtype=old.dtype)
+        assert new.shape == old.shape
+        setattr(env, name, new)
+
+    return change
+
+
+def test_the_cue_is_shown_while_it_lasts_and_leaves_no_trace(shown_then_hidden: tuple[Simulation, int, int]) -> None:
+    simulation, count, lasts = shown_then_hidden
+    one = vectors(simulation, 7, 30, give_cue([0, 1, 2]))
+    other = vectors(simulation, 7, 30, give_cue([2, 1, 0] if count == 9 and lasts == 15 else [1, 2, 3 % count]))
+    different = [step for step in range(1, 31) if (one[step] != other[step]).any()]
+    # of two sequences that have their middle in common, the middle looks the same
+    same = range(5, 10) if lasts == 15 else ()
+    assert different == [step for step in range(1, lasts) if step not in same]
+
+
+def test_nothing_is_seen_of_what_is_hidden(shown_then_hidden: tuple[Simulation, int, int]) -> None:
+    simulation, count, lasts = shown_then_hidden
+    first = simulation.reset([3])
+    seen = [first, *(simulation.step(action)[0] for action in actions(lasts + 12))]
+    rows = [parts["objects"].reshape(count, mikasa_scene.PER_OBJECT).numpy() for parts in seen]
+    per_step = 3 if "Bunch" in simulation.spec.name else 1
+    assert [int(row[:, 0].sum()) for row in rows] == [per_step] * lasts + [0] * 5 + [count] * 8
+    for row in rows:
+        assert (row[row[:, 0] == 0] == 0).all()
+
+
+def test_hiding_moves_nothing_but_the_picture(shown_then_hidden: tuple[Simulation, int, int]) -> None:
+    simulation, count, lasts = shown_then_hidden
+    simulation.reset([11])
+    placed = torch.cat([pose[..., :2] for pose in simulation.env.initial_poses.values()]).numpy()
+    for action in actions(lasts + 5):
+        shown = simulation.step(action)[0]["objects"].reshape(count, mikasa_scene.PER_OBJECT).numpy()
+    assert (shown[:, 0] == 1).all()
+    assert np.abs(shown[:, 1:3] - placed).max() < 0.01  # where the task put them
+    assert (shown[:, 3] < 0.05).all()  # on the table
+
+
+def test_the_angle_to_turn_by_is_told_at_first_and_leaves_no_trace() -> None:
+    for simulation in made("RotateStrictPosNeg-v0"):
+
+        def tell(angle: float) -> Any:
+            return lambda env: setattr(env, "target_angle", torch.full_like(env.target_angle, angle))
+
+        one, other = (vectors(simulation, 4, 12, tell(angle)) for angle in (0.25, -0.5))
+        assert [step for step in range(1, 13) if (one[step] != other[step]).any()] == [1, 2, 3, 4]
+        # the heading at first is to be remembered: what the task keeps of it is nowhere to be seen
+        turned = vectors(simulation, 4, 12, lambda env: setattr(env, "initial_rotations", env.initial_rotations + 1))
+        plain = vectors(simulation, 4, 12)
+        assert all((a == b).all() for a, b in zip(turned, plain, strict=True))
+        first = simulation.reset([4])["cue"][0]
+        assert first[0] == 1
+        assert float(first[1]) == pytest.approx(float(simulation.env.task_cue[0]))
+
+
+def test_where_the_cube_came_from_is_nowhere_to_be_seen() -> None:
+    for simulation in made("TakeItBack-v0"):
+
+        def to_goal(home: float) -> Any:
+            def change(env: Any) -> None:
+                pose = env.initial_region.pose.raw_pose.clone()
+                pose[:, 1] = home
+                env.initial_region.pose = pose
+                env.cube.pose = env.goal_region.pose.raw_pose + torch.tensor([0, 0, 0.02, 0, 0, 0, 0])
+
+            return change
+
+        one, other = (vectors(simulation, 4, 12, to_goal(home)) for home in (-0.1, 0.1))
+        assert all((a == b).all() for a, b in zip(one[1:], other[1:], strict=True))
+        goal, changed = one[5][[25 + 4, 25 + 8]]
+        assert (goal, changed) == (0, 1)  # it has changed its colour
+
+
+@pytest.mark.parametrize("task", ["InterceptFast-v0", "InterceptGrabSlow-v0"])
+def test_how_fast_the_ball_is_shows_only_from_step_to_step(task: str) -> None:
+    for simulation in made(task):
+        simulation.reset([5])
+        scene = mikasa_scene.scene_of(task)
+        seen = []
+        for speed in (0.1, 0.9):
+            simulation.env.ball.set_linear_velocity(torch.tensor([[0.0, speed, 0.0]]))
+            seen.append(torch.cat(list(mikasa_scene.vectors(simulation.env, scene).values()), dim=1))
+        assert torch.equal(*seen)
+
+
+def test_the_ball_is_seen_only_while_the_cups_are_up() -> None:
+    """The asset of the real task cannot be had everywhere, so its actors are stood in for."""
+
+    def at(x: float, z: float) -> Any:
+        return SimpleNamespace(pose=SimpleNamespace(p=torch.tensor([[x, 0.0, z]])))
+
+    def shown(z: float, x_of_cup: float) -> list[float]:
+        cups = {name: at(x_of_cup, z) for name in ("mug_left", "mug_center", "mug_right")}
+        scene = mikasa_scene.scene_of("ShellGamePush-v0")
+        return mikasa_scene.objects(SimpleNamespace(**cups, red_ball=at(0.3, 0.02)), scene)[0].tolist()
+
+    assert shown(1000.0, 0.1) == pytest.approx([0.0] * 12 + [1.0, 0.3, 0.0, 0.02])
+    assert shown(0.05, 0.1) == pytest.approx([1.0, 0.1, 0.0, 0.05] * 3 + [0.0] * 4)
+    assert shown(0.05, 0.9) == pytest.approx([1.0, 0.9, 0.0, 0.05] * 3 + [0.0] * 4)  # pushed away
+
+
+def test_there_are_32_tasks_with_a_file_each() -> None:
+    ids = [OmegaConf.load(path).env.id for path in sorted((ROOT / "conf" / "task").glob("mikasa_*.yaml"))]
+    assert sorted(ids) == sorted(TASKS)
+    assert len(set(TASKS)) == 32
+    for path in (ROOT / "conf" / "task").glob("mikasa_*.yaml"):
+        told = re.sub(r"[^a-z0-9]", "", OmegaConf.load(path).env.id.lower().removesuffix("-v0"))
+        assert path.stem.removeprefix("mikasa_").replace("_", "") == told
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_is_as_long_as_published(task: str) -> None:
+    family = next(name for name in sorted(LENGTHS, key=len, reverse=True) if task.startswith(name))
+    assert registered(task).max_episode_steps == LENGTHS[family]
+
+
+def test_an_episode_ends_at_its_length_and_says_what_was_reached() -> None:
+    env = in_this_process(2, "RememberColor3-v0")
+    assert env.spec == TaskSpec(
+        "RememberColor3-v0", {"joints": Vector(25), "objects": Vector(12)}, Vector(8, (-1.0,) * 8, (1.0,) * 8), 60
+    )
+
+    class UpAgain:
+        """The expert, that goes away at the end."""
+
+        def start(self, num_envs: int, seed: int = 0) -> None:
+            self._expert, self._step = expert_for("RememberColor3-v0"), 0
+            self._expert.start(num_envs)
+
+        def act(self, observation: Any, is_first: np.ndarray) -> np.ndarray:
+            self._step += 1
+            action = self._expert.act(observation, is_first)
+            if self._step > 45:
+                action[0, :7] = [0, -1, 0, 0, 0, 0, 0]
+            return action
+
+        def observe(self, action: np.ndarray, reward: np.ndarray) -> None: ...
+
+    gone, stayed = rollout(env, UpAgain(), [1, 2], record=True)
+    assert (gone.success, gone.success_at_end) == (True, False)
+    assert (stayed.success, stayed.success_at_end) == (True, True)
+    assert gone.length == 60
+    assert gone.steps is not None
+    assert (gone.steps.terminated, gone.steps.truncated) == (False, True)
+    env.close()
+
+
+def test_a_seed_is_an_episode_wherever_and_whenever_it_is_played() -> None:
+    task, expert = "SeqOfColors3-v0", expert_for("SeqOfColors3-v0")
+    alone, several = in_this_process(1, task), make_vector(3, task, processes=2)
+    one = rollout(alone, expert, [5, 6, 5], record=True, max_steps=30)  # until something is touched
+    other = rollout(several, expert, [6, 7, 5], record=True, max_steps=30)  # until something is touched
+    for a, b in ((one[0], one[2]), (one[0], other[2]), (one[1], other[0])):
+        assert a.steps is not None
+        assert b.steps is not None
+        for part in a.steps.observation:
+            # not to the last digit: how things rest on the table depends on what the simulator did before
+            np.testing.assert_allclose(a.steps.observation[part], b.steps.observation[part], atol=1e-4)
+    alone.close()
+    several.close()
+
+
+def test_one_simulator_for_a_batch_shows_the_same() -> None:
+    task = "RememberColor3-v0"
+    batch, single = MikasaBatch(task, 1), Mikasa(task)
+    shown, (expected, _) = batch.reset([9]), single.reset(seed=9)
+    for action in actions(12):
+        step = batch.step(action.numpy(), np.array([True]))
+        expected, reward, *_ = single.step(action[0].numpy())
+        for part, value in expected.items():
+            np.testing.assert_array_equal(np.asarray(step.observation[part])[0], value)
+        assert step.reward[0] == pytest.approx(reward)
+    with pytest.raises(ValueError, match="a batch begins together"):
+        batch.reset([None])
+    assert set(shown) == set(expected)
+    batch.close()
+    single.close()
+
+
+def test_an_action_out_of_bounds_is_clipped_and_counted() -> None:
+    env = Mikasa("RememberColor3-v0")
+    found = []
+    for size in (1.0, 7.0):
+        env.reset(seed=1)
+        found.append(env.step(np.full(8, size))[0]["joints"])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert env.clipped == 1
+    env.close()
+
+
+def test_the_cameras_show_the_cue_and_nothing_privileged() -> None:
+    for simulation in made("RememberColor3-v0", observation="rgb", privileged=True):
+        cameras = {"base_camera": Image(3, 128, 128), "hand_camera": Image(3, 128, 128)}
+        assert simulation.spec.observation == cameras
+        seen = []
+        for cue in (0, 1):
+            simulation.reset([2])
+            give_cue([cue])(simulation.env)
+            seen.append([simulation.step(action)[0] for action in actions(11)])
+        for step, (one, other) in enumerate(zip(*seen, strict=True), start=1):
+            assert one["base_camera"].shape == (1, 3, 128, 128)
+            assert one["base_camera"].dtype == torch.uint8
+            same = all(torch.equal(one[camera], other[camera]) for camera in cameras)
+            assert same == (step >= 5)
+        assert {"joints", "objects"} <= set(seen[0][0])  # for an expert
+    for simulation in made("RememberColor3-v0", observation="rgb", joints=True):
+        assert list(simulation.spec.observation) == ["base_camera", "hand_camera", "joints"]
+
+
+def test_a_task_that_does_not_exist_is_named_with_its_neighbours() -> None:
+    with pytest.raises(MikasaError, match=r"no task 'RememberColour3-v0'; nearest: RememberColor3-v0"):
+        make_vector(1, "RememberColour3-v0")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"observation": "depth"}, "observation: expected one of vector, rgb; found 'depth'"),
+        ({"backend": "tpu"}, "backend: expected one of cpu, gpu; found 'tpu'"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_named(options: dict[str, str], sentence: str) -> None:
+    with pytest.raises(MikasaError, match=sentence):
+        make_vector(1, "TakeItBack-v0", processes=0, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_missed() -> None:
+    with pytest.raises(MikasaError, match=r"backend=gpu, but no CUDA device is found; leave it out for the CPU"):
+        make_vector(4, "TakeItBack-v0", backend="gpu")
+
+
+def test_another_version_of_the_suite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mikasa_sim, "SUITE_VERSION", "2.0.0")
+    with pytest.raises(MikasaError, match=r"mikasa-robo-suite 2.0.0 is expected, 1.0.0 is installed"):
+        Simulation("TakeItBack-v0")
+
+
+def test_the_asset_of_the_shell_game_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered("ShellGameTouch-v0")
+    assets = importlib.import_module("mani_skill.utils.assets")
+    monkeypatch.setattr(assets, "is_data_source_downloaded", lambda name: False)  # it may be on this machine
+    with pytest.raises(MikasaError, match=r"the cups of the asset 'ycb'.* -m mani_skill.utils.download_asset ycb"):
+        Simulation("ShellGameTouch-v0")
+
+
+def test_a_missing_driver_is_named() -> None:
+    code = "from envs.mikasa import Mikasa; Mikasa('RememberColor3-v0')"
+    nowhere = {**os.environ, "VK_DRIVER_FILES": "/nonexistent", "VK_ICD_FILENAMES": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=nowhere, capture_output=True, text=True)
+    assert "MikasaError: RememberColor3-v0: no Vulkan driver is found" in done.stderr
+    assert "make setup-mikasa" in done.stderr

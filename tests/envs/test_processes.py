@@ -1,0 +1,92 @@
+"""Environments in several processes: the same as in one, also where a process is lost on the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from envs.experts.tmaze import TMazeExpert
+from envs.isolated import EnvError
+from envs.processes import ProcessVector
+from envs.rollout import Episode, RandomPolicy, rollout
+from envs.tmaze import make_vector
+from envs.vector import Observation, Step
+
+ROWS, SEEDS = 5, range(12)
+
+
+@pytest.fixture
+def vector() -> Iterator[ProcessVector]:
+    env = ProcessVector(make_vector, ROWS, 2, {"time_limit": 30}, timeout=60.0)
+    yield env
+    env.close()
+
+
+def outcomes(episodes: list[Episode]) -> list[Any]:
+    return [(e.seed, e.length, e.episode_return, e.success) for e in episodes]
+
+
+def recorded(episodes: list[Episode]) -> list[Any]:
+    return [{name: part.tolist() for name, part in e.steps.observation.items()} for e in episodes if e.steps]
+
+
+def test_plays_the_same_as_one_process_does(vector: ProcessVector) -> None:
+    alone = make_vector(num_envs=ROWS, time_limit=30)
+    assert vector.spec == alone.spec
+    play = partial(rollout, policy=RandomPolicy(alone.spec), seeds=SEEDS, policy_seed=3, record=True)
+    ours, theirs = play(vector), play(alone)
+    assert outcomes(ours) == outcomes(theirs)
+    assert recorded(ours) == recorded(theirs)
+    assert vector.restarts == 0
+
+
+def test_a_process_that_is_killed_is_replaced_and_its_episodes_repeated(vector: ProcessVector) -> None:
+    def kill(step: int, running: int) -> None:
+        if step == 7 and vector.restarts == 0:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    undisturbed = rollout(make_vector(num_envs=ROWS, time_limit=30), TMazeExpert(), SEEDS, record=True)
+    disturbed = rollout(vector, TMazeExpert(), SEEDS, record=True, on_step=kill)
+    assert vector.restarts == 1
+    assert outcomes(disturbed) == outcomes(undisturbed)
+    assert recorded(disturbed) == recorded(undisturbed)
+
+
+class Fragile:
+    """A T-Maze whose process ends at its third step, every time."""
+
+    def __init__(self, num_envs: int) -> None:
+        self._env = make_vector(num_envs=num_envs, time_limit=30)
+        self.num_envs, self.spec, self._steps = num_envs, self._env.spec, 0
+
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
+        return self._env.reset(seeds)
+
+    def close(self) -> None:
+        self._env.close()
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        self._steps += 1
+        if self._steps == 3:
+            os._exit(9)
+        return self._env.step(action, active)
+
+
+def test_what_is_lost_at_the_same_place_every_time_is_an_error() -> None:
+    env = ProcessVector(Fragile, 2, 1, {}, timeout=60.0)
+    with pytest.raises(EnvError, match="exit code 9"):
+        rollout(env, TMazeExpert(), [1, 2])
+    assert env.restarts == 2
+    env.close()
+
+
+def test_needs_a_row_for_every_process() -> None:
+    with pytest.raises(ValueError, match="expected 1 to 2, the number of environments; found 3"):
+        ProcessVector(make_vector, 2, 3, {}, timeout=1.0)
