@@ -23,6 +23,7 @@ from data.atomic import write_json
 from elmur import published
 from elmur.batch import SegmentBatch
 from elmur.build import build
+from elmur.compiled import has_compiler
 from elmur.memory import LRU
 from elmur.model import ELMUR, MemoryDesign
 from elmur.module import SequenceModule
@@ -211,7 +212,10 @@ def segment_of_acting(policy: Policy, spec: TaskSpec, num_envs: int, steps: int)
 
 
 def measure_acting(models: Mapping[str, SequenceModel], recipe_length: int) -> Rows:
-    """Streaming against recomputing, one thread; beside it what the bare matrix products of both would allow."""
+    """Streaming, also compiled where that can be, against recomputing, on one thread.
+
+    Beside it what the bare matrix products of both would allow.
+    """
     rows: Rows = []
     multiply, flop = product(1024, 1024, 1024)
     for name, model in models.items():
@@ -221,19 +225,24 @@ def measure_acting(models: Mapping[str, SequenceModel], recipe_length: int) -> R
             "growing": RecomputingPolicy(model, length, whole=False),
             "whole": RecomputingPolicy(model, length, whole=True),
         }
+        if has_compiler():
+            policies["compiled"] = StreamingPolicy(model, length, compiled=True)
         for num_envs in (1, 100):
+            torch.compiler.reset()  # else the second number of environments would get the code for any number
             with threads(1):
                 works = {k: segment_of_acting(p, model.spec, num_envs, length) for k, p in policies.items()}
-                bare = {f"bare {k}": linear_maps(model, work) for k, work in works.items()}
+                bare = {f"bare {k}": linear_maps(model, work) for k, work in works.items() if k != "compiled"}
                 seconds = take_turns({**works, **bare, "product": multiply}, SECONDS)
-            step = seconds["streaming"] / length * 1e3
-            scaled = step * flop / seconds["product"] / REFERENCE_RATE
-            for kind in ("growing", "whole"):
-                bound = seconds[f"bare {kind}"] / seconds["bare streaming"]
-                rows.append({
-                    "model": name, "envs": num_envs, "ms a step": step, "at 170 GFLOP/s": scaled, "recomputed": kind,
-                    "times faster": seconds[kind] / seconds["streaming"], "required": 8.0, "products alone": bound,
-                })  # fmt: skip
+            for acting in ("streaming", "compiled"):
+                if acting not in policies:
+                    continue
+                step = seconds[acting] / length * 1e3
+                row = {"model": name, "envs": num_envs, "acting": acting, "ms a step": step}
+                row["at 170 GFLOP/s"] = step * flop / seconds["product"] / REFERENCE_RATE
+                for kind in ("growing", "whole"):
+                    row[f"times {kind}"] = seconds[kind] / seconds[acting]
+                    row[f"products, {kind}"] = seconds[f"bare {kind}"] / seconds["bare streaming"]
+                rows.append({**row, "required": TARGETS["streaming"]})
     return rows
 
 

@@ -20,6 +20,11 @@ class Acting(NamedTuple):
     close_segment: Callable[..., Any]
 
 
+def has_compiler() -> bool:
+    """Whether there is what torch.compile compiles with."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
 def acting(model: SequenceModel, compiled: bool = False) -> Acting:
     """The model's own functions, or compiled ones, which are made at their first calls (10 to 20 seconds).
 
@@ -28,11 +33,10 @@ def acting(model: SequenceModel, compiled: bool = False) -> Acting:
     functions = Acting(model.open_segment, model.step, model.close_segment)
     if not compiled:
         return functions
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
+    if not has_compiler():
         raise ValueError(
-            f"evaluation.compile=true needs a C++ compiler, found no {compiler!r}: apt-get install g++, or name one "
-            "in CXX; without evaluation.compile the same is computed more slowly"
+            f"evaluation.compile=true needs a C++ compiler, found no {os.environ.get('CXX', 'g++')!r}: "
+            "apt-get install g++, or name one in CXX; without evaluation.compile the same is computed more slowly"
         )
     # The wrapper in C++ too: the one in Python takes as long as what it calls.
     return Acting(*(torch.compile(function, options={"cpp_wrapper": True}) for function in functions))

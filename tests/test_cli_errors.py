@@ -14,8 +14,9 @@ import torch
 
 from data.atomic import exclusive
 from elmur.spec import TaskSpec
-from tests.command import DEEP, TINY, CommandLine, Done, command_line
+from tests.command import DEEP, ROOT, TINY, CommandLine, Done, command_line
 
+TASKS = len(list((ROOT / "conf" / "task").glob("*.yaml")))
 HINT = " (HYDRA_FULL_ERROR=1 shows the traceback)"
 
 
@@ -69,7 +70,7 @@ EARLY = {
     "unknown task": (["task=nope"], ["task=nope: there is no such option"]),
     "unknown task, nearly right": (
         ["task=popgym_autoencod_esy"],
-        ["task=popgym_autoencod_esy: there is no such option; the nearest of 55 are popgym_autoencode_easy, popgym_"],
+        [f"task=popgym_autoencod_esy: there is no such option; the nearest of {TASKS} are popgym_autoencode_easy, popgym_"],
     ),
     "not key=value": (["nope"], ["Error parsing override 'nope'"]),
     "unknown stage": (["stage=nope"], ["stage: expected one of train, collect", "found 'nope'"]),
