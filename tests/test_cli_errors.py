@@ -70,7 +70,7 @@ EARLY = {
     "unknown task": (["task=nope"], ["task=nope: there is no such option"]),
     "unknown task, nearly right": (
         ["task=popgym_autoencod_esy"],
-        [f"task=popgym_autoencod_esy: there is no such option; the nearest of {TASKS} are popgym_autoencode_easy, popgym_"],
+        [f"esy: there is no such option; the nearest of {TASKS} are popgym_autoencode_easy, popgym_"],
     ),
     "not key=value": (["nope"], ["Error parsing override 'nope'"]),
     "unknown stage": (["stage=nope"], ["stage: expected one of train, collect", "found 'nope'"]),
