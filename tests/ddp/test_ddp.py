@@ -54,6 +54,9 @@ def finish(process: subprocess.Popen[str]) -> str:
 def kill_group(process: subprocess.Popen[str]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait(TIMEOUT)
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def last(folder: Path) -> dict[str, Any]:
@@ -207,9 +210,17 @@ def wait_for_update(run: Path, process: subprocess.Popen[str], update: int) -> N
     """Until a checkpoint of this update or a later one is there."""
     deadline = time.monotonic() + TIMEOUT
     path = run / "checkpoints" / "last.ckpt"
-    while not path.exists() or last(run)["global_step"] < update:
+    while saved(path) < update:
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
         time.sleep(0.2)
+
+
+def saved(path: Path) -> int:
+    """The update of a checkpoint; -1 where there is none, and for the moment in which one takes the other's name."""
+    try:
+        return int(torch.load(path, weights_only=True)["global_step"])
+    except FileNotFoundError:
+        return -1
 
 
 def children(pid: int) -> list[int]:
