@@ -131,9 +131,12 @@ def job_of(folder: Path, command: Command) -> str:
 
 
 def go_on_now(job: str, command: Command) -> None:
-    """Let a job that is back in the queue start without SLURM's two minutes of waiting."""
+    """Let a job that is back in the queue start without SLURM's two minutes of waiting.
+
+    Not in the very second in which it was sent back: a node refuses it then ("Job credential revoked").
+    """
     wait_for("the job in the queue", lambda: "JobState=PENDING" in scontrol("show", "job", job), command)
-    scontrol("update", f"JobId={job}", "StartTime=now")
+    scontrol("update", f"JobId={job}", "StartTime=now+3")
 
 
 def restarts(job: str) -> int:
