@@ -11,6 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from elmur.dropout import Dropout
 
+BLOCK = 2**18  # numbers of hidden width that the backward pass of a gate takes at once, about a megabyte
+
 
 class MLP(nn.Module):
     """Linear, GELU, Linear; with biases."""
@@ -54,13 +56,19 @@ class _Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         gate_up, factor = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        if factor is not None:
-            grad = grad * factor
+        width = grad.shape[-1]
         out = torch.empty_like(gate_up)
-        of_gate, of_up = out.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=of_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+        # A block of rows at a time: what is computed in between stays in the processor's cache.
+        block = max(1, BLOCK // width)
+        grads = grad.reshape(-1, width).split(block)
+        wide = zip(gate_up.view(-1, 2 * width).split(block), out.view(-1, 2 * width).split(block), strict=True)
+        factors = None if factor is None else factor.view(-1, width).split(block)
+        for i, (rows, of_gate_up) in enumerate(wide):
+            gate, up = rows.chunk(2, dim=-1)
+            of_gate, of_up = of_gate_up.chunk(2, dim=-1)
+            part = grads[i] if factors is None else grads[i] * factors[i]
+            torch.mul(part, F.silu(gate), out=of_up)
+            torch.ops.aten.silu_backward.grad_input(part * up, gate, grad_input=of_gate)
         return out, None
 
 
