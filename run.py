@@ -124,11 +124,10 @@ def datamodule(settings: dict[str, Any]) -> Any:
 def collector(settings: dict[str, Any]) -> Callable[[], Any]:
     """Collects what is missing of the env's data."""
     from data.collect import collect
-    from elmur.build import call
+    from elmur.build import build, call
 
-    env = build_env(settings)
-    arguments = {"expert": env["expert"], "root": settings["data"]["root"], "seed": 0, **env["collect"]}
-    return partial(call, collect, arguments, "env.collect")
+    how, expert = build(settings["collect"], "collect"), build(settings["env"]["expert"], "env.expert")
+    return partial(call, collect, {"expert": expert, "root": settings["data"]["root"], "seed": 0, **how}, "collect")
 
 
 def fit(settings: dict[str, Any], folder: Path) -> int:
@@ -196,7 +195,7 @@ def convert_archive(settings: dict[str, Any]) -> None:
     if settings["source"] is None or env.get("archive") is None:
         known = "an env whose archive was published, e.g. task=popgym_repeat_first_easy"
         raise UsageError(f"stage=convert needs source=FOLDER of npz files, and {known}")
-    normalise = bool(env["collect"].get("normalise"))
+    normalise = bool(settings["collect"].get("normalise"))
     shards = convert(env["archive"](), settings["source"], data["root"], data["on_bad_shard"], normalise=normalise)
     log.info("%d shards in %s", len(shards), data["root"])
 

@@ -16,7 +16,7 @@ TIMEOUT = 300
 
 # A run that is over in a second or two.
 TINY = (
-    "env.lengths=[9,30]", "env.selection.lengths=[9]", "env.collect.num_episodes=60", "evaluation.num_episodes=6",
+    "env.lengths=[9,30]", "env.selection.lengths=[9]", "collect.num_episodes=60", "evaluation.num_episodes=6",
     "data.lanes=8", "data.backprop_segments=2", "model.d_model=16", "trainer.max_steps=6", "trainer.accelerator=cpu",
     "trainer.log_every_n_steps=1", "module.schedule.warmup=0.3", "callbacks.selection.num_episodes=4",
     "callbacks.selection.every_n_updates=3", "callbacks.resume.every_n_updates=3",

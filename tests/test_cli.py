@@ -141,7 +141,7 @@ def test_evaluate_does_not_overwrite_a_training_run(cli: CommandLine, trained: P
 def test_collect_only_collects(cli: CommandLine) -> None:
     shards, folder = cli.folder / "other-shards", cli.folder / "collected"
     done = cli.run(
-        "stage=collect", "env.collect.num_episodes=40", "+env.collect.shard_episodes=20", f"shards={shards}", to=folder
+        "stage=collect", "collect.num_episodes=40", "collect.shard_episodes=20", f"shards={shards}", to=folder
     )
     assert (done.code, done.stderr) == (0, "") and "2 shards in" in done.stdout
     assert len(list((shards / "tmaze-T30").glob("*.h5"))) == 2

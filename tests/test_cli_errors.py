@@ -61,7 +61,7 @@ EARLY = {
     "added to logger": (["+logger.foo=1"], ["logger.foo: there is no such setting"]),
     "added to env": (["+env.foo=1"], ["env.foo: there is no such setting"]),
     "added to env.make": (["+env.make.foo=1"], ["env.make.foo: unknown key of make_vector"]),
-    "added to env.collect": (["+env.collect.foo=1"], ["env.collect.foo: unknown key of collect"]),
+    "added to collect": (["+collect.foo=1"], ["collect.foo: unknown key of collect"]),
     "added to evaluation": (["+evaluation.foo=1"], ["evaluation.foo: unknown key of Plan"]),
     "added to callbacks": (["+callbacks.foo=1"], ["callbacks.foo: expected a callback"]),
     "added to a callback": (["+callbacks.selection.foo=1"], ["callbacks.selection.foo: unknown key"]),
@@ -123,7 +123,7 @@ RARER = {
     "added to data",
     "added to logger",
     "added to env.make",
-    "added to env.collect",
+    "added to collect",
     "added to evaluation",
     "added to a callback",
     "unknown nested option",
@@ -314,7 +314,7 @@ def test_an_empty_folder_of_someone_elses_shards(cli: CommandLine, shards: Path)
 
 
 def test_shards_that_were_collected_in_another_way(cli: CommandLine, shards: Path) -> None:
-    said = refused(cli.run(*TINY, *DEEP, f"shards={shards}", "env.collect.num_episodes=61"))
+    said = refused(cli.run(*TINY, *DEEP, f"shards={shards}", "collect.num_episodes=61"))
     assert "num_episodes was 60, now 61" in said
 
 

@@ -16,7 +16,7 @@ from tests.command import CommandLine, Done, command_line
 
 INSTALLED = importlib.util.find_spec("mikasa_robo_suite") is not None
 TASK = "task=mikasa_remember_color_3"
-FEW = ("env.collect.num_episodes=2", "env.collect.shard_episodes=2", "+env.collect.make_env.processes=0")
+FEW = ("collect.num_episodes=2", "collect.shard_episodes=2", "+collect.make_env.processes=0")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_collects_numbers(cli: CommandLine) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs MIKASA-Robo: make setup-mikasa")
 def test_collects_pictures(cli: CommandLine) -> None:
-    done = cli.run("stage=collect", TASK, "observation=rgb", *FEW, "env.collect.num_episodes=1")
+    done = cli.run("stage=collect", TASK, "observation=rgb", *FEW, "collect.num_episodes=1")
     assert done.code == 0, done.stderr
     with only_shard(cli.folder / "shards" / "RememberColor3-v0-rgb") as shard:
         assert sorted(shard.spec.observation) == ["base_camera", "hand_camera"]

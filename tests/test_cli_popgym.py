@@ -19,7 +19,7 @@ from tests.command import CommandLine, command_line
 from tests.data.test_convert import archive
 
 TINY = (
-    "model.d_model=8", "model.n_layer=1", "env.collect.num_episodes=64", "trainer.max_steps=2",
+    "model.d_model=8", "model.n_layer=1", "collect.num_episodes=64", "trainer.max_steps=2",
     "module.context_length=8", "trainer.accelerator=cpu", "data.lanes=32", "evaluation.num_episodes=5",
     "callbacks=last",
 )  # fmt: skip
@@ -81,7 +81,7 @@ def test_mixtures_and_noise_lower_returns_and_are_not_checked(cli: CommandLine) 
     for kind in ("mixture", "noise"):
         shards = cli.folder / kind
         done = cli.run(
-            "stage=collect", TASK, "env.collect.num_episodes=40", f"env.collect.{kind}=0.5", f"shards={shards}"
+            "stage=collect", TASK, "collect.num_episodes=40", f"collect.{kind}=0.5", f"shards={shards}"
         )
         assert (done.code, done.stderr) == (0, "")
         (path,) = shards.rglob("*.h5")

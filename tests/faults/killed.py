@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 # Twenty updates: an epoch has fifteen or so, and the ninth is in its middle.
 SMALL = (
-    "env.lengths=[9,30]", "env.selection.lengths=[9]", "env.collect.num_episodes=60", "evaluation.num_episodes=6",
+    "env.lengths=[9,30]", "env.selection.lengths=[9]", "collect.num_episodes=60", "evaluation.num_episodes=6",
     "data.lanes=8", "data.backprop_segments=2", "model.d_model=16", "trainer.max_steps=20", "trainer.accelerator=cpu",
     "trainer.log_every_n_steps=1", "callbacks.selection.num_episodes=4",
     "callbacks.selection.every_n_updates=6", "callbacks.resume.every_n_updates=3", "model.n_head=2", "model.n_layer=1",

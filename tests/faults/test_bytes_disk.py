@@ -98,7 +98,7 @@ def test_while_a_checkpoint_is_written(cli: CommandLine, straight: Path, disk: P
 
 
 def test_while_a_shard_is_written(cli: CommandLine, disk: Path) -> None:
-    collect = ("stage=collect", *TINY, "+env.collect.shard_episodes=20", f"shards={disk}/shards")
+    collect = ("stage=collect", *TINY, "collect.shard_episodes=20", f"shards={disk}/shards")
     done = cli.run(*collect[:-1], f"shards={cli.folder}/measure")
     size = max(path.stat().st_size for path in (cli.folder / "measure").rglob("*.h5"))
     filling = fill(disk, size + size // 2 + 2 * 4096)

@@ -50,7 +50,7 @@ def episode_of(spec: TaskSpec, length: int, rng: np.random.Generator) -> Any:
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     with command_line(tmp_path_factory.mktemp("damaged")) as commands:
-        done = commands.run("stage=collect", *TINY, "+env.collect.shard_episodes=20")
+        done = commands.run("stage=collect", *TINY, "collect.shard_episodes=20")
         assert done.code == 0, done.stderr
         yield commands
 

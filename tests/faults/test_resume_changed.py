@@ -43,7 +43,7 @@ CHANGES = {
     "module.optimizer.lr=0.5": "module.optimizer.lr is .* there, 0.5 here",
     "data.lanes=4": "data.lanes is 8 there, 4 here",
     "seed=1": "seed is 0 there, 1 here",
-    "env.collect.num_episodes=61": "env.collect.num_episodes is 60 there, 61 here",
+    "collect.num_episodes=61": "collect.num_episodes is 60 there, 61 here",
     "trainer.max_steps=30": "trainer.max_steps is 20 there, 30 here",
 }
 

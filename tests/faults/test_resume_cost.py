@@ -42,7 +42,7 @@ def test_checkpoints_cost_little(tmp_path: Path) -> None:
     every = OmegaConf.load(ROOT / "conf/callbacks/default.yaml").resume.every_n_updates
     with faulty(tmp_path) as runs:
         fault = TIMED.replace("FILE", repr(str(tmp_path / "times.json")))
-        command = ("trainer.max_steps=10", "env.collect.num_episodes=200", "~callbacks.selection", "env.lengths=[9]")
+        command = ("trainer.max_steps=10", "collect.num_episodes=200", "~callbacks.selection", "env.lengths=[9]")
         assert runs.run(*command, "evaluation.num_episodes=2", to=tmp_path / "run", fault=fault) == 0, runs.said
     times = json.loads((tmp_path / "times.json").read_text())
     save, update = median(times["saves"]), median(times["updates"])

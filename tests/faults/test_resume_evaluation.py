@@ -127,7 +127,7 @@ def test_one_of_another_checkpoint_or_damaged_is_not_used(runs: Faulty, checkpoi
 def test_an_env_that_cannot_give_its_state_keeps_its_finished_waves(runs: Faulty) -> None:
     common = (
         "task=popgym_repeat_first_easy",
-        "env.collect.num_episodes=40",
+        "collect.num_episodes=40",
         "data.lanes=4",
         "data.backprop_segments=2",
     )

@@ -128,8 +128,8 @@ def test_during_the_imports_of_a_cold_start(tmp_path: Path, number: int, wait: f
 
 def test_collection_ends_at_once_and_keeps_its_shards(runs: Faulty) -> None:
     shards = runs.folder / "collected"
-    command = ("stage=collect", "env.collect.num_episodes=4000", "+env.collect.shard_episodes=100", f"shards={shards}")
-    pid = runs.start(*command, "+env.collect.processes=2", to=runs.folder / "collect")
+    command = ("stage=collect", "collect.num_episodes=4000", "collect.shard_episodes=100", f"shards={shards}")
+    pid = runs.start(*command, "collect.processes=2", to=runs.folder / "collect")
     wait_for_shards(shards, 2)
     began = time.monotonic()
     kill(pid, signal.SIGTERM)
