@@ -81,6 +81,9 @@ def check_settings(settings: dict[str, Any]) -> None:
         )
     if settings["stage"] not in STAGES:
         raise UsageError(f"stage: expected one of {', '.join(STAGES)}; found {settings['stage']!r}")
+    if not isinstance(settings["allow_mismatch"], list):
+        found = settings["allow_mismatch"]
+        raise UsageError(f"allow_mismatch: expected a list, allow_mismatch=[{found}]; found {found!r}")
     clip = settings["trainer"].get("gradient_clip_val")
     if isinstance(clip, int | float) and clip < 0:
         raise UsageError(f"trainer.gradient_clip_val: expected 0 or more, or null; found {clip}")
@@ -124,7 +127,8 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
     trainer = {key: value for key, value in settings["trainer"].items() if key not in PLACE}
     env = {key: value for key, value in settings["env"].items() if key not in OTHER_STAGES}
-    parts = {**settings, "env": env, "trainer": trainer}
+    collect = {key: value for key, value in settings["collect"].items() if key != "processes"}
+    parts = {**settings, "env": env, "trainer": trainer, "collect": collect}
     return portable({key: value for key, value in parts.items() if key not in NOT_SETTINGS})
 
 

@@ -35,7 +35,7 @@ def report(source: Path, folder: Path, console: Console | None = None) -> None:
         sheet.show(console or Console())
     write_text(folder / "report.md", "\n".join(sheet.markdown() for sheet in sheets))
     write_text(folder / "report.csv", as_csv(sheets))
-    log.info("written: %s", ", ".join(str(path) for path in sorted(folder.glob("*.*"))))
+    log.info("written: %s", ", ".join(str(path) for path in sorted(folder.glob("[!.]*.*"))))
 
 
 def success_sheet(group: Group) -> Sheet:

@@ -24,7 +24,7 @@ class Disturbed:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if not 0.0 <= value <= 1.0:
-                raise ValueError(f"collect: expected {name} from 0 to 1, found {name}={value}")
+                raise ValueError(f"{name}: expected a share from 0 to 1, found {value}")
 
     def random_play(self, seed: int, number: int) -> bool:
         """Whether episode `number` is random play: a function of the arguments alone."""

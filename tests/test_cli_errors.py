@@ -65,6 +65,8 @@ EARLY = {
     "added to evaluation": (["+evaluation.foo=1"], ["evaluation.foo: unknown key of Plan"]),
     "added to callbacks": (["+callbacks.foo=1"], ["callbacks.foo: expected a callback"]),
     "added to a callback": (["+callbacks.selection.foo=1"], ["callbacks.selection.foo: unknown key"]),
+    "share above 1": (["collect.mixture=2"], ["collect: mixture: expected a share from 0 to 1, found 2"]),
+    "no list": (["allow_mismatch=data"], ["allow_mismatch: expected a list, allow_mismatch=[data]"]),
     "unknown option": (["model=nope"], ["model=nope: there is no such option", "elmur, gru, transformer"]),
     "unknown nested option": (["model/position=nope"], ["model/position=nope", "relative, rope"]),
     "unknown task": (["task=nope"], ["task=nope: there is no such option"]),
