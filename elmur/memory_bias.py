@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -26,9 +28,17 @@ class MemoryBias(nn.Module):
 
     def forward(self, query_steps: Int[Tensor, "B Q"], key_steps: Int[Tensor, "B K"]) -> Float[Tensor, "B H Q K"]:
         distance = query_steps.unsqueeze(2) - key_steps.unsqueeze(1)
-        bias: Tensor = self.table(distance.clamp(-self.reach, self.reach) + self.reach)
-        bias = bias.permute(0, 3, 1, 2)
-        return bias if self.gain == 1.0 else self.gain * bias
+        entry = distance.clamp(-self.reach, self.reach) + self.reach
+        table = self.table.weight if self.gain == 1.0 else self.gain * self.table.weight
+        if table.requires_grad and torch.is_grad_enabled() and table.device.type == "cpu":
+            return by_head(table, entry)
+        return F.embedding(entry, table).permute(0, 3, 1, 2)
+
+
+def by_head(table: Float[Tensor, "E H"], entry: Int[Tensor, "B Q K"]) -> Float[Tensor, "B H Q K"]:
+    """The same numbers head by head: on a CPU the gradient of an embedding with rows of a few numbers is slow."""
+    flat = entry.flatten()
+    return torch.stack([head.index_select(0, flat).view(entry.shape) for head in table.t().contiguous()], dim=1)
 
 
 def no_bias(query_steps: Tensor, key_steps: Tensor) -> None:
