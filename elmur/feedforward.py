@@ -60,9 +60,11 @@ class _Gated(torch.autograd.Function):
         out = torch.empty_like(gate_up)
         # A block of rows at a time: what is computed in between stays in the processor's cache.
         block = max(1, BLOCK // width)
-        grads = grad.reshape(-1, width).split(block)
-        wide = zip(gate_up.view(-1, 2 * width).split(block), out.view(-1, 2 * width).split(block), strict=True)
-        factors = None if factor is None else factor.view(-1, width).split(block)
+        grads = torch.split(grad.reshape(-1, width), block)
+        factors = None if factor is None else torch.split(factor.view(-1, width), block)
+        wide = zip(
+            torch.split(gate_up.view(-1, 2 * width), block), torch.split(out.view(-1, 2 * width), block), strict=True
+        )
         for i, (rows, of_gate_up) in enumerate(wide):
             gate, up = rows.chunk(2, dim=-1)
             of_gate, of_up = of_gate_up.chunk(2, dim=-1)
