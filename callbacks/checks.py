@@ -36,8 +36,8 @@ RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 # fmt: off
 SECTIONS = {
     "": (
-        "stage", "seed", "resume", "allow_mismatch", "checkpoint", "source", "shards", "run_dir", "collect", "evaluation",
-        "env", "model", "module", "data", "trainer", "callbacks", "logger", "observation",
+        "stage", "seed", "resume", "allow_mismatch", "checkpoint", "source", "shards", "run_dir", "collect",
+        "evaluation", "env", "model", "module", "data", "trainer", "callbacks", "logger", "observation",
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
