@@ -80,9 +80,7 @@ def test_an_expert_below_its_level_stops_the_run(cli: CommandLine) -> None:
 def test_mixtures_and_noise_lower_returns_and_are_not_checked(cli: CommandLine) -> None:
     for kind in ("mixture", "noise"):
         shards = cli.folder / kind
-        done = cli.run(
-            "stage=collect", TASK, "collect.num_episodes=40", f"collect.{kind}=0.5", f"shards={shards}"
-        )
+        done = cli.run("stage=collect", TASK, "collect.num_episodes=40", f"collect.{kind}=0.5", f"shards={shards}")
         assert (done.code, done.stderr) == (0, "")
         (path,) = shards.rglob("*.h5")
         with Shard(path) as shard:
