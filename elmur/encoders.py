@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
-MIN_STD = 1e-6
+MIN_STD = 1e-3  # numbers that vary less are not scaled up further: a constant that moves a little must not become large
 LARGEST_PRODUCT = 1024  # rows of a table up to which a sum of embeddings is taken by a product
 
 
