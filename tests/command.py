@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -11,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT = 300
+from tests.server import ROOT, TIMEOUT, Server, fork_server
 
 # A run that is over in a second or two.
 TINY = (
@@ -22,34 +20,6 @@ TINY = (
     "callbacks.selection.every_n_updates=3", "callbacks.resume.every_n_updates=3",
 )  # fmt: skip
 DEEP = ("model.n_head=2", "model.n_layer=1")  # for models that have heads
-
-# Imports what takes long once, then runs every command in a fork: a fresh process without the seconds of importing.
-SERVER = """
-import json, os, runpy, sys, traceback
-import h5py, hydra, lightning.pytorch, matplotlib.pyplot, rich.progress, scipy.stats, torch
-sys.path.insert(0, os.getcwd())
-import callbacks.published, callbacks.selection, data.collect, data.datamodule, elmur.model
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        for number, name in enumerate((os.devnull, job["stdout"], job["stderr"])):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
-        os.environ.clear()
-        os.environ.update(job["environment"])
-        sys.argv, code = ["run.py", *job["arguments"]], 0
-        try:
-            runpy.run_path("run.py", run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 
 @dataclass
@@ -66,7 +36,7 @@ class CommandLine:
     """`python run.py ...` with all files below `folder`. `run` forks a warm process, `start` is the real thing."""
 
     folder: Path
-    server: subprocess.Popen[str]
+    server: Server
     environment: dict[str, str] = field(default_factory=dict)
     count: int = 0
 
@@ -75,16 +45,8 @@ class CommandLine:
         self.count += 1
         to = to or self.folder / f"run{self.count}"
         out, err = (self.folder / f"{self.count}.{name}" for name in ("stdout", "stderr"))
-        job = {
-            "arguments": [*arguments, f"hydra.run.dir={to}"],
-            "stdout": str(out),
-            "stderr": str(err),
-            "environment": self.all_of(environment),
-        }
-        assert self.server.stdin is not None and self.server.stdout is not None
-        self.server.stdin.write(json.dumps(job) + "\n")
-        self.server.stdin.flush()
-        code = int(self.server.stdout.readline())
+        self.server.begin([*arguments, f"hydra.run.dir={to}"], out, err, self.all_of(environment))
+        code = self.server.end()
         return Done(code, out.read_text(), err.read_text())
 
     def start(self, *arguments: str, **environment: str) -> Done:
@@ -113,13 +75,5 @@ def patience(seconds: float) -> float:
 @contextmanager
 def command_line(folder: Path) -> Iterator[CommandLine]:
     """A command line that leaves what it writes in `folder`."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
+    with fork_server() as server:
         yield CommandLine(folder, server)
-    finally:
-        assert server.stdin is not None and server.stdout is not None
-        server.stdin.close()
-        server.wait(TIMEOUT)
-        server.stdout.close()

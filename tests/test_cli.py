@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.command import DEEP, TINY, CommandLine, command_line
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("cli")) as commands:
-        yield commands
+from tests.command import DEEP, TINY, CommandLine
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,10 @@ import torch
 
 from data.atomic import exclusive
 from elmur.spec import TaskSpec
-from tests.command import DEEP, ROOT, TINY, CommandLine, Done, command_line
+from tests.command import DEEP, ROOT, TINY, CommandLine, Done
 
 TASKS = len(list((ROOT / "conf" / "task").glob("*.yaml")))
 HINT = " (HYDRA_FULL_ERROR=1 shows the traceback)"
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("cli")) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

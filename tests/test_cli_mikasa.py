@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +11,11 @@ import pytest
 
 from data.index import find_shards
 from data.shard import Shard
-from tests.command import CommandLine, Done, command_line
+from tests.command import CommandLine, Done
 
 INSTALLED = importlib.util.find_spec("mikasa_robo_suite") is not None
 TASK = "task=mikasa_remember_color_3"
 FEW = ("collect.num_episodes=2", "collect.shard_episodes=2", "+collect.make_env.processes=0")
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("cli")) as commands:
-        yield commands
 
 
 def sentence(done: Done) -> str:

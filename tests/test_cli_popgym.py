@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
 from data.shard import Shard
 from envs.popgym import make_vector
 from envs.rollout import RandomPolicy, rollout
-from tests.command import CommandLine, command_line
+from tests.command import CommandLine
 from tests.data.test_convert import archive
 
 TINY = (
@@ -24,12 +23,6 @@ TINY = (
     "callbacks=last",
 )  # fmt: skip
 TASK = "task=popgym_repeat_first_easy"
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("cli")) as commands:
-        yield commands
 
 
 def row_of(folder: Path) -> dict[str, Any]:

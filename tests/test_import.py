@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from callbacks.checkpoint import load_model
 from elmur.batch import SegmentBatch
 from elmur.memory import Memory
-from tests.command import ROOT, CommandLine, command_line
+from tests.command import ROOT, CommandLine
 from tests.test_cli_errors import Payload, refused
 
 GOLDEN = ROOT.parent / "shared" / "golden"
@@ -64,12 +64,6 @@ def write_run(folder: Path, model: dict[str, Any], weights: Any, file: str = "be
     (folder / "config.json").write_text(json.dumps(config))
     torch.save(weights, folder / file)
     return folder
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("import")) as commands:
-        yield commands
 
 
 def import_it(cli: CommandLine, source: Path) -> Path:

@@ -6,8 +6,7 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.server import Server, fork_server
 
 # Twenty updates: an epoch has fifteen or so, and the ninth is in its middle.
 SMALL = (
@@ -26,36 +25,6 @@ SMALL = (
     "callbacks.selection.every_n_updates=6", "callbacks.resume.every_n_updates=3", "model.n_head=2", "model.n_layer=1",
     "~callbacks.summary", "model.dropout=0.1",
 )  # fmt: skip
-
-# Imports once; every job is a fork, a process of its own with a pid that is told at once, then its exit status.
-SERVER = """
-import json, os, runpy, signal, sys, traceback
-import h5py, hydra, lightning.pytorch, matplotlib.pyplot, rich.progress, scipy.stats, torch
-sys.path.insert(0, os.getcwd())
-import callbacks.selection, data.collect, data.datamodule, elmur.model
-for line in sys.stdin:
-    job = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        for number, name in enumerate((os.devnull, job["out"], job["out"])):
-            os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
-        os.environ.update(job["environment"])
-        sys.argv, code = ["run.py", *job["arguments"]], 0
-        try:
-            exec(job["fault"], {})
-            runpy.run_path("run.py", run_name="__main__")
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    print("began", child, flush=True)
-    print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
 DIE = "import os, signal\ndie = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
 
@@ -158,38 +127,37 @@ evaluation.evaluate = selection.evaluate = evaluate
 """
 
 
+def slower(seconds: float) -> str:
+    """Each batch takes longer."""
+    return f"""
+import time
+from elmur.module import SequenceModule
+whole = SequenceModule.run_window
+def run_window(self, *args, **kwargs):
+    time.sleep({seconds})
+    return whole(self, *args, **kwargs)
+SequenceModule.run_window = run_window
+"""
+
+
 @dataclass
 class Faulty:
     """Commands with all files below `folder`."""
 
     folder: Path
-    server: subprocess.Popen[str]
+    server: Server
 
     def start(self, *arguments: str, to: Path | None = None, fault: str = "", **environment: str) -> int:
         """Begin a command; its process id. `end` waits for it."""
         out = self.folder / "out.txt"
         out.unlink(missing_ok=True)
-        job = {
-            "arguments": [*arguments, *([f"hydra.run.dir={to}"] if to else [])],
-            "out": str(out),
-            "fault": fault,
-            "environment": {"ELMUR_SHARDS": str(self.folder / "shards"), "COLUMNS": "200", **environment},
-        }
-        assert self.server.stdin is not None
-        self.server.stdin.write(json.dumps(job) + "\n")
-        self.server.stdin.flush()
-        return self.told("began")
+        told = {**os.environ, "ELMUR_SHARDS": str(self.folder / "shards"), "COLUMNS": "200", **environment}
+        arguments = (*arguments, f"hydra.run.dir={to}") if to else arguments
+        return self.server.begin(list(arguments), out, out, told, fault)
 
     def end(self) -> int:
         """The exit code of the command that was started, negative for a signal that ended it."""
-        return self.told("ended")
-
-    def told(self, what: str) -> int:
-        """The number that the server gives next, of this kind: an exit code is not to be taken for a process."""
-        assert self.server.stdout is not None
-        found, _, number = self.server.stdout.readline().partition(" ")
-        assert found == what, f"expected that a command {what}, found that one {found}"
-        return int(number)
+        return self.server.end()
 
     def run(self, *arguments: str, to: Path | None = None, fault: str = "", **environment: str) -> int:
         """A command from beginning to end; its exit code."""
@@ -205,22 +173,22 @@ class Faulty:
 @contextmanager
 def faulty(folder: Path) -> Iterator[Faulty]:
     """Commands that leave what they write in `folder`."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
+    with fork_server() as server:
         yield Faulty(folder, server)
-    finally:
-        assert server.stdin is not None and server.stdout is not None
-        server.stdin.close()
-        server.wait(60)
-        server.stdout.close()
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     """A signal to one process; to no group, and not to the first one."""
     assert pid > 1, pid
     os.kill(pid, number)
+
+
+def wait_for(path: Path, seconds: float = 60.0) -> None:
+    """Until a file is there."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
 
 
 def state(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.command import DEEP, TINY, CommandLine, Done, command_line
+from tests.command import DEEP, TINY, CommandLine, Done
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("corpus")) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

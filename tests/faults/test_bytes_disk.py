@@ -13,17 +13,11 @@ import torch
 
 from callbacks.checkpoint import read_checkpoint
 from data.shard import Shard
-from tests.command import DEEP, TINY, CommandLine, Done, command_line
+from tests.command import DEEP, TINY, CommandLine, Done
 
 pytestmark = pytest.mark.faults
 RUN = (*TINY, *DEEP)
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("disk")) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from envs.experts.tmaze import TMazeExpert
 from envs.isolated import EnvError, IsolatedVector, rollout_isolated
 from envs.rollout import rollout
 from envs.tmaze import make_vector
-from tests.command import DEEP, ROOT, TINY, CommandLine, command_line, patience
+from tests.command import DEEP, ROOT, TINY, CommandLine, patience
 from tests.faults.unruly import make
 
 pytestmark = pytest.mark.faults
@@ -112,12 +111,6 @@ def test_the_environment_does_not_outlive_an_evaluation_that_is_killed(tmp_path:
     process.wait()
     assert gone(pids[:1])
     os.kill(pids[1], signal.SIGKILL)  # what a simulator starts by itself is out of reach of a killed evaluation
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("env")) as commands:
-        yield commands
 
 
 def test_the_command_line_says_what_was_lost(cli: CommandLine, tmp_path: Path) -> None:

@@ -17,18 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from tests.command import DEEP, ROOT, TINY, CommandLine, command_line, patience
+from tests.command import DEEP, ROOT, TINY, CommandLine, patience
 
 pytestmark = pytest.mark.faults
 RUN = (*TINY, *DEEP)
 KEY = "0123456789abcdef0123456789abcdef01234567"
 GIVEN_UP = "wandb: given up, the run goes on with its local files alone"
-
-
-@pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("around")) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

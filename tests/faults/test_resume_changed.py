@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.faults.killed import SMALL, Faulty, faulty, in_training_step, metrics
+from tests.faults.killed import SMALL, Faulty, in_training_step, metrics
 
 pytestmark = pytest.mark.faults
 GOLDEN = Path(__file__).parent / "golden_loss.json"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    with faulty(tmp_path_factory.mktemp("changed")) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from statistics import median
 import pytest
 from omegaconf import OmegaConf
 
-from tests.faults.killed import ROOT, faulty
+from tests.faults.killed import faulty
+from tests.server import ROOT
 
 pytestmark = pytest.mark.faults
 log = logging.getLogger(__name__)

@@ -7,23 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.faults.killed import SMALL, Faulty, faulty, in_acting, kill, outcomes
-from tests.faults.test_resume_training import wait_for
+from tests.faults.killed import SMALL, Faulty, in_acting, kill, outcomes, wait_for
 
 pytestmark = pytest.mark.faults
 EVERY = "import callbacks.halfway as halfway\nhalfway.Halfway.__init__.__defaults__ = (None, '', 0.2)\n"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    with faulty(tmp_path_factory.mktemp("evaluated")) as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.killed import ROOT
+from tests.server import ROOT
 
 pytestmark = pytest.mark.faults
 TRIES = int(os.environ.get("ELMUR_TRIES", "1"))

@@ -7,30 +7,26 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.faults.killed import ROOT, SMALL, Faulty, differences, faulty, in_acting, in_training_step, in_write, kill
-from tests.faults.test_resume_training import slower, wait_for
+from tests.faults.killed import (
+    SMALL,
+    Faulty,
+    differences,
+    in_acting,
+    in_training_step,
+    in_write,
+    kill,
+    slower,
+    wait_for,
+)
+from tests.server import ROOT
 
 pytestmark = pytest.mark.faults
 LIMIT = 10.0  # seconds from a signal to the end
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    with faulty(tmp_path_factory.mktemp("signals")) as commands:
-        yield commands
-
-
-@pytest.fixture(scope="module")
-def straight(runs: Faulty) -> Path:
-    folder = runs.folder / "straight"
-    assert runs.run(*SMALL, to=folder) == 0, runs.said
-    return folder
 
 
 def sent(number: int, fault: str) -> str:

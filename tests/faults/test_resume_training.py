@@ -5,29 +5,25 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.killed import SMALL, Faulty, differences, faulty, in_acting, in_row, in_training_step, in_write, kill
+from tests.faults.killed import (
+    SMALL,
+    Faulty,
+    differences,
+    in_acting,
+    in_row,
+    in_training_step,
+    in_write,
+    kill,
+    slower,
+    wait_for,
+)
 
 pytestmark = pytest.mark.faults
 TRIES = int(os.environ.get("ELMUR_TRIES", "1"))
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    with faulty(tmp_path_factory.mktemp("killed")) as commands:
-        yield commands
-
-
-@pytest.fixture(scope="module")
-def straight(runs: Faulty) -> Path:
-    """The uninterrupted run."""
-    folder = runs.folder / "straight"
-    assert runs.run(*SMALL, to=folder) == 0, runs.said
-    return folder
 
 
 MOMENTS = {
@@ -82,26 +78,6 @@ def test_killed_again_and_again_at_random(runs: Faulty, straight: Path, workers:
     assert ended.count(-9) >= 3
     assert runs.run(f"resume={folder}") == 0, runs.said
     assert differences(straight, folder) == []
-
-
-def slower(seconds: float) -> str:
-    """Each batch takes longer."""
-    return f"""
-import time
-from elmur.module import SequenceModule
-whole = SequenceModule.run_window
-def run_window(self, *args, **kwargs):
-    time.sleep({seconds})
-    return whole(self, *args, **kwargs)
-SequenceModule.run_window = run_window
-"""
-
-
-def wait_for(path: Path, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
