@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
+PUBLISHED = Path(__file__).resolve().parents[1] / "conf" / "published"  # experiment -> the tasks that it has values for
 MAX_LABEL = 60
 MOST_OF_A_VALUE = 80  # characters of it that an error shows
 # What does not make a run another one.
@@ -90,10 +91,15 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def check_choices(choices: Mapping[str, Any]) -> None:
-    """Raises UsageError for a task of another env than the one that was chosen."""
+    """Raises UsageError for a task of another env than the one chosen, or that the experiment has no values for."""
     env, task = choices["env"], choices.get("task")
     if task and not task.startswith(f"{env}_"):
         raise UsageError(f"task={task} does not belong to env={env}; leave env out, the task brings its own")
+    folder = PUBLISHED / str(choices.get("experiment"))
+    known = sorted(path.stem for path in folder.glob("*.yaml") if (PUBLISHED.parent / "task" / path.name).exists())
+    if known and task not in known:
+        given = f"task={task}" if task else "no task"
+        raise UsageError(f"experiment={folder.name} has nothing for {given}; choose one of task={','.join(known)}")
 
 
 def is_first_process() -> bool:
