@@ -194,7 +194,7 @@ def convert_archive(settings: dict[str, Any]) -> None:
 
     env, data = build_env(settings), settings["data"]
     if settings["source"] is None or env.get("archive") is None:
-        known = "an env whose archive was published, e.g. task=popgym_repeat_first_easy"
+        known = "an env whose archive was published, task=popgym_... or task=mikasa_... observation=rgb"
         raise UsageError(f"stage=convert needs source=FOLDER of npz files, and {known}")
     normalise = bool(env["collect"].get("normalise"))
     shards = convert(env["archive"](), settings["source"], data["root"], data["on_bad_shard"], normalise=normalise)

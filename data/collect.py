@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from data.atomic import exclusive, leftovers
+from data.bounds import CLIPPED, clip, tell
 from data.children import end_with_parent
 from data.disturbed import Disturbed
 from data.errors import ShardError, require_same_task
+from data.forecast import Forecast, forecast
 from data.index import Collection, find_shards, shard_name
 from data.progress import episodes_bar as episodes_bar
 from data.provenance import describe, other_versions
@@ -74,6 +76,7 @@ class _Job:
             self.check(returns=[episode.episode_return for episode in episodes])
         steps = [episode.steps for episode in episodes if episode.steps is not None]
         provenance = {
+            CLIPPED: clip(spec, steps),  # type: ignore[arg-type]
             "collection": dict(self.parameters),
             "expert": self.parameters["expert"],
             **vars(self.disturbed),
@@ -87,6 +90,16 @@ class _Job:
         vectors = [name for name, part in spec.observation.items() if self.normalise and isinstance(part, Vector)]
         write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
         return len(numbers)
+
+    def forecast(self, number: int, episodes: int, processes: int) -> Forecast:
+        """What `episodes` of them will take, from a short beginning of those in shard `number`."""
+        numbers = self.episodes_of(number)
+        env = self.make_env(num_envs=min(self.num_envs, len(numbers)))
+        try:
+            seeds = [episode_seed(self.seed, i) for i in numbers[: env.num_envs]]
+            return forecast(env, self.expert, episodes, self.shard_episodes, processes, seeds)
+        finally:
+            env.close()
 
 
 def collect(
@@ -135,8 +148,10 @@ def collect(
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
             episodes = sum(len(job.episodes_of(number)) for number in missing)
+            log.info("collecting %s: %s", root.name, job.forecast(missing[0], episodes, min(processes, len(missing))))
             with episodes_bar(f"collecting {root.name}", episodes, progress) as advance:
                 _run(job, missing, min(processes, len(missing)), advance)
+            tell([root / shard_name(number) for number in missing])
     _warn_of_versions(root, depends_on or {})
     return find_shards(root)
 
