@@ -158,8 +158,10 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
     from callbacks.checkpoint import load_policy
     from callbacks.evaluation import Halfway, evaluate
     from callbacks.results import ROW, write_row
+    from callbacks.video import check_filmable, film
 
     env, how = build_env(settings), plan(settings)
+    check_filmable(env, how.video)
     policy = load_policy(checkpoint, check_variants(env), **how.acting)
     halfway = Halfway.of(folder, checkpoint, settings)
     outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation, halfway=halfway)  # type: ignore[misc]
@@ -178,6 +180,8 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
         "settings": settings,
     }
     row = write_row(folder / ROW, outcomes, about, env.get("reference")) if is_first_process() else {}
+    if how.video and is_first_process():
+        film(policy, env["render"], next(iter(env["variants"].values())), how.video, how.first_seed, folder)
     halfway.remove()
     return row
 

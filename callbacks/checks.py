@@ -28,7 +28,7 @@ STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchm
 LARGEST_SEED = 2**32 - 1
 MOST_NAMES = 12  # that an error lists where some are near
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
-OTHER_STAGES = ("archive", "benchmark")  # keys of env that training does not read
+OTHER_STAGES = ("archive", "benchmark", "render")  # keys of env that training does not read
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
 # Set by torchrun, srun and Lightning for each of the processes that work on one run.
@@ -42,7 +42,7 @@ SECTIONS = {
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "collect", "recipe", "archive", "benchmark",
+        "dataset", "collect", "recipe", "archive", "benchmark", "render",
     ),
 }
 # fmt: on
@@ -130,7 +130,8 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
 
     trainer = {key: value for key, value in settings["trainer"].items() if key not in PLACE}
     env = {key: value for key, value in settings["env"].items() if key not in OTHER_STAGES}
-    parts = {**settings, "env": env, "trainer": trainer}
+    evaluation = {key: value for key, value in settings["evaluation"].items() if key != "video"}
+    parts = {**settings, "env": env, "trainer": trainer, "evaluation": evaluation}
     return portable({key: value for key, value in parts.items() if key not in NOT_SETTINGS})
 
 

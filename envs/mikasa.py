@@ -73,7 +73,7 @@ class Mikasa(gymnasium.Env[Observation, Any]):
 
     def render(self) -> Any:
         """A frame for people, uint8 [h, w, 3], where the task was made with render=True."""
-        return self.simulation.frame()
+        return self.simulation.frames()[0]
 
     def close(self) -> None:
         """Free the simulator."""
@@ -122,6 +122,10 @@ class MikasaBatch:
         reward = np.where(active, gained.cpu().numpy(), 0.0).astype(np.float32)
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         return Step(dict(self._shown), reward, none, over, over & self._once, every, over & now)
+
+    def render(self) -> np.ndarray:
+        """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""
+        return self.simulation.frames()
 
     def close(self) -> None:
         """Free the simulator."""
