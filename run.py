@@ -241,10 +241,10 @@ def import_published(settings: dict[str, Any]) -> None:
 def benchmark(settings: dict[str, Any]) -> None:
     """Speed of training, acting and data on this machine, as ratios."""
     from callbacks.benchmark import run_benchmarks
+    from data.imagespeed import measure_images
 
-    run_benchmarks(
-        settings["seed"], Path(settings["run_dir"]), learner(settings), datamodule(settings), build_env(settings)
-    )
+    parts = learner(settings), datamodule(settings), build_env(settings)
+    run_benchmarks(settings["seed"], Path(settings["run_dir"]), *parts, {"pictures": measure_images})
 
 
 def report_runs(settings: dict[str, Any]) -> None:

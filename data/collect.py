@@ -17,11 +17,11 @@ from data.bounds import CLIPPED, clip, tell
 from data.children import end_with_parent
 from data.disturbed import Disturbed
 from data.errors import ShardError, require_same_task
-from data.forecast import Forecast, forecast
+from data.forecast import forecast
 from data.index import Collection, find_shards, shard_name
 from data.progress import episodes_bar as episodes_bar
 from data.provenance import describe, other_versions
-from data.shard import Shard, write_shard
+from data.shard import Shard, Steps, write_shard
 from elmur.spec import Vector
 from envs.rollout import Episode, Policy, RandomPolicy, rollout
 from envs.vector import VectorEnv
@@ -91,15 +91,24 @@ class _Job:
         write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
         return len(numbers)
 
-    def forecast(self, number: int, episodes: int, processes: int) -> Forecast:
-        """What `episodes` of them will take, from a short beginning of those in shard `number`."""
-        numbers = self.episodes_of(number)
+    def say_what_it_takes(self, missing: Sequence[int], processes: int) -> None:
+        """Size and time of these shards, from a short beginning of the first."""
+        numbers = self.episodes_of(missing[0])
         env = self.make_env(num_envs=min(self.num_envs, len(numbers)))
+        seeds = [episode_seed(self.seed, i) for i in numbers[: env.num_envs]]
+        episodes = sum(len(self.episodes_of(number)) for number in missing)
+
+        def play(steps: int) -> Steps:
+            first = rollout(env, self.expert, seeds, max_steps=steps, record=True)[0].steps
+            assert first is not None
+            return first
+
         try:
-            seeds = [episode_seed(self.seed, i) for i in numbers[: env.num_envs]]
-            return forecast(env, self.expert, episodes, self.shard_episodes, processes, seeds)
+            side_by_side = env.num_envs, min(processes, len(missing))
+            found = forecast(env.spec, play, episodes, self.shard_episodes, *side_by_side)
         finally:
             env.close()
+        log.info("collecting %s: %s", self.root.name, found)
 
 
 def collect(
@@ -137,18 +146,16 @@ def collect(
         raise ValueError(f"collect: expected a seed from 0, found seed={seed}")
     root, disturbed = Path(root), Disturbed(noise, mixture)
     same = {"env": make_env, "expert": expert, "num_episodes": num_episodes, "shard_episodes": shard_episodes}
-    same |= {"seed": seed, "noise": noise, "normalise": normalise}
-    if mixture:  # left out at 0: folders from before there were mixtures are the same still
-        same["mixture"] = mixture
+    same |= {"seed": seed, "noise": noise, "normalise": normalise, **({"mixture": mixture} if mixture else {})}
+    # mixture is left out at 0: folders from before there were mixtures are the same still
     asked = describe({**same, **(parameters or {})})
     job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, disturbed, check, asked, normalise)
     with exclusive(root / LOCK, wait=True):
-        if (recorded := Collection.read(root)) is None or recorded.converted:
-            _check_task(root, make_env)
+        _check_task(root, make_env)
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
             episodes = sum(len(job.episodes_of(number)) for number in missing)
-            log.info("collecting %s: %s", root.name, job.forecast(missing[0], episodes, min(processes, len(missing))))
+            job.say_what_it_takes(missing, processes)
             with episodes_bar(f"collecting {root.name}", episodes, progress) as advance:
                 _run(job, missing, min(processes, len(missing)), advance)
             tell([root / shard_name(number) for number in missing])
@@ -211,6 +218,8 @@ def _warn_of_versions(root: Path, depends_on: Mapping[str, str]) -> None:
 
 def _check_task(root: Path, make_env: Callable[..., VectorEnv]) -> None:
     """Raises ShardError where the folder holds shards from elsewhere, and they are of another task than the env."""
+    if (recorded := Collection.read(root)) is not None and not recorded.converted:
+        return
     for path in find_shards(root):
         try:
             with Shard(path) as shard:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 import h5py
 
 from data.columns import Array, columns
+from data.shard import Steps
 from data.storage import create
 from elmur.spec import TaskSpec
-from envs.rollout import Policy, rollout
-from envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
 FEW, MORE = 1, 6  # steps of the two short beginnings whose difference tells what a step takes
@@ -48,30 +47,31 @@ class Forecast:
 
 
 def forecast(
-    env: VectorEnv, expert: Policy, episodes: int, shard_episodes: int, processes: int, seeds: Sequence[int]
+    spec: TaskSpec, play: Callable[[int], Steps], episodes: int, shard_episodes: int, num_envs: int, processes: int
 ) -> Forecast:
-    """What `episodes` more of them will take, from a short beginning of those of `seeds`, one for each environment."""
-    spec = env.spec
+    """What `episodes` of a task take, `num_envs` side by side in each process, from short beginnings of some.
+
+    play: called with a number of steps, begins `num_envs` episodes and gives the first of them.
+    """
     row = sum(column.row_bytes for column in columns(spec).values() if not column.per_episode)
-    rollout(env, expert, seeds, max_steps=FEW)  # what is done once, such as compiling shaders
-    few, _ = _timed(lambda: rollout(env, expert, seeds, max_steps=FEW))
-    more, played = _timed(lambda: rollout(env, expert, seeds, max_steps=MORE, record=True))
-    steps = played[0].steps
-    assert steps is not None
-    made = len(steps.reward)
-    stored = row + sum(_saved(spec, name, values) for name, values in steps.observation.items()) / made
+    play(FEW)  # what is done once, such as compiling shaders
+    few, _ = _timed(play, FEW)
+    more, made = _timed(play, MORE)
+    steps = len(made.reward)
+    stored = row + sum(_saved(spec, name, values) for name, values in made.observation.items()) / steps
     if spec.horizon is None:
         return Forecast(episodes, None, row, stored, None)
-    step = max(0.0, more - few) / max(1, made - FEW)
+    step = max(0.0, more - few) / max(1, steps - FEW)
     wave = max(0.0, few - FEW * step) + spec.horizon * step
-    waves = -(-min(episodes, shard_episodes) // env.num_envs) * -(-episodes // shard_episodes)
+    waves = -(-min(episodes, shard_episodes) // num_envs) * -(-episodes // shard_episodes)
     return Forecast(episodes, episodes * spec.horizon, row, stored, waves * wave / processes)
 
 
-def _timed(play: Callable[[], list]) -> tuple[float, list]:  # type: ignore[type-arg]
+def _timed(play: Callable[[int], Steps], steps: int) -> tuple[float, Steps]:
+    """Seconds for so many steps, and the first episode of them."""
     begin = time.perf_counter()
-    played = play()
-    return time.perf_counter() - begin, played
+    first = play(steps)
+    return time.perf_counter() - begin, first
 
 
 def _saved(spec: TaskSpec, name: str, values: Array) -> int:

@@ -75,8 +75,7 @@ def test_pictures_and_actions_come_out_as_published(
                 np.testing.assert_array_equal(shard.read("reward", begin, begin + STEPS), published["reward"])
                 assert shard.read("loss_mask", begin, begin + STEPS).all()
                 number += 1
-    with Shard(paths[0]) as first, Shard(paths[1]) as second:
-        counts = [shard.attribute("provenance")["clipped_actions"] for shard in (first, second)]
+    counts = [Shard(path).attribute("provenance")["clipped_actions"] for path in paths]
     assert counts == [3, 1]
     assert "4 of 180 actions (2.2 %) lay outside the bounds and were clipped to them" in caplog.text
 

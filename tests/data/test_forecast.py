@@ -15,6 +15,7 @@ from data.collect import collect
 from data.forecast import Forecast, forecast, readable
 from data.shard import Shard
 from elmur.spec import Image, TaskSpec, Vector
+from envs.rollout import Trajectory, rollout
 from envs.vector import Step
 
 PIXELS = 3 * 16 * 16
@@ -51,7 +52,8 @@ class Slow:
 class Eager:
     """Asks for more than the bounds allow in the steps 3 and 4 of every episode."""
 
-    def start(self, num_envs: int, seed: int = 0) -> None: ...
+    def start(self, num_envs: int, seed: int = 0) -> None:
+        self.count = 0
 
     def act(self, observation: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
         self.count = 0 if is_first.all() else self.count + 1
@@ -61,9 +63,20 @@ class Eager:
     def observe(self, action: np.ndarray, reward: np.ndarray) -> None: ...
 
 
+def foretold(env: Slow, episodes: int, processes: int = 1) -> Forecast:
+    """The forecast for shards of 4 episodes."""
+
+    def play(steps: int) -> Trajectory:
+        first = rollout(env, Eager(), [1, 2], max_steps=steps, record=True)[0].steps
+        assert first is not None
+        return first
+
+    return forecast(SPEC, play, episodes, 4, env.num_envs, processes)
+
+
 @pytest.mark.parametrize("noise", [False, True])
 def test_sizes_are_those_of_the_columns(noise: bool) -> None:
-    found = forecast(Slow(2, noise=noise), Eager(), 10, 4, 1, [1, 2])
+    found = foretold(Slow(2, noise=noise), 10)
     per_step = PIXELS + 2 * 4 + 2 * 4 + 4 + 1  # picture, state, action, reward, whether it counts
     assert (found.episodes, found.steps, found.step_bytes) == (10, 120, per_step)
     # what is written for a compressed picture of noise is about as much as it holds; of one colour next to nothing
@@ -73,10 +86,10 @@ def test_sizes_are_those_of_the_columns(noise: bool) -> None:
 
 def test_time_is_that_of_a_short_beginning_made_longer() -> None:
     env, begin = Slow(2, seconds=0.02), time.perf_counter()
-    found = forecast(env, Eager(), 8, 4, 1, [1, 2])
+    found = foretold(env, 8)
     assert time.perf_counter() - begin < 1.0
     assert found.seconds == pytest.approx(4 * 12 * 0.02, rel=0.5)  # four waves of two episodes
-    twice = forecast(env, Eager(), 8, 4, 2, [1, 2])
+    twice = foretold(env, 8, processes=2)
     assert twice.seconds is not None and found.seconds is not None
     assert twice.seconds == pytest.approx(found.seconds / 2, rel=0.5)
 
