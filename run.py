@@ -157,8 +157,10 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
     from callbacks.checkpoint import load_policy
     from callbacks.evaluation import Halfway, evaluate
     from callbacks.results import ROW, write_row
+    from callbacks.video import check_filmable, film
 
     env, how = build_env(settings), plan(settings)
+    check_filmable(env, how.video)
     policy = load_policy(checkpoint, check_variants(env), **how.acting)
     halfway = Halfway.of(folder, checkpoint, settings)
     outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation, halfway=halfway)  # type: ignore[misc]
@@ -177,6 +179,8 @@ def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[
         "settings": settings,
     }
     row = write_row(folder / ROW, outcomes, about, env.get("reference")) if is_first_process() else {}
+    if how.video and is_first_process():
+        film(policy, env["render"], next(iter(env["variants"].values())), how.video, how.first_seed, folder)
     halfway.remove()
     return row
 
@@ -193,7 +197,7 @@ def convert_archive(settings: dict[str, Any]) -> None:
 
     env, data = build_env(settings), settings["data"]
     if settings["source"] is None or env.get("archive") is None:
-        known = "an env whose archive was published, e.g. task=popgym_repeat_first_easy"
+        known = "an env whose archive was published, task=popgym_... or task=mikasa_... observation=rgb"
         raise UsageError(f"stage=convert needs source=FOLDER of npz files, and {known}")
     normalise = bool(settings["collect"].get("normalise"))
     shards = convert(env["archive"](), settings["source"], data["root"], data["on_bad_shard"], normalise=normalise)
@@ -236,10 +240,10 @@ def import_published(settings: dict[str, Any]) -> None:
 def benchmark(settings: dict[str, Any]) -> None:
     """Speed of training, acting and data on this machine, as ratios."""
     from callbacks.benchmark import run_benchmarks
+    from data.imagespeed import measure_images
 
-    run_benchmarks(
-        settings["seed"], Path(settings["run_dir"]), learner(settings), datamodule(settings), build_env(settings)
-    )
+    parts = learner(settings), datamodule(settings), build_env(settings)
+    run_benchmarks(settings["seed"], Path(settings["run_dir"]), *parts, {"pictures": measure_images})
 
 
 def report_runs(settings: dict[str, Any]) -> None:

@@ -47,9 +47,17 @@ SECONDS = 5.0  # of each measurement
 Rows = list[dict[str, Any]]
 
 
-def run_benchmarks(seed: int, folder: Path, module: SequenceModule, data: Any, env: Mapping[str, Any]) -> None:
+def run_benchmarks(
+    seed: int,
+    folder: Path,
+    module: SequenceModule,
+    data: Any,
+    env: Mapping[str, Any],
+    others: Mapping[str, Callable[[], Rows]],
+) -> None:
     """Measure, show a table per subject, and write `benchmark.json` into the folder. Takes about two minutes.
 
+    others: what else is measured, by the name of its table.
     module, data, env: the learner, datamodule and environment of the configuration, for the rows that name "recipe".
     """
     data.prepare_data()
@@ -61,6 +69,7 @@ def run_benchmarks(seed: int, folder: Path, module: SequenceModule, data: Any, e
         "acting": partial(measure_acting, {"published": paper_model(), "recipe": module.model}, module.context_length),
         "data": partial(measure_data, module, data),
         "rollouts": partial(measure_rollouts, module, env),
+        **others,
     }
     if env.get("benchmark"):  # last, for it changes the module's model
         parts["tasks"] = partial(measure_tasks, module, env["benchmark"], SECONDS / 3)

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
+PUBLISHED = Path(__file__).resolve().parents[1] / "conf" / "published"  # experiment -> the tasks that it has values for
 MAX_LABEL = 60
 MOST_OF_A_VALUE = 80  # characters of it that an error shows
 # What does not make a run another one.
@@ -27,7 +28,7 @@ STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchm
 LARGEST_SEED = 2**32 - 1
 MOST_NAMES = 12  # that an error lists where some are near
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
-OTHER_STAGES = ("archive", "benchmark")  # keys of env that training does not read
+OTHER_STAGES = ("archive", "benchmark", "render")  # keys of env that training does not read
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
 # Set by torchrun, srun and Lightning for each of the processes that work on one run.
@@ -41,7 +42,7 @@ SECTIONS = {
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "recipe", "archive", "benchmark",
+        "dataset", "recipe", "archive", "benchmark", "render",
     ),
 }
 # fmt: on
@@ -93,10 +94,15 @@ def check_settings(settings: dict[str, Any]) -> None:
 
 
 def check_choices(choices: Mapping[str, Any]) -> None:
-    """Raises UsageError for a task of another env than the one that was chosen."""
+    """Raises UsageError for a task of another env than the one chosen, or that the experiment has no values for."""
     env, task = choices["env"], choices.get("task")
     if task and not task.startswith(f"{env}_"):
         raise UsageError(f"task={task} does not belong to env={env}; leave env out, the task brings its own")
+    folder = PUBLISHED / str(choices.get("experiment"))
+    known = sorted(path.stem for path in folder.glob("*.yaml") if (PUBLISHED.parent / "task" / path.name).exists())
+    if known and task not in known:
+        given = f"task={task}" if task else "no task"
+        raise UsageError(f"experiment={folder.name} has nothing for {given}; choose one of task={','.join(known)}")
 
 
 def is_first_process() -> bool:
@@ -128,7 +134,8 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
     trainer = {key: value for key, value in settings["trainer"].items() if key not in PLACE}
     env = {key: value for key, value in settings["env"].items() if key not in OTHER_STAGES}
     collect = {key: value for key, value in settings["collect"].items() if key != "processes"}
-    parts = {**settings, "env": env, "trainer": trainer, "collect": collect}
+    evaluation = {key: value for key, value in settings["evaluation"].items() if key != "video"}
+    parts = {**settings, "env": env, "trainer": trainer, "collect": collect, "evaluation": evaluation}
     return portable({key: value for key, value in parts.items() if key not in NOT_SETTINGS})
 
 

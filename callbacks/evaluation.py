@@ -23,6 +23,7 @@ from envs.vector import VectorEnv
 PATIENCE = 2.0  # seconds before a progress bar appears
 CONFIDENCE = 0.95
 FIRST_SEED_OF_COLLECTION = 1_000_000  # seeds from here on are trained on
+MOST_FILMED = 64
 METRICS = ("success", "success_at_end", "return")
 
 
@@ -36,6 +37,7 @@ def check_metric(name: str) -> None:
 class Plan:
     """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts.
 
+    video: episodes that are filmed (see callbacks/video.py).
     compile: the policy's steps by torch.compile. isolate: environments run in a process of their own, where a step may
     take `step_timeout` seconds.
     """
@@ -48,10 +50,13 @@ class Plan:
     compile: bool = False
     isolate: bool = False
     step_timeout: float = 60.0
+    video: int = 0
 
     def __post_init__(self) -> None:
         if not self.step_timeout > 0:
             raise ValueError(f"step_timeout={self.step_timeout}; it must be more than 0 seconds")
+        if not 0 <= self.video <= MOST_FILMED:
+            raise ValueError(f"video={self.video}; it must be a number of episodes from 0 to {MOST_FILMED}")
         if min(self.num_episodes, self.num_envs) < 1:
             raise ValueError(f"num_episodes={self.num_episodes}, num_envs={self.num_envs}; each must be 1 or more")
         if not 0 <= self.first_seed <= FIRST_SEED_OF_COLLECTION - self.num_episodes:

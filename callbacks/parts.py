@@ -13,10 +13,11 @@ from callbacks.checks import check_variants
 def check_buildable(settings: dict[str, Any]) -> None:
     """Build everything once, so that a bad value is found before anything is collected or trained."""
     from callbacks.evaluation import check_metric
+    from callbacks.video import check_filmable
     from elmur.build import BuildError, build
 
-    plan(settings)
     env = build_env(settings)
+    check_filmable(env, plan(settings).video)
     check_metric(env["metric"])
     build_trainer(settings)
     module = learner(settings)

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 
 from data.atomic import exclusive, leftovers
+from data.bounds import CLIPPED, clip, tell
 from data.children import end_with_parent
 from data.disturbed import Disturbed
 from data.errors import ShardError, require_same_task
+from data.forecast import forecast
 from data.index import Collection, find_shards, shard_name
 from data.progress import episodes_bar as episodes_bar
 from data.provenance import describe, other_versions
-from data.shard import Shard, write_shard
+from data.shard import Shard, Steps, write_shard
 from elmur.spec import Vector
 from envs.rollout import Episode, Policy, RandomPolicy, rollout
 from envs.vector import VectorEnv
@@ -74,6 +76,7 @@ class _Job:
             self.check(returns=[episode.episode_return for episode in episodes])
         steps = [episode.steps for episode in episodes if episode.steps is not None]
         provenance = {
+            CLIPPED: clip(spec, steps),  # type: ignore[arg-type]
             "collection": dict(self.parameters),
             "expert": self.parameters["expert"],
             **vars(self.disturbed),
@@ -87,6 +90,25 @@ class _Job:
         vectors = [name for name, part in spec.observation.items() if self.normalise and isinstance(part, Vector)]
         write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
         return len(numbers)
+
+    def say_what_it_takes(self, missing: Sequence[int], processes: int) -> None:
+        """Size and time of these shards, from a short beginning of the first."""
+        numbers = self.episodes_of(missing[0])
+        env = self.make_env(num_envs=min(self.num_envs, len(numbers)))
+        seeds = [episode_seed(self.seed, i) for i in numbers[: env.num_envs]]
+        episodes = sum(len(self.episodes_of(number)) for number in missing)
+
+        def play(steps: int) -> Steps:
+            first = rollout(env, self.expert, seeds, max_steps=steps, record=True)[0].steps
+            assert first is not None
+            return first
+
+        try:
+            side_by_side = env.num_envs, min(processes, len(missing))
+            found = forecast(env.spec, play, episodes, self.shard_episodes, *side_by_side)
+        finally:
+            env.close()
+        log.info("collecting %s: %s", self.root.name, found)
 
 
 def collect(
@@ -124,19 +146,19 @@ def collect(
         raise ValueError(f"collect: expected a seed from 0, found seed={seed}")
     root, disturbed = Path(root), Disturbed(noise, mixture)
     same = {"env": make_env, "expert": expert, "num_episodes": num_episodes, "shard_episodes": shard_episodes}
-    same |= {"seed": seed, "noise": noise, "normalise": normalise}
-    if mixture:  # left out at 0: folders from before there were mixtures are the same still
-        same["mixture"] = mixture
+    same |= {"seed": seed, "noise": noise, "normalise": normalise, **({"mixture": mixture} if mixture else {})}
+    # mixture is left out at 0: folders from before there were mixtures are the same still
     asked = describe({**same, **(parameters or {})})
     job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, disturbed, check, asked, normalise)
     with exclusive(root / LOCK, wait=True):
-        if (recorded := Collection.read(root)) is None or recorded.converted:
-            _check_task(root, make_env)
+        _check_task(root, make_env)
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
             episodes = sum(len(job.episodes_of(number)) for number in missing)
+            job.say_what_it_takes(missing, processes)
             with episodes_bar(f"collecting {root.name}", episodes, progress) as advance:
                 _run(job, missing, min(processes, len(missing)), advance)
+            tell([root / shard_name(number) for number in missing])
     _warn_of_versions(root, depends_on or {})
     return find_shards(root)
 
@@ -196,6 +218,8 @@ def _warn_of_versions(root: Path, depends_on: Mapping[str, str]) -> None:
 
 def _check_task(root: Path, make_env: Callable[..., VectorEnv]) -> None:
     """Raises ShardError where the folder holds shards from elsewhere, and they are of another task than the env."""
+    if (recorded := Collection.read(root)) is not None and not recorded.converted:
+        return
     for path in find_shards(root):
         try:
             with Shard(path) as shard:

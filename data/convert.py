@@ -2,7 +2,7 @@
 
 What an episode of an archive means is the env's to say: a reader with `spec`, `keys`, `made_with` and
 `read(arrays) -> episode` (envs/popgym_archive.py). Files are taken one after another, so that an archive may be larger
-than memory, and nothing in them is unpickled.
+than memory, and nothing in them is unpickled. Actions outside the task's bounds are clipped to them, and counted.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from data.atomic import exclusive
+from data.bounds import CLIPPED, clip, tell
 from data.columns import Array
 from data.errors import ShardError
 from data.index import Collection, find_shards, shard_name
 from data.progress import episodes_bar
 from data.shard import Steps, check_episode, write_shard
-from elmur.spec import TaskSpec, Vector
+from elmur.spec import Image, TaskSpec, Vector
 
 log = logging.getLogger(__name__)
 MOST_NAMED = 10
+SHARD_EPISODES, WITH_PICTURES = 1000, 25
 FILE = re.compile(r"train_data_(\d+)\.npz")
 
 
@@ -48,12 +50,13 @@ def convert(
     source: Path | str,
     root: Path | str,
     on_bad_file: Literal["fail", "skip"] = "fail",
-    shard_episodes: int = 1000,
+    shard_episodes: int | None = None,
     normalise: bool = False,
     progress: bool = True,
 ) -> list[Path]:
     """The shards in `root`, made from the files `train_data_<number>.npz` in `source` in the order of their numbers.
 
+    shard_episodes: in a shard, which is built in memory; None: 1000, fewer where there are pictures.
     All files are read and checked before the first shard is written. on_bad_file: "fail" then, naming the bad ones, or
     "skip" them with a warning. What was interrupted is done again. Raises ConvertError.
     """
@@ -68,6 +71,9 @@ def convert(
             raise ConvertError(f"{source}: {listed(bad, len(files))}; fetch them again, or leave them out")
         if bad:
             log.warning("%s: left out %s", source, listed(bad, len(files)))
+        if shard_episodes is None:
+            pictures = any(isinstance(part, Image) for part in reader.spec.observation.values())
+            shard_episodes = WITH_PICTURES if pictures else SHARD_EPISODES
         good = [path for path in files if path.name not in bad]
         chunks = [good[begin : begin + shard_episodes] for begin in range(0, len(good), shard_episodes)]
         for path in find_shards(root):  # of an earlier conversion
@@ -77,10 +83,12 @@ def convert(
         with episodes_bar(f"converting {source.name}", len(good), progress) as advance:
             for number, paths in enumerate(chunks):
                 episodes = [reader.read(arrays_of(path, reader.keys)) for path in paths]
+                clipped = clip(reader.spec, episodes)
                 about: dict[str, Any] = {"converted": source.name, "files": [paths[0].name, paths[-1].name]}
-                about |= {"left_out": sorted(bad), "versions": dict(reader.made_with)}
+                about |= {"left_out": sorted(bad), "versions": dict(reader.made_with), CLIPPED: clipped}
                 write_shard(root / shard_name(number), reader.spec, episodes, about, normalise=vectors)
                 advance(len(paths))
+    tell(find_shards(root))
     return find_shards(root)
 
 
@@ -130,7 +138,9 @@ def listed(bad: Mapping[str, str], total: int) -> str:
 def _fault(reader: Reader, path: Path, advance: Any) -> str | None:
     """What is wrong with a file, None where nothing is."""
     try:
-        check_episode(path, reader.spec, reader.read(arrays_of(path, reader.keys)))
+        episode = reader.read(arrays_of(path, reader.keys))
+        clip(reader.spec, [episode])
+        check_episode(path, reader.spec, episode)
     except ShardError as error:
         return f"{error.key}: found {error.found}, expected {error.expected}"
     except ValueError as error:

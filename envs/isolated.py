@@ -72,6 +72,11 @@ class IsolatedVector:
         step: Step = self._ask("step", action, active)
         return step
 
+    def render(self) -> np.ndarray:
+        """See Rendered; for environments that can."""
+        frames: np.ndarray = self._ask("render")
+        return frames
+
     def close(self) -> None:
         """End the child and everything that it started."""
         if self._process is None:

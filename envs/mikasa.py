@@ -29,6 +29,7 @@ TASKS = (
     *(f"RememberShapeAndColor{count}-v0" for count in ("3x2", "3x3", "5x3")),
     *(f"{order}OfColors{count}-v0" for order in ("Bunch", "Seq", "Chain") for count in (3, 5, 7)),
 )
+LENGTHS = {"Remember": 60, "ShellGame": 90, "Intercept": 90, "Rotate": 90, "TakeItBack": 180}  # others: 120
 STEP_SECONDS = 120.0  # that a step may take in a process of its own; rendering on a busy CPU is slow
 
 
@@ -72,7 +73,7 @@ class Mikasa(gymnasium.Env[Observation, Any]):
 
     def render(self) -> Any:
         """A frame for people, uint8 [h, w, 3], where the task was made with render=True."""
-        return self.simulation.frame()
+        return self.simulation.frames()[0]
 
     def close(self) -> None:
         """Free the simulator."""
@@ -122,6 +123,10 @@ class MikasaBatch:
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         return Step(dict(self._shown), reward, none, over, over & self._once, every, over & now)
 
+    def render(self) -> np.ndarray:
+        """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""
+        return self.simulation.frames()
+
     def close(self) -> None:
         """Free the simulator."""
         self.simulation.close()
@@ -166,6 +171,11 @@ def check_task(id: str) -> None:
     if id not in TASKS:
         near = difflib.get_close_matches(id, TASKS, n=3, cutoff=0.5)
         raise MikasaError(f"MIKASA-Robo has no task {id!r}; nearest: {', '.join(near or TASKS[:1])}")
+
+
+def length_of(id: str) -> int:
+    """How many steps every episode of a task has."""
+    return next((length for family, length in LENGTHS.items() if id.startswith(family)), 120)
 
 
 def _first_row(parts: dict[str, torch.Tensor]) -> Observation:

@@ -76,10 +76,10 @@ class Simulation:
         shown, reward, _, _, info = self.env.step(action)
         return self._parts(shown), reward.float(), info["success"].bool()
 
-    def frame(self) -> np.ndarray:
-        """What the camera for people sees, uint8 `[h, w, 3]`; the simulator must have been made to render."""
-        image: np.ndarray = self.env.render_rgb_array()[0].cpu().numpy()
-        return image
+    def frames(self) -> np.ndarray:
+        """What the camera for people sees, uint8 `[n, h, w, 3]`; the simulator must have been made to render."""
+        images: np.ndarray = self.env.render_rgb_array().cpu().numpy()
+        return images
 
     def close(self) -> None:
         """Free the simulator."""

@@ -67,6 +67,10 @@ class ProcessVector:
         at_end = np.concatenate(last) if last else None
         return Step(shown, reward, terminated, truncated, success, loss_mask, at_end)
 
+    def render(self) -> np.ndarray:
+        """See Rendered; for environments that can."""
+        return np.concatenate(self._everywhere("render", [()] * len(self._rows)))
+
     def close(self) -> None:
         """End all processes."""
         for child in self._children:
@@ -83,12 +87,14 @@ class ProcessVector:
         child, asked = self._children[i], self._asked[i]
         if name == "reset" and None not in arguments[0]:
             asked.clear()
-        asked.append((name, arguments))
+        if name != "render":  # which changes nothing
+            asked.append((name, arguments))
         for number in range(TRIES):
             try:
                 if number == 0:
                     return getattr(child, name)(*arguments)
-                return [getattr(child, earlier)(*given) for earlier, given in list(asked)][-1]
+                answers = [getattr(child, earlier)(*given) for earlier, given in list(asked)]
+                return child.render() if name == "render" else answers[-1]
             except EnvError as error:
                 if number == TRIES - 1:
                     raise

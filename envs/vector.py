@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -48,6 +48,14 @@ class VectorEnv(Protocol):
 
     def close(self) -> None:
         """Free what the environments hold."""
+
+
+@runtime_checkable
+class Rendered(Protocol):
+    """What environments have in addition that can be looked at."""
+
+    def render(self) -> np.ndarray:
+        """What a person sees of each of them now: uint8 [N, h, w, 3]."""
 
 
 def field_dtype(field: Field) -> type[np.generic]:
@@ -157,6 +165,10 @@ class SyncVector:
                 success[i] = info.get("success", self._returns[i] > 0.0)
                 at_end[i] = info.get("success_at_end", success[i])
         return Step(self._seen(), reward, terminated, truncated, success, loss_mask, at_end)
+
+    def render(self) -> np.ndarray:
+        """Frames uint8 [N, h, w, 3] of environments that give them by `render`, as Gymnasium's do in "rgb_array"."""
+        return np.stack([np.asarray(env.render(), np.uint8) for env in self._envs])
 
     def close(self) -> None:
         """Close every environment."""

@@ -1,4 +1,4 @@
-"""MIKASA-Robo from the command line: data of both observations, and the sentences of what is missing."""
+"""MIKASA-Robo from the command line: data, training and video from pictures, and the sentences of what is missing."""
 
 from __future__ import annotations
 
@@ -55,12 +55,43 @@ def test_collects_numbers(cli: CommandLine) -> None:
         assert seen.tolist() == [1.0] * 5 + [0.0] * 5 + [3.0] * 50
 
 
-@pytest.mark.mikasa
-@pytest.mark.slow
-@pytest.mark.skipif(not INSTALLED, reason="needs MIKASA-Robo: make setup-mikasa")
-def test_collects_pictures(cli: CommandLine) -> None:
-    done = cli.run("stage=collect", TASK, "observation=rgb", *FEW, "collect.num_episodes=1")
+def test_the_published_archive_becomes_shards_without_the_suite(cli: CommandLine) -> None:
+    source = cli.folder / "archive"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        np.savez(
+            source / f"train_data_{number}.npz",
+            rgb=rng.integers(0, 256, (60, 128, 128, 6), np.uint8), joints=np.zeros((60, 25), np.float32),
+            action=rng.normal(size=(60, 8)).astype(np.float32), reward=np.zeros(60, np.float32),
+            success=np.zeros(60, int), done=np.arange(60) // 59,
+        )  # fmt: skip
+    convert = ("stage=convert", TASK, f"source={source}", "shards=" + str(cli.folder / "converted"))
+    assert "holds pictures, not observation=vector; add observation=rgb" in sentence(cli.run(*convert))
+    assert "stage=convert needs source=FOLDER" in sentence(cli.run("stage=convert", TASK, "observation=rgb"))
+    done = cli.run(*convert, "observation=rgb")
     assert done.code == 0, done.stderr
+    with only_shard(cli.folder / "converted" / "RememberColor3-v0-rgb") as shard:
+        assert sorted(shard.spec.observation) == ["base_camera", "hand_camera"]
+        assert np.abs(shard.read("action", 0, 120)).max() == 1.0
+    assert "lay outside the bounds and were clipped to them" in done.stdout + done.stderr
+    (source / "train_data_1.npz").write_bytes(b"PK")
+    assert "1 of 2 files are bad: train_data_1.npz: not a whole npz" in sentence(cli.run(*convert, "observation=rgb"))
+
+
+@pytest.mark.mikasa
+@pytest.mark.skipif(not INSTALLED, reason="needs MIKASA-Robo: make setup-mikasa")
+def test_pictures_are_collected_learned_from_and_acted_on(cli: CommandLine) -> None:
+    """The published experiment in small, with real rendering; takes minutes on a CPU."""
+    folder = cli.folder / "pictures"
+    few = (
+        "collect.num_episodes=2", "collect.shard_episodes=2", "+collect.make_env.processes=0",
+        "env.make.processes=0", "data.lanes=2", "trainer.max_steps=2", "trainer.accelerator=cpu", "callbacks=last",
+        "model.n_layer=1", "model.memory.memory_size=4", "evaluation.num_episodes=1", "evaluation.video=1",
+    )  # fmt: skip
+    done = cli.run(TASK, "experiment=mikasa_published", *few, to=folder)
+    assert done.code == 0, done.stderr
+    assert "2 episodes of 60 steps at most, 120 in all; 98 kB a step, about" in done.stdout + done.stderr
     with only_shard(cli.folder / "shards" / "RememberColor3-v0-rgb") as shard:
         assert sorted(shard.spec.observation) == ["base_camera", "hand_camera"]
         pictures = shard.read("observation/base_camera", 0, 60)
@@ -68,3 +99,14 @@ def test_collects_pictures(cli: CommandLine) -> None:
         assert pictures.dtype == np.uint8
         assert pictures.std() > 10
         assert shard.attribute("provenance")["success"] == 1.0
+    row = json.loads((folder / "result.json").read_text())
+    assert (row["task"], row["updates"], row["outcomes"]["all"]["mean_length"]) == ("RememberColor3-v0", 2, 60.0)
+    (film,) = folder.glob("video.*")
+    assert film.stat().st_size > 10_000
+    checkpoint = f"checkpoint={folder / 'checkpoints' / 'last.ckpt'}"
+    asked = ("stage=evaluate", TASK, "observation=rgb", checkpoint, "env.make.processes=0", "evaluation.num_episodes=1")
+    done = cli.run(*asked, to=cli.folder / "again")
+    assert done.code == 0, done.stderr
+    again = json.loads((cli.folder / "again" / "result.json").read_text())
+    assert again["outcomes"]["all"]["seeds"] == row["outcomes"]["all"]["seeds"]
+    assert not list((cli.folder / "again").glob("video.*")), "only when asked for"

@@ -230,8 +230,8 @@ def test_an_episode_ends_at_its_length_and_says_what_was_reached() -> None:
 def test_a_seed_is_an_episode_wherever_and_whenever_it_is_played() -> None:
     task, expert = "SeqOfColors3-v0", expert_for("SeqOfColors3-v0")
     alone, several = in_this_process(1, task), make_vector(3, task, processes=2)
-    one = rollout(alone, expert, [5, 6, 5], record=True, max_steps=30)  # until something is touched
-    other = rollout(several, expert, [6, 7, 5], record=True, max_steps=30)  # until something is touched
+    one = rollout(alone, expert, [5, 6, 5], record=True, max_steps=26)  # until something is touched
+    other = rollout(several, expert, [6, 7, 5], record=True, max_steps=26)  # until something is touched
     for a, b in ((one[0], one[2]), (one[0], other[2]), (one[1], other[0])):
         assert a.steps is not None
         assert b.steps is not None

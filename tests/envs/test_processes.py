@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,44 @@ def test_what_is_lost_at_the_same_place_every_time_is_an_error() -> None:
     with pytest.raises(EnvError, match="exit code 9"):
         rollout(env, TMazeExpert(), [1, 2])
     assert env.restarts == 2
+    env.close()
+
+
+class Seen:
+    """A T-Maze that shows the steps of its episode as a shade; one process ends at its second frame."""
+
+    def __init__(self, num_envs: int, mark: str) -> None:
+        self._env, self._mark = make_vector(num_envs=num_envs, time_limit=30), mark
+        self.num_envs, self.spec, self._shade, self._frames = num_envs, self._env.spec, 0, 0
+
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
+        self._shade = 0
+        return self._env.reset(seeds)
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        self._shade += 1
+        return self._env.step(action, active)
+
+    def render(self) -> np.ndarray:
+        self._frames += 1
+        if self._frames == 2:
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._mark, os.O_CREAT | os.O_EXCL))
+                os._exit(9)
+        return np.full((self.num_envs, 2, 2, 3), self._shade, np.uint8)
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def test_frames_of_all_processes_are_one_array_also_where_one_is_lost(tmp_path: Path) -> None:
+    env = ProcessVector(Seen, 3, 2, {"mark": str(tmp_path / "mark")}, timeout=60.0)
+    env.reset([1, 2, 3])
+    for shade in range(4):
+        frames = env.render()
+        assert frames.shape == (3, 2, 2, 3) and (frames == shade).all()
+        env.step(np.zeros(3, np.int64), np.ones(3, np.bool_))
+    assert env.restarts == 1
     env.close()
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy.optimize import lsq_linear
 
 BASE = np.array([-0.615, 0.0, 0.0])  # where the suite puts the robot
 TOOL = "panda_hand_tcp"
@@ -16,6 +17,13 @@ PACE = 0.03  # radians that a joint makes in a step, at most
 GAIN = 1.8  # of what is missing; the joints make about 0.4 of what they are told in one step
 FAR, TURN = 0.08, 0.6  # metres and radians that are asked for at once, so that the solution found is the near one
 OPEN, CLOSED = 1.0, -1.0
+# What a joint makes of what it is told in a step, and the seconds for which it goes on at its speed when told nothing:
+# a fit to recorded episodes.
+MADE = np.array([0.23, 0.37, 0.30, 0.36, 0.39, 0.39, 0.39])
+COASTS = np.array([0.023, 0.004, 0.013, 0.006, 0.0, 0.0, 0.0])
+REST = np.array([0.0, 0.1, 0.0, -2.1, 0.0, 2.2, np.pi / 4])  # a posture over the middle of the table
+# Metres that a radian of tilt, off the posture and of movement count as, and what a metre of height counts as.
+UPRIGHT, POSTURE, DAMPED, LEVEL = 0.03, 0.004, 0.02, 3.0
 
 
 class Arm:
@@ -50,6 +58,36 @@ class Arm:
             wish = gain * (solution[:ARM] - q[:ARM]) / DELTA
             action[:ARM] = wish / max(1.0, float(np.abs(wish).max()))
         return action
+
+    def glide(self, joints: np.ndarray, place: np.ndarray, gripper: float = CLOSED) -> np.ndarray:
+        """The fastest step toward `place` (metres, world), whichever way the tool is turned.
+
+        All joints take part, which is up to twice as fast as with the tool held straight: a bounded least squares of
+        what is left to the place, of the tool's tilt, and of how far the joints are from a posture of rest.
+        """
+        q, speed = joints[:9].astype(np.float64), joints[9:].astype(np.float64)[:ARM]
+        moves, turns = self._jacobian(joints)
+        down = rotation(joints)[:, 2]
+        leans = np.cross(turns.T, down).T[:2]  # how the tool's axis moves sideways
+        made, coast = MADE * DELTA, COASTS * speed
+        axes, identity = np.array([1.0, 1.0, LEVEL]), np.eye(ARM)
+        rows = np.concatenate([axes[:, None] * moves, UPRIGHT * leans, POSTURE * identity, DAMPED * identity])
+        left = place - tool(joints)
+        wanted = [axes * left, -UPRIGHT * down[:2], POSTURE * (REST - q[:ARM]), np.zeros(ARM)]
+        found = lsq_linear(rows * made, np.concatenate(wanted) - rows @ coast, (-1.0, 1.0), method="bvls")
+        return np.append(np.clip(found.x, -1.0, 1.0), gripper).astype(np.float32)
+
+    def stops_at(self, joints: np.ndarray) -> np.ndarray:
+        """Where the tool is after the next step when the arm is told to stand still: [3], metres."""
+        moves, _ = self._jacobian(joints)
+        place: np.ndarray = tool(joints) + moves @ (COASTS * joints[9 : 9 + ARM])
+        return place
+
+    def _jacobian(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What a radian of each joint moves the tool by [3, 7], metres, and turns it by [3, 7], in the world's axes."""
+        local = self._model.compute_single_link_local_jacobian(joints[:9].astype(np.float64), self._tool)
+        both = rotation(joints) @ np.asarray(local)[:, :ARM].reshape(2, 3, ARM)
+        return both[0], both[1]
 
     def steps_to(self, joints: np.ndarray, place: np.ndarray) -> float:
         """About how many steps the tool takes to a place with its yaw at 0; infinite where it does not reach it."""
@@ -106,6 +144,16 @@ def is_static(joints: np.ndarray) -> bool:
 def wrapped(angle: float) -> float:
     """The same angle in [-pi, pi)."""
     return float((angle + np.pi) % (2 * np.pi) - np.pi)
+
+
+def rotation(joints: np.ndarray) -> np.ndarray:
+    """How the tool is turned: a matrix [3, 3] whose columns are its axes in the world."""
+    w, x, y, z = joints[21:25].astype(np.float64)
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""Actions outside a task's bounds: counted, and clipped to them, which is what its environment does with them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from data.columns import Array
+from data.shard import Shard, Steps
+from elmur.spec import TaskSpec, Vector
+
+log = logging.getLogger(__name__)
+CLIPPED = "clipped_actions"  # in the provenance of a shard: how many steps' actions were
+
+
+def clip(spec: TaskSpec, episodes: list[Steps]) -> int:
+    """How many steps of these episodes had an action outside the bounds; it is clipped to them, in place.
+
+    An imitator whose head is bounded could not say it, and the environment executes the nearest action within. What
+    is not a finite number stays, for the writer to refuse.
+    """
+    if not isinstance(spec.action, Vector) or spec.action.low is None or spec.action.high is None:
+        return 0
+    low, high = np.array([spec.action.low, spec.action.high], np.float32)
+    count = 0
+    for episode in episodes:
+        action: Array = np.asarray(episode.action)
+        if action.dtype.kind != "f" or action.ndim != 2 or action.shape[1] != len(low):
+            continue  # the writer says what is wrong with it
+        outside = np.isfinite(action).all(axis=1) & ((action < low) | (action > high)).any(axis=1)
+        if outside.any():
+            episode.action = np.where(outside[:, None], np.clip(action, low, high), action)
+        count += int(outside.sum())
+    return count
+
+
+def tell(paths: list[Path]) -> None:
+    """Say how many actions of these shards were clipped, where the task's actions have bounds."""
+    clipped = steps = 0
+    for path in paths:
+        with Shard(path) as shard:
+            if not isinstance(shard.spec.action, Vector):
+                return
+            clipped += shard.attribute("provenance").get(CLIPPED, 0)
+            steps += int(shard.offsets[-1])
+    if clipped:
+        share = 100 * clipped / steps
+        log.warning("%d of %d actions (%.1f %%) lay outside the bounds and were clipped to them", clipped, steps, share)
+    elif steps:
+        log.info("none of %d actions lay outside the bounds", steps)
