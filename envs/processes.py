@@ -48,7 +48,8 @@ class ProcessVector:
     @property
     def spec(self) -> TaskSpec:
         """The task; starts the processes where they do not run yet."""
-        return next(iter(self._threads.map(lambda child: child.spec, self._children)))
+        first, *_ = list(self._threads.map(lambda child: child.spec, self._children))  # all: one thread to a child
+        return first
 
     def reset(self, seeds: Sequence[int | None]) -> Observation:
         """See VectorEnv."""

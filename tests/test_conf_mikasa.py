@@ -51,7 +51,7 @@ def test_has_the_published_number_of_parameters(conf: None, task: str, experimen
     assert isinstance(module.model, ELMUR)
     assert module.model.num_parameters() == SIZES[task] - (8 * width + width) - (width + width)
     assert (settings["env"]["id"], settings["observation"]) == (f"{task}-v0", "rgb")
-    assert settings["env"]["make"]["observation"] == settings["env"]["collect"]["make_env"]["observation"] == "rgb"
+    assert settings["env"]["make"]["observation"] == settings["collect"]["make_env"]["observation"] == "rgb"
 
 
 @pytest.mark.skipif(not HPARAMS.exists(), reason="the publication's values are kept elsewhere")

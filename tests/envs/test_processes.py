@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from envs.isolated import EnvError
 from envs.processes import ProcessVector
 from envs.rollout import Episode, RandomPolicy, rollout
 from envs.tmaze import make_vector
-from envs.vector import Observation, Step
+from envs.vector import Observation, Step, VectorEnv
 
 ROWS, SEEDS = 5, range(12)
 
@@ -47,6 +48,22 @@ def test_plays_the_same_as_one_process_does(vector: ProcessVector) -> None:
     assert outcomes(ours) == outcomes(theirs)
     assert recorded(ours) == recorded(theirs)
     assert vector.restarts == 0
+
+
+def uneven(num_envs: int) -> VectorEnv:
+    """The second process of three rows starts after the first."""
+    time.sleep(num_envs - 1)
+    return make_vector(num_envs=num_envs, time_limit=30)
+
+
+def test_no_process_is_spoken_to_while_it_starts() -> None:
+    env = ProcessVector(uneven, 3, 2, {}, timeout=60.0)
+    assert env.spec.name == "tmaze"
+    shown = env.reset([1, 2, 3])
+    env.close()
+    np.testing.assert_array_equal(
+        *(e["state"] for e in (shown, make_vector(num_envs=3, time_limit=30).reset([1, 2, 3])))
+    )
 
 
 def test_a_process_that_is_killed_is_replaced_and_its_episodes_repeated(vector: ProcessVector) -> None:
