@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks import signals, sweeps
+from callbacks.allocator import keep_freed_memory
 from callbacks.checks import (
     SETTINGS,
     UsageError,
@@ -76,6 +77,7 @@ def prepared(config: DictConfig) -> dict[str, Any]:
     choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
     check_choices(choices)
     quieten()
+    keep_freed_memory()
     # Resolved once, here; nothing below sees a DictConfig.
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     check_settings(settings)
