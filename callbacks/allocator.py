@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 
-# glibc's mallopt: by default large blocks go back to the system when they are freed, and pages that are given anew cost a
+# glibc's mallopt: by default large blocks go back to the system when freed, and pages that are given anew cost a
 # fault each, a tenth to a sixth of an update of the published T-Maze.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 KEPT, STEP, LARGEST_KEPT = 2**30, 2**26, 2**25  # bytes; glibc allows no more than the last
