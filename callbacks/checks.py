@@ -9,12 +9,14 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
+from types import TracebackType
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
@@ -214,6 +216,14 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # no validation set
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # one process is what was asked for
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # reading is not what takes the time
+    sys.excepthook = _of_the_main_thread
+
+
+def _of_the_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show an error, but not of the thread that hands tensors to a worker that was killed: the loader tells of it."""
+    lost = isinstance(error, ConnectionError | EOFError)
+    if not lost or threading.current_thread() is threading.main_thread():
+        sys.__excepthook__(kind, error, trace)
 
 
 def refuse(error: BaseException) -> NoReturn:
