@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from data.errors import ShardError, require_same_task
 from data.forecast import forecast
 from data.index import Collection, find_shards, shard_name
 from data.progress import episodes_bar as episodes_bar
+from data.progress import waiting
 from data.provenance import describe, other_versions
 from data.shard import Shard, Steps, write_shard
 from elmur.spec import Vector
@@ -91,11 +93,13 @@ class _Job:
         write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
         return len(numbers)
 
-    def say_what_it_takes(self, missing: Sequence[int], processes: int) -> None:
-        """Size and time of these shards, from a short beginning of the first."""
+    def rehearse(self, missing: Sequence[int], processes: int, progress: bool) -> int:
+        """Say what these shards will take, from a short beginning; check an expert whose episodes will be disturbed.
+
+        Gives the number of episodes in them.
+        """
         numbers = self.episodes_of(missing[0])
-        env = self.make_env(num_envs=min(self.num_envs, len(numbers)))
-        seeds = [episode_seed(self.seed, i) for i in numbers[: env.num_envs]]
+        seeds = [episode_seed(self.seed, i) for i in numbers[: self.num_envs]]
         episodes = sum(len(self.episodes_of(number)) for number in missing)
 
         def play(steps: int) -> Steps:
@@ -103,12 +107,14 @@ class _Job:
             assert first is not None
             return first
 
-        try:
-            side_by_side = env.num_envs, min(processes, len(missing))
+        title = f"collecting {self.root.name}: the first steps"
+        with waiting(title, progress), closing(self.make_env(num_envs=len(seeds))) as env:
+            side_by_side = len(seeds), min(processes, len(missing))
             found = forecast(env.spec, play, episodes, self.shard_episodes, *side_by_side)
-        finally:
-            env.close()
+            if self.check is not None and self.disturbed != Disturbed():
+                self.check(returns=[episode.episode_return for episode in rollout(env, self.expert, seeds)])
         log.info("collecting %s: %s", self.root.name, found)
+        return episodes
 
 
 def collect(
@@ -131,8 +137,8 @@ def collect(
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
     make_env: called as make_env(num_envs=N). noise, mixture: see Disturbed.
-    check: called as check(returns=[...]) before a shard is published, where all episodes are the expert's own; raises
-    where they are not up to it. depends_on: package -> what to know where shards were made with another version.
+    check: called as check(returns=[...]) before a shard is published, and for disturbed episodes once, with some that
+    are not; raises where the expert is not up to it. depends_on: package -> what to know of shards of another version.
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
@@ -146,16 +152,16 @@ def collect(
         raise ValueError(f"collect: expected a seed from 0, found seed={seed}")
     root, disturbed = Path(root), Disturbed(noise, mixture)
     same = {"env": make_env, "expert": expert, "num_episodes": num_episodes, "shard_episodes": shard_episodes}
-    same |= {"seed": seed, "noise": noise, "normalise": normalise, **({"mixture": mixture} if mixture else {})}
-    # mixture is left out at 0: folders from before there were mixtures are the same still
+    same |= {"seed": seed, "noise": noise, "normalise": normalise}
+    if mixture:  # left out at 0: folders from before there were mixtures are the same still
+        same["mixture"] = mixture
     asked = describe({**same, **(parameters or {})})
     job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, disturbed, check, asked, normalise)
     with exclusive(root / LOCK, wait=True):
         _check_task(root, make_env)
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
-            episodes = sum(len(job.episodes_of(number)) for number in missing)
-            job.say_what_it_takes(missing, processes)
+            episodes = job.rehearse(missing, processes, progress)
             with episodes_bar(f"collecting {root.name}", episodes, progress) as advance:
                 _run(job, missing, min(processes, len(missing)), advance)
             tell([root / shard_name(number) for number in missing])

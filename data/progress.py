@@ -1,14 +1,20 @@
-"""A progress bar over episodes that appears once it is worth looking at."""
+"""What is shown while one waits: a progress bar over episodes, or a sign of life where there is no number."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PATIENCE = 2.0  # seconds before a progress bar appears
+
+
+def waiting(title: str, wanted: bool) -> AbstractContextManager[object]:
+    """A sign on the terminal that something goes on of which no number is known."""
+    return Console().status(title) if wanted else nullcontext()
 
 
 @contextmanager

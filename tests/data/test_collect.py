@@ -174,9 +174,21 @@ def test_experts_are_checked_before_anything_is_published(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "a").glob("*.h5")] == [shard_name(0)]
     lengths = [episode_seed(3, i) % 7 + 1 for i in range(10)]
     assert seen[0] == [length // 2 for length in lengths], "the sum of 0, 1, 0, 1, ..."
-    for disturbed in ({"noise": 0.5}, {"mixture": 0.5}):  # not the expert's own level
-        gather(tmp_path / next(iter(disturbed)), check=check, **disturbed)
-    assert len(seen) == 2
+
+
+@pytest.mark.parametrize("disturbed", ["noise", "mixture"])
+def test_an_expert_whose_episodes_are_disturbed_is_checked_on_some_that_are_not(tmp_path: Path, disturbed: str) -> None:
+    seen: list[list[float]] = []
+    gather(tmp_path / "a", check=lambda returns: seen.append(returns), **{disturbed: 1.0})
+    lengths = [episode_seed(3, i) % 7 + 1 for i in range(10)]
+    assert seen == [[length // 2 for length in lengths[: len(seen[0])]]], "once, before the first shard"
+
+    def check(returns: list[float]) -> None:
+        raise RuntimeError("not up to it")
+
+    with pytest.raises(RuntimeError, match="not up to it"):
+        gather(tmp_path / "b", check=check, **{disturbed: 1.0})
+    assert not list((tmp_path / "b").glob("*.h5"))
 
 
 def test_shards_of_another_version_are_warned_of(

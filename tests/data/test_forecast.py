@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,9 @@ SPEC = TaskSpec("slow", {"camera": Image(3, 16, 16), "state": Vector(2)}, Vector
 
 
 class Slow:
-    """Episodes of 12 steps, each of which takes `seconds`; a picture of one colour, or of noise."""
+    """Episodes of 12 steps, each of which takes `seconds` by `clock`; a picture of one colour, or of noise."""
+
+    clock = 0.0
 
     def __init__(self, num_envs: int, seconds: float = 0.0, noise: bool = False) -> None:
         self.num_envs, self.spec, self.seconds = num_envs, SPEC, seconds
@@ -40,7 +41,7 @@ class Slow:
         return self.seen()
 
     def step(self, action: np.ndarray, active: np.ndarray) -> Step:
-        time.sleep(self.seconds)
+        self.clock += self.seconds
         self.count += 1
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         over = active & (self.count >= 12)
@@ -84,14 +85,13 @@ def test_sizes_are_those_of_the_columns(noise: bool) -> None:
     assert ("compressed" in str(found)) == (not noise)
 
 
-def test_time_is_that_of_a_short_beginning_made_longer() -> None:
-    env, begin = Slow(2, seconds=0.02), time.perf_counter()
+def test_time_is_that_of_a_short_beginning_made_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = Slow(2, seconds=0.02)
+    monkeypatch.setattr("data.forecast.time.perf_counter", lambda: env.clock)
     found = foretold(env, 8)
-    assert time.perf_counter() - begin < 1.0
-    assert found.seconds == pytest.approx(4 * 12 * 0.02, rel=0.5)  # four waves of two episodes
-    twice = foretold(env, 8, processes=2)
-    assert twice.seconds is not None and found.seconds is not None
-    assert twice.seconds == pytest.approx(found.seconds / 2, rel=0.5)
+    assert env.clock == pytest.approx(8 * 0.02), "six steps, and before that one, twice"
+    assert found.seconds == pytest.approx(4 * 12 * 0.02), "four waves of two episodes"
+    assert foretold(env, 8, processes=2).seconds == pytest.approx(4 * 12 * 0.02 / 2)
 
 
 def test_reads_as_a_sentence() -> None:
