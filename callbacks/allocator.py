@@ -12,7 +12,7 @@ KEPT, STEP, LARGEST_KEPT = 2**30, 2**26, 2**25  # bytes; glibc allows no more th
 
 
 def keep_freed_memory() -> bool:
-    """Keep up to a gigabyte of freed memory in this process and its children; false where there is no glibc."""
+    """Keep up to a gigabyte of freed memory in this process and what it forks; false where there is no glibc."""
     if platform.libc_ver()[0] != "glibc":
         return False
     library = ctypes.CDLL(None)
