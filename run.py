@@ -10,7 +10,6 @@ import logging
 import operator
 import os
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -106,9 +105,7 @@ def train(settings: dict[str, Any]) -> None:
             check_buildable(settings)
             if is_first_process():
                 write_json(folder / SETTINGS, {**compared, "shards": settings["shards"]})
-            begin = time.perf_counter()
-            updates = fit(settings, folder)
-            seconds = time.perf_counter() - begin
+            updates, seconds = fit(settings, folder)
             about = {"updates": updates, "train_seconds": seconds, "threads": torch.get_num_threads()}
             row = judge(settings, folder, chosen(folder / "checkpoints"), about)
         if is_first_process():
@@ -132,15 +129,18 @@ def collector(settings: dict[str, Any]) -> Callable[[], Any]:
     return partial(call, collect, {"expert": expert, "root": settings["data"]["root"], "seed": 0, **how}, "collect")
 
 
-def fit(settings: dict[str, Any], folder: Path) -> int:
-    """Train to the end, from the last checkpoint where there is one; the number of updates made in all."""
+def fit(settings: dict[str, Any], folder: Path) -> tuple[int, float]:
+    """Train to the end, from the last checkpoint where there is one; updates and seconds in all."""
     import lightning
+    from lightning.pytorch.callbacks import Timer
 
     from callbacks.checkpoint import LAST, resume_point
     from callbacks.selection import chosen
 
     lightning.seed_everything(settings["seed"], workers=True, verbose=False)
     module, data, trainer = learner(settings), datamodule(settings), build_trainer(settings)
+    timer = Timer()  # of training alone, without collecting, and of what was done before an interruption too
+    trainer.callbacks.append(timer)
     resume = resume_point(folder / "checkpoints")
     if resume is not None:
         log.info("going on from %s", resume)
@@ -151,7 +151,7 @@ def fit(settings: dict[str, Any], folder: Path) -> int:
     # Where no callback that writes one was asked for. All processes save, or none.
     if not trainer.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         trainer.save_checkpoint(folder / "checkpoints" / LAST)
-    return int(trainer.global_step)
+    return int(trainer.global_step), timer.time_elapsed()
 
 
 def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any]) -> dict[str, Any]:

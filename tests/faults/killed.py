@@ -212,10 +212,13 @@ def state(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What two finished runs differ in: every value of the last checkpoint, the best weights, the log, the outcomes."""
+    """What two finished runs differ in: every value of the last checkpoint, the best weights, the log, the outcomes.
+
+    The time that it took may differ.
+    """
     mine, theirs = state(one), state(other)
     found = sorted(mine.keys() ^ theirs.keys())
-    for key in mine.keys() & theirs.keys():
+    for key in {key for key in mine.keys() & theirs.keys() if not key.startswith(".callbacks.Timer")}:
         a, b = mine[key], theirs[key]
         if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b):
             found.append(f"{key}: {a} {b}" if not isinstance(a, torch.Tensor) else key)

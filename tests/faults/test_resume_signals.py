@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.faults.killed import (
     SMALL,
@@ -78,9 +80,12 @@ def test_a_signal_to_the_whole_process_group_and_a_second_one(
     # Of two signals that come at once the system may deliver either first.
     assert runs.end() - 128 in (signal.SIGTERM, signal.SIGUSR1), runs.said
     assert time.monotonic() - began < LIMIT
-    assert (folder / "checkpoints" / "last.ckpt").exists()
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    spent = saved["callbacks"]["Timer"]["time_elapsed"]["train"]
+    assert spent > 0.3 * (saved["global_step"] - 1)
     assert runs.run(*command, to=folder) == 0, runs.said
     assert differences(straight, folder) == []
+    assert json.loads((folder / "result.json").read_text())["train_seconds"] > spent, "of both parts"
 
 
 def test_a_launcher_that_handles_the_signal_is_asked_once_everything_is_saved(runs: Faulty, straight: Path) -> None:
