@@ -52,6 +52,8 @@ def test_has_the_published_number_of_parameters(conf: None, task: str, experimen
     assert module.model.num_parameters() == SIZES[task] - (8 * width + width) - (width + width)
     assert (settings["env"]["id"], settings["observation"]) == (f"{task}-v0", "rgb")
     assert settings["env"]["make"]["observation"] == settings["collect"]["make_env"]["observation"] == "rgb"
+    collected = [settings["collect"][key] for key in ("num_episodes", "noise", "shard_episodes")]
+    assert collected == [1000, 0.0, 40] and "collect" not in settings["env"]
 
 
 @pytest.mark.skipif(not HPARAMS.exists(), reason="the publication's values are kept elsewhere")
