@@ -142,7 +142,8 @@ def collect(
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
-    collected in another way raises CollectionError. A folder of shards that came from elsewhere is left as it is.
+    collected in another way raises CollectionError. One that was collected with fewer episodes, in whole shards, grows.
+    A folder of shards that came from elsewhere is left as it is.
     If another process collects into the same folder, this one waits for it and then uses what it made.
 
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
@@ -195,7 +196,7 @@ def _missing(root: Path, asked: Collection) -> list[int]:
         return []
     for path in leftovers(root):  # we hold the lock, so whoever wrote these was killed
         path.unlink()
-    if recorded is None:
+    if recorded is None or recorded.grows_to(asked):
         asked.write(root)
     elif recorded.parameters != asked.parameters:
         keys = sorted(recorded.parameters.keys() | asked.parameters.keys())

@@ -38,6 +38,12 @@ class Collection:
         """Whether the folder was converted from an archive (data/convert.py), not collected."""
         return "converted" in self.parameters
 
+    def grows_to(self, asked: Collection) -> bool:
+        """Whether `asked` has more episodes and nothing else is different, so that whole shards of this serve both."""
+        old, new = dict(self.parameters), dict(asked.parameters)
+        had, wanted = old.pop("num_episodes"), new.pop("num_episodes")
+        return bool(old == new and had < wanted and had % new["shard_episodes"] == 0)
+
     def missing(self, root: Path) -> list[str]:
         """Names of the shards that are not there yet."""
         return [name for name in map(shard_name, range(self.num_shards)) if not (root / name).exists()]

@@ -218,6 +218,21 @@ def test_another_collection_is_refused(tmp_path: Path) -> None:
     gather(tmp_path, num_envs=7)  # how fast it is collected does not tell one collection from another
 
 
+def test_a_collection_grows_by_whole_shards(tmp_path: Path) -> None:
+    """The shards there are stay as they are, and together they are what would have been collected at once."""
+    before = {path.name: path.stat().st_mtime_ns for path in gather(tmp_path / "a", num_episodes=20)}
+    grown = gather(tmp_path / "a", num_episodes=30)
+    assert {path.name: path.stat().st_mtime_ns for path in grown[:2]} == before
+    assert build_index(tmp_path / "a").digest == build_index(gather(tmp_path / "b", num_episodes=30)[0].parent).digest
+    with pytest.raises(CollectionError, match="num_episodes was 30, now 20"):
+        gather(tmp_path / "a", num_episodes=20)
+    with pytest.raises(CollectionError, match=r"noise was 0.0, now 0.5; num_episodes was 30, now 40"):
+        gather(tmp_path / "a", num_episodes=40, noise=0.5)
+    gather(tmp_path / "c")
+    with pytest.raises(CollectionError, match="num_episodes was 25, now 30"):
+        gather(tmp_path / "c", num_episodes=30)  # the last shard would be another one
+
+
 def test_shards_from_elsewhere_are_left_alone(tmp_path: Path) -> None:
     paths = gather(tmp_path)
     (tmp_path / "collection.json").unlink()
