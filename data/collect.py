@@ -142,9 +142,8 @@ def collect(
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
-    collected in another way raises CollectionError. One that was collected with fewer episodes, in whole shards, grows.
-    A folder of shards that came from elsewhere is left as it is.
-    If another process collects into the same folder, this one waits for it and then uses what it made.
+    collected in another way raises CollectionError, one of fewer episodes, in whole shards, grows, and shards that came
+    from elsewhere are left as they are. While another process collects into the folder, this one waits for it.
 
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
