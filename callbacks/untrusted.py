@@ -75,7 +75,7 @@ def check_fit(build: Callable[[], torch.nn.Module], layers: Any, weights: Mappin
     try:
         with torch.device("meta"):
             model = build()
-    except (RuntimeError, OverflowError, MemoryError, ArithmeticError, LookupError) as error:
+    except (RuntimeError, OverflowError, MemoryError, ArithmeticError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UntrustedError(f"a model that cannot be built ({reason[:200]})") from error
     expected = model.state_dict()
