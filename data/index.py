@@ -41,8 +41,8 @@ class Collection:
     def grows_to(self, asked: Collection) -> bool:
         """Whether `asked` has more episodes and nothing else is different, so that whole shards of this serve both."""
         old, new = dict(self.parameters), dict(asked.parameters)
-        had, wanted = old.pop("num_episodes"), new.pop("num_episodes")
-        return bool(old == new and had < wanted and had % new["shard_episodes"] == 0)
+        had, wanted = old.pop("num_episodes", None), new.pop("num_episodes")
+        return type(had) is int and old == new and had < wanted and had % new["shard_episodes"] == 0
 
     def missing(self, root: Path) -> list[str]:
         """Names of the shards that are not there yet."""

@@ -231,6 +231,10 @@ def test_a_collection_grows_by_whole_shards(tmp_path: Path) -> None:
     gather(tmp_path / "c")
     with pytest.raises(CollectionError, match="num_episodes was 25, now 30"):
         gather(tmp_path / "c", num_episodes=30)  # the last shard would be another one
+    for damage in ("", '"num_episodes": "20", '):
+        (tmp_path / "c" / "collection.json").write_text(f'{{"parameters": {{{damage}"noise": 0.0}}, "num_shards": 3}}')
+        with pytest.raises(CollectionError, match=r"num_episodes was (None|'20'), now 30"):
+            gather(tmp_path / "c", num_episodes=30)
 
 
 def test_shards_from_elsewhere_are_left_alone(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 
-from envs.experts.mikasa.arm import OPEN, Arm, tool
+from envs.experts.mikasa.arm import CLOSED, OPEN, Arm, tool
 from envs.experts.mikasa.carry import LEAN, Grip
 from envs.experts.mikasa.motion import Player, Seen
 from envs.experts.mikasa.touch import AWAIT, descend
@@ -20,6 +22,8 @@ LIFTED = 0.13  # metres above the table
 class Cup(Player):
     """Remembers where the ball was while the cups were up."""
 
+    gripper = CLOSED
+
     def __init__(self, arm: Arm) -> None:
         super().__init__(arm)
         self._ball: np.ndarray | None = None
@@ -34,11 +38,9 @@ class Cup(Player):
             self._cup = int(np.linalg.norm(seen.places[:BALL, :2] - self._ball[:2], axis=1).argmin())
         return self.play(seen, seen.places[self._cup], self._ball)
 
-    gripper = -1.0
-
+    @abstractmethod
     def play(self, seen: Seen, cup: np.ndarray, ball: np.ndarray) -> np.ndarray:
         """The next action, float32 [8], for the cup's place now and the ball's at first, [3] each, metres."""
-        raise NotImplementedError
 
 
 class TouchCup(Cup):
