@@ -17,7 +17,7 @@ class SuiteError(ValueError):
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """One task: its group and family, the published configuration, and published mean returns by method."""
+    """One task: its group and family, the published configuration, published mean return or success by method."""
 
     group: str
     family: str
@@ -27,7 +27,7 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """The tasks of a suite in their order, and published sums: method -> group ("all" is one) -> sum."""
+    """The tasks of a suite in their order, and published sums, if any: method -> group ("all" is one) -> sum."""
 
     tasks: dict[str, SuiteTask]
     sums: dict[str, dict[str, float]]
@@ -51,11 +51,11 @@ def read(name: str) -> Suite:
     tasks = {}
     for line in _lines(name):
         fixed = {key: line.pop(key) for key in ("task", "group", "family")}
-        numbers = {key: int(line.pop(key)) for key in NUMBERS}
-        published = {key: float(value) for key, value in line.items()}
+        numbers = {key: int(line.pop(key)) for key in NUMBERS if key in line}
+        published = {key: float(value) for key, value in line.items() if value}
         tasks[fixed["task"]] = SuiteTask(fixed["group"], fixed["family"], numbers, published)
-    sums = {line.pop("method"): {key: float(value) for key, value in line.items()} for line in _lines(f"{name}_sums")}
-    return Suite(tasks, sums)
+    lines = _lines(f"{name}_sums") if (FOLDER / f"{name}_sums.csv").exists() else []
+    return Suite(tasks, {line.pop("method"): {key: float(value) for key, value in line.items()} for line in lines})
 
 
 def number(suite: str, task: str, key: str) -> int:

@@ -18,6 +18,7 @@ from callbacks.sheets import Sheet, as_csv
 from callbacks.suite import report
 from envs import suites
 from envs.experts.popgym.levels import LEVELS, Level
+from envs.mikasa import TASKS
 from envs.rollout import Episode
 
 EASY = "popgym-RepeatFirstEasy-v0"
@@ -92,6 +93,31 @@ def test_success_by_length_over_all_seeds(runs: Path, tmp_path: Path) -> None:
     assert float(thirty["95 % low"]) == pytest.approx(6 / (6 + 1.959964**2)), "Wilson's bound where all succeed"
 
 
+def test_robot_tasks_have_the_published_success_beside_ours(runs: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        about = {"task": "RememberColor3-v0", "model": "elmur", "seed": seed, "metric": "success", "suite": None}
+        episodes = [Episode(i, 60, 0.0, i < 3, success_at_end=i < 2 + seed) for i in range(4)]
+        path = tmp_path / "runs" / "RememberColor3-v0" / "elmur" / "default" / f"seed-{seed}" / "result.json"
+        write_row(path, {"all": Outcome.of(episodes, 1.0)}, about, None)
+    text, lines = written(runs, tmp_path / "report")
+    lines = [line for line in lines if line["table"] == "Success: elmur"]
+    robot = next(line for line in lines if line["task"] == "RememberColor3-v0")
+    assert (robot["success"], robot["at end"]) == ("0.75", "0.625")  # 6 of 8, 5 of 8
+    assert [robot[f"{method}*"] for method in ("ELMUR", "RATE", "DP", "DT")] == ["0.89", "0.65", "0.32", "0.01"]
+    maze = next(line for line in lines if line["task"] == "tmaze")
+    assert (maze["at end"], maze["ELMUR*"]) == ("", "") and "observation=vector" in text
+
+
+def test_the_suite_of_robot_tasks_is_the_adapters() -> None:
+    suite = suites.read("mikasa32")
+    assert set(suite.tasks) == set(TASKS) and suite.sums == {}
+    assert {name: task.published["ELMUR"] for name, task in suite.tasks.items() if "ELMUR" in task.published} == {
+        "RememberColor3-v0": 0.89, "RememberColor5-v0": 0.19, "RememberColor9-v0": 0.23, "TakeItBack-v0": 0.78,
+    }  # fmt: skip
+    zero = [name for name, task in suite.tasks.items() if not any(task.published.values())]
+    assert len(zero) == 9 and all("OfColors" in name for name in zero)
+
+
 def test_rows_of_other_settings_are_other_groups_and_damaged_ones_are_named(
     runs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -133,7 +159,7 @@ def test_the_suite_is_that_of_the_levels_and_of_the_published_sums() -> None:
             assert total == pytest.approx(sums[group], abs=0.06), (method, group)
     for task, level in LEVELS.items():  # random play is random play, if Medium and Hard stand where they belong
         assert suite.tasks[task].published["random"] == pytest.approx(level.random, abs=0.05), task
-    with pytest.raises(suites.SuiteError, match=r"expected one of popgym48; found 'popgym49'"):
+    with pytest.raises(suites.SuiteError, match=r"expected one of mikasa32, popgym48; found 'popgym49'"):
         suites.read("popgym49")
     with pytest.raises(suites.SuiteError, match="tmaze is not one of the 48 tasks"):
         suites.number("popgym48", "tmaze", "segments")
