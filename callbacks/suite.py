@@ -18,7 +18,7 @@ from envs import suites
 
 log = logging.getLogger(__name__)
 OTHERS = ("ELMUR", "RATE", "DT", "BC-LSTM", "demonstrator")  # published, where there are numbers
-ROBOTS = "mikasa32"
+ROBOTS = "mikasa32"  # known by the task: as a setting of the env it would tell finished runs from new ones
 ROBOT_OTHERS = ("ELMUR", "RATE", "DP", "BC-MLP", "CQL-MLP", "DT")
 GOOD = 0.8  # a normalised score that counts as solved
 NOTE = (

@@ -15,12 +15,13 @@ from callbacks.evaluation import Outcome
 from callbacks.gather import bootstrap, groups
 from callbacks.results import write_row
 from callbacks.sheets import Sheet, as_csv
-from callbacks.suite import report
+from callbacks.suite import ROBOT_OTHERS, report
 from envs import suites
 from envs.experts.popgym.levels import LEVELS, Level
 from envs.mikasa import TASKS
 from envs.rollout import Episode
 
+TABLE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "mikasa32_offline_table8.csv"
 EASY = "popgym-RepeatFirstEasy-v0"
 HARD = "popgym-AutoencodeHard-v0"
 CART = "popgym-PositionOnlyCartPoleEasy-v0"
@@ -114,6 +115,11 @@ def test_the_suite_of_robot_tasks_is_the_adapters() -> None:
     assert {name: task.published["ELMUR"] for name, task in suite.tasks.items() if "ELMUR" in task.published} == {
         "RememberColor3-v0": 0.89, "RememberColor5-v0": 0.19, "RememberColor9-v0": 0.23, "TakeItBack-v0": 0.78,
     }  # fmt: skip
+    if TABLE.exists():
+        lines = {line["env_id"]: line for line in csv.DictReader(io.StringIO(TABLE.read_text(encoding="utf-8")))}
+        for name, task in suite.tasks.items():
+            cells = {method: lines[name][f"{method.replace('-', '_')}_mean"] for method in ROBOT_OTHERS}
+            assert task.published == {method: float(cell) for method, cell in cells.items() if cell}, name
     zero = [name for name, task in suite.tasks.items() if not any(task.published.values())]
     assert len(zero) == 9 and all("OfColors" in name for name in zero)
 
