@@ -6,7 +6,7 @@ import datetime
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from callbacks.evaluation import Outcome
 from data.atomic import write_json
 
 FORMAT = 1
+KEYS = {"finished": str, "task": str, "model": str, "seed": int, "outcomes": dict}
+OUTCOME_KEYS = ("episodes", *(key.name for key in fields(Outcome) if key.default is key.default_factory is MISSING))
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy", "h5py", "popgym", "mani_skill")
 
 
@@ -53,7 +55,23 @@ def read_row(path: Path | str) -> dict[str, Any] | None:
         raise ValueError(f"{path}: expected a result row in JSON, found {error}; delete it to run again") from error
     if not isinstance(row, dict) or row.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a result row of format {FORMAT}; delete it to run again")
+    if missing := _missing(row):
+        raise ValueError(f"{path}: expected a result row with {', '.join(missing)}; delete it to run again")
     return row
+
+
+def _missing(row: Mapping[str, Any]) -> list[str]:
+    """What every row has and this one has not, or not as it should be."""
+    missing = [key for key, kind in KEYS.items() if not isinstance(row.get(key), kind)]
+    if "outcomes" in missing:
+        return missing
+    found = {f"outcomes.{name}": outcome for name, outcome in row["outcomes"].items()} or {"outcomes.<variant>": None}
+    for name, outcome in found.items():
+        if isinstance(outcome, Mapping):
+            missing += [f"{name}.{key}" for key in OUTCOME_KEYS if key not in outcome]
+        else:
+            missing.append(name)
+    return missing
 
 
 def versions() -> dict[str, str]:

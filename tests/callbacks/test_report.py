@@ -46,6 +46,22 @@ def test_a_damaged_row_is_named(tmp_path: Path, content: str) -> None:
         read_row(path)
 
 
+@pytest.mark.parametrize(
+    "lost",
+    [("seed",), ("outcomes",), ("outcomes", "T=9"), ("outcomes", "T=9", "returns"), ("outcomes", "T=9", "episodes")],
+)
+def test_what_a_row_lost_is_named(tmp_path: Path, lost: tuple[str, ...]) -> None:
+    row = holder = json.loads(json.dumps(row_at(path := tmp_path / "result.json")))
+    for key in lost[:-1]:
+        holder = holder[key]
+    holder[lost[-1]] = None
+    if len(lost) == 3:
+        del holder[lost[-1]]
+    path.write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=f"with {'.'.join(lost)}; delete it to run again"):
+        read_row(path)
+
+
 def test_the_table(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=(tmp_path / "out").open("w"))
     show_table(row_at(tmp_path / "result.json"), console)
