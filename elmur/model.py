@@ -76,7 +76,8 @@ class ELMUR(SequenceModel):
     """The ELMUR policy for one task: `model(segment, memory) -> output, memory`.
 
     position, feedforward and residual build their parts from (d_model, n_head, dropout), (d_model, dropout) and
-    (d_model). `memory=None` leaves memory out: a plain causal transformer over its window.
+    (d_model), observation its encoder from (fields, d_model); None is the plain sum of its parts. `memory=None` leaves
+    memory out: a plain causal transformer over its window.
     """
 
     def __init__(
@@ -91,13 +92,14 @@ class ELMUR(SequenceModel):
         position: Callable[..., Position] = Relative,
         feedforward: Callable[..., nn.Module] = MLP,
         residual: Callable[..., Residual] = PostNorm,
+        observation: Callable[..., ObservationEncoder] | None = None,
         memory: MemoryDesign | None = MemoryDesign(),  # noqa: B008 - a value, never changed
     ) -> None:
         super().__init__()
         check_sizes(d_model, n_layer, n_head)
         self.spec, self.d_model, self.design = spec, d_model, memory
         self.format = TokenFormat(token_format)
-        self.observation = ObservationEncoder(spec.observation, d_model)
+        self.observation = (observation or ObservationEncoder)(spec.observation, d_model)
         self.action = ActionEncoder(spec, d_model) if self.format.with_action else None
         self.returns = ReturnEncoder(d_model) if self.format.with_return else None
         self.clock = memory.clock(d_model) if memory and memory.clock else None

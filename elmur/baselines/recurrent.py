@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,12 +26,19 @@ class Stream:
 class GRU(SequenceModel):
     """Observation encoder, `n_layer` GRU layers, head. The state is the hidden state `[B, n_layer, D]`."""
 
-    def __init__(self, spec: TaskSpec, d_model: int = 128, n_layer: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        spec: TaskSpec,
+        d_model: int = 128,
+        n_layer: int = 1,
+        dropout: float = 0.0,
+        observation: Callable[..., ObservationEncoder] | None = None,
+    ) -> None:
         super().__init__()
         if min(d_model, n_layer) < 1:
             raise ValueError(f"d_model and n_layer must be 1 or more; found {d_model} and {n_layer}")
         self.spec = spec
-        self.observation = ObservationEncoder(spec.observation, d_model)
+        self.observation = (observation or ObservationEncoder)(spec.observation, d_model)
         self.gru = nn.GRU(d_model, d_model, n_layer, batch_first=True, dropout=dropout if n_layer > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.head = head_for(spec, d_model)
