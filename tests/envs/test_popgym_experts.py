@@ -219,6 +219,39 @@ def test_the_pendulum_is_swung_up_and_held() -> None:
     assert abs(wrap(np.array(3.0 * np.pi))) == pytest.approx(np.pi)
 
 
+def test_a_card_player_begins_a_pair_with_the_card_that_completed_it() -> None:
+    down = 13
+    expert = expert_for("popgym-ConcentrationHard-v0")
+    expert.start(1)
+    cards, turned, answers = {4: 7, 9: 2, 5: 1, 10: 7}, [], []
+    for position in (None, 4, 9, 5, 10, 10):  # turned over by somebody else; 4 and 10 are a pair
+        seen = np.full((1, 52), down)
+        turned = turned[-1:] if len(turned) % 2 else []
+        if position is not None:
+            turned.append(position)
+            seen[0, turned] = [cards[card] for card in turned]
+        before = np.array([[0 if position is None else 1 + position]])
+        answers.append(
+            int(expert.act({"observation": seen, "previous_action": before}, np.array([position is None]))[0])
+        )
+    # the first card, the one behind the newest (three times), the one that completes a pair, its partner
+    assert answers == [0, 5, 10, 6, 10, 4]
+
+
+@pytest.mark.parametrize("level", ["Easy", "Hard"])
+def test_a_card_player_picks_up_what_noise_has_missed(level: str) -> None:
+    name, player = f"popgym-Concentration{level}-v0", np.random.default_rng(0)
+    env, expert = make_vector(5, name), expert_for(name)
+    observation, active, won = env.reset(range(5)), np.ones(5, np.bool_), np.zeros(5, np.bool_)
+    expert.start(5)
+    for step in range(env.spec.horizon):
+        action = expert.act(observation, np.full(5, step == 0))
+        result = env.step(player.integers(52, size=5) if step < 16 else action, active)
+        observation, won = result.observation, won | (active & result.terminated)
+        active &= ~(result.terminated | result.truncated)
+    assert won.all(), "every pair was found before the last step"
+
+
 def test_an_escaper_walks_to_a_goal_in_sight() -> None:
     expert = LabyrinthEscape("Easy")
     expert.start(1)
