@@ -15,7 +15,7 @@ from elmur.attention import CrossAttention
 from elmur.batch import SegmentBatch
 from elmur.clock import EpisodeClock
 from elmur.dropout import Dropout
-from elmur.encoders import ActionEncoder, ObservationEncoder, ReturnEncoder
+from elmur.encoders import ActionEncoder, ReturnEncoder
 from elmur.feedforward import MLP
 from elmur.heads import head_for
 from elmur.layer import ELMURLayer, LayerStream, Segment
@@ -76,8 +76,8 @@ class ELMUR(SequenceModel):
     """The ELMUR policy for one task: `model(segment, memory) -> output, memory`.
 
     position, feedforward and residual build their parts from (d_model, n_head, dropout), (d_model, dropout) and
-    (d_model), observation its encoder from (fields, d_model); None is the plain sum of its parts. `memory=None` leaves
-    memory out: a plain causal transformer over its window.
+    (d_model). token_format: its name, or one that says more than that. `memory=None` leaves memory out: a plain causal
+    transformer over its window.
     """
 
     def __init__(
@@ -88,18 +88,17 @@ class ELMUR(SequenceModel):
         n_head: int = 2,
         dropout: float = 0.1,
         dropatt: float = 0.1,
-        token_format: str = "s",
+        token_format: str | TokenFormat = "s",
         position: Callable[..., Position] = Relative,
         feedforward: Callable[..., nn.Module] = MLP,
         residual: Callable[..., Residual] = PostNorm,
-        observation: Callable[..., ObservationEncoder] | None = None,
         memory: MemoryDesign | None = MemoryDesign(),  # noqa: B008 - a value, never changed
     ) -> None:
         super().__init__()
         check_sizes(d_model, n_layer, n_head)
         self.spec, self.d_model, self.design = spec, d_model, memory
-        self.format = TokenFormat(token_format)
-        self.observation = (observation or ObservationEncoder)(spec.observation, d_model)
+        self.format = token_format if isinstance(token_format, TokenFormat) else TokenFormat(token_format)
+        self.observation = self.format.encoder(spec.observation, d_model)
         self.action = ActionEncoder(spec, d_model) if self.format.with_action else None
         self.returns = ReturnEncoder(d_model) if self.format.with_return else None
         self.clock = memory.clock(d_model) if memory and memory.clock else None

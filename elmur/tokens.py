@@ -12,20 +12,28 @@ The action of a step is predicted from its state token; what stands behind that 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from elmur.encoders import ObservationEncoder
 
 ORDERS = {"s": "s", "sa": "sa", "sr": "sr", "sra": "rsa"}
 
 
 class TokenFormat:
-    """The order of the tokens of one step. `name` is one of s, sa, sr, sra."""
+    """The order of the tokens of one step, and what makes a state token of an observation.
 
-    def __init__(self, name: str) -> None:
+    name: one of s, sa, sr, sra. observation: builds the encoder from (fields, d_model); None is the plain sum of parts.
+    """
+
+    def __init__(self, name: str, observation: Callable[..., ObservationEncoder] | None = None) -> None:
         if name not in ORDERS:
             raise ValueError(f"token_format must be one of {', '.join(ORDERS)}; found {name!r}")
         self.order = ORDERS[name]
+        self.encoder = observation or ObservationEncoder
         self.tokens_per_step = len(self.order)
         self.state_at = self.order.index("s")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,15 +61,28 @@ def test_a_part_that_is_missing_is_named() -> None:
         BoardEncoder({"observation": FIELDS["observation"]}, D)
 
 
-@pytest.mark.parametrize("model", ["elmur.model.ELMUR", "elmur.baselines.recurrent.GRU"])
-def test_every_model_takes_it_from_its_configuration(model: str) -> None:
-    board = {"_target_": "elmur.board.BoardEncoder", "_partial_": True}
-    config = {"_target_": model, "d_model": 8, "observation": board}
+BOARD = {"_target_": "elmur.board.BoardEncoder", "_partial_": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "plain", "with_board"),
+    [
+        (
+            "elmur.model.ELMUR",
+            "token_format",
+            "s",
+            {"_target_": "elmur.tokens.TokenFormat", "name": "s", "observation": BOARD},
+        ),
+        ("elmur.baselines.recurrent.GRU", "observation", None, BOARD),
+    ],
+)
+def test_every_model_takes_it_from_its_configuration(model: str, key: str, plain: Any, with_board: Any) -> None:
+    config = {"_target_": model, "d_model": 8}
     spec = TaskSpec("cards", FIELDS, Discrete((CELLS,)), horizon=9)
-    assert isinstance(build(config, spec=spec).observation, BoardEncoder)
-    assert type(build({**config, "observation": None}, spec=spec).observation) is ObservationEncoder
+    assert isinstance(build({**config, key: with_board}, spec=spec).observation, BoardEncoder)
+    assert type(build({**config, key: plain}, spec=spec).observation) is ObservationEncoder
     with pytest.raises(BuildError, match="expected a board of cells"):
-        build(config, spec=TaskSpec("t", {"observation": Vector(2)}, Discrete((2,)), horizon=9))
+        build({**config, key: with_board}, spec=TaskSpec("t", {"observation": Vector(2)}, Discrete((2,)), horizon=9))
 
 
 def test_only_concentration_has_it() -> None:

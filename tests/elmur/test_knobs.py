@@ -17,6 +17,7 @@ import torch
 from elmur import feedforward, memory, moe, positional, residual
 from elmur.baselines.recurrent import GRU
 from elmur.clock import EpisodeClock
+from elmur.encoders import ObservationEncoder
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU, ReplaceAll
 from elmur.memory_bias import MemoryBias
@@ -29,6 +30,15 @@ from elmur.steps import Mirrored
 from tests.elmur.samples import SPEC, make_batch, noise
 
 SMALL: dict[str, Any] = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.1, "dropatt": 0.1}
+
+
+class Louder(ObservationEncoder):
+    """An encoder of one's own."""
+
+    def forward(self, observation: dict[str, torch.Tensor]) -> torch.Tensor:
+        return 2 * super().forward(observation)
+
+
 experts = partial(MixtureOfExperts, num_experts=4, top_k=3, routed_d_ff=8, shared_d_ff=16)
 design = partial(MemoryDesign, memory_size=2, memory_init_std=1.0)
 
@@ -66,7 +76,7 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
         "token_format": ("s", "sa"), "position": (Relative, Rope), "feedforward": (MLP, SwiGLU),
         "residual": (PostNorm, PreNorm), "memory": (None, MemoryDesign()),
     },
-    GRU: {"d_model": (16, 32), "n_layer": (1, 2), "dropout": (0.0, 0.5)},
+    GRU: {"d_model": (16, 32), "n_layer": (1, 2), "dropout": (0.0, 0.5), "observation": (None, Louder)},
     MemoryDesign: {
         "memory_size": (2, 3), "memory_init_std": (0.0, 1.0), "memory_dropout": (0.0, 0.5), "read": (True, False),
         "write": (LRU(), None), "bias": (MemoryBias, None), "steps": (MemoryDesign().steps, Mirrored()),
