@@ -57,7 +57,10 @@ def _version(package: str) -> str:
 
 
 def describe(thing: Any) -> Any:
-    """What identifies a callable or an object in a record: its name, and the arguments bound to it."""
+    """What identifies a callable or an object in a record: its name, and the arguments bound to it.
+
+    A class that does otherwise than it once did under this name says so by `revision`, a number that is part of it.
+    """
     if isinstance(thing, functools.partial):
         name = describe(thing.func)
         return {"call": name, **{key: describe(value) for key, value in sorted(thing.keywords.items())}}
@@ -68,4 +71,5 @@ def describe(thing: Any) -> Any:
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
     named = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{named.__module__}.{named.__qualname__}"
+    revision = getattr(named, "revision", None)
+    return f"{named.__module__}.{named.__qualname__}" + (f" (revision {revision})" if revision else "")

@@ -30,7 +30,7 @@ class TokenFormat:
     """
 
     def __init__(self, name: str, observation: Callable[..., ObservationEncoder] | None = None) -> None:
-        if name not in ORDERS:
+        if not isinstance(name, str) or name not in ORDERS:
             raise ValueError(f"token_format must be one of {', '.join(ORDERS)}; found {name!r}")
         self.order = ORDERS[name]
         self.encoder = observation or ObservationEncoder

@@ -218,6 +218,15 @@ def test_another_collection_is_refused(tmp_path: Path) -> None:
     gather(tmp_path, num_envs=7)  # how fast it is collected does not tell one collection from another
 
 
+def test_what_an_expert_did_before_it_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gather(tmp_path)
+    monkeypatch.setattr(Parity, "revision", 2, raising=False)
+    with pytest.raises(
+        CollectionError, match=r"expert was '.*\.Parity', now '.*\.Parity \(revision 2\)'.* collect anew"
+    ):
+        gather(tmp_path)
+
+
 def test_a_collection_grows_by_whole_shards(tmp_path: Path) -> None:
     """The shards there are stay as they are, and together they are what would have been collected at once."""
     before = {path.name: path.stat().st_mtime_ns for path in gather(tmp_path / "a", num_episodes=20)}

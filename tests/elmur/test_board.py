@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from elmur.board import BoardEncoder
 from elmur.build import BuildError, build
@@ -83,9 +81,3 @@ def test_every_model_takes_it_from_its_configuration(model: str, key: str, plain
     assert type(build({**config, key: plain}, spec=spec).observation) is ObservationEncoder
     with pytest.raises(BuildError, match="expected a board of cells"):
         build({**config, key: with_board}, spec=TaskSpec("t", {"observation": Vector(2)}, Discrete((2,)), horizon=9))
-
-
-def test_only_concentration_has_it() -> None:
-    tasks = Path(__file__).parents[2] / "conf" / "task"
-    having = {file.stem for file in tasks.glob("*.yaml") if "BoardEncoder" in str(OmegaConf.load(file))}
-    assert having == {f"popgym_concentration_{level}" for level in ("easy", "medium", "hard")}

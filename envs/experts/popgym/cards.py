@@ -45,6 +45,8 @@ class Concentration(RowPolicy):
     with one look-up per turn, and goes on sensibly where it, or noise, has missed a pair.
     """
 
+    revision = 2  # the first completed the lowest pair and turned over the lowest card; its data are to be made anew
+
     def __init__(self, level: str) -> None:
         self._face_down = FACE_DOWN[level]
         self.start(1)
