@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -41,7 +39,7 @@ def test_what_is_known_when_the_action_is_chosen(name: str) -> None:
     assert (fmt.before, fmt.after) == BEFORE_AND_AFTER[name]
 
 
-@pytest.mark.parametrize("name", ["", "S", "a", "rsa", "ars", 3, None, ["s"], {"s": 1}])
-def test_other_formats_are_refused(name: Any) -> None:
+@pytest.mark.parametrize("name", ["", "S", "a", "rsa", "ars"])
+def test_other_formats_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="token_format must be one of s, sa, sr, sra"):
         TokenFormat(name)
