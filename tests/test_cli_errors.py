@@ -84,7 +84,7 @@ EARLY = {
     "heads that do not divide": (["model.d_model=64", "model.n_head=3"], ["n_head must divide d_model", "n_head=3"]),
     "top-k above experts": (["model/feedforward=moe", "model.feedforward.top_k=9"], ["top_k=9", "num_experts=2"]),
     "unknown tokens": (["model.token_format=x"], ["token_format must be one of s, sa, sr, sra; found 'x'"]),
-    "tokens that are no name": (["model.token_format=[s]"], ["token_format must be one of s, sa, sr, sra; found ['s']"]),
+    "tokens that are no name": (["model.token_format=[s]"], ["token_format must be one of s, sa", "found ['s']"]),
     "dropout above 1": (["model.dropout=2"], ["dropout", "2"]),
     "negative rate": (["module.optimizer.lr=-1"], ["learning rate: -1"]),
     "rate that is no number": (["module.optimizer.lr=abc"], ["module.optimizer.lr: expected float, found 'abc'"]),
