@@ -76,6 +76,25 @@ class SegmentBatch:
                 start=self.start + begin,
             )
 
+    def followed_by(self, later: SegmentBatch) -> SegmentBatch:
+        """These steps and then those of `later`, of the same lanes and episodes: what `split` took apart."""
+
+        def joined(name: str) -> Tensor:
+            return torch.cat([getattr(self, name), getattr(later, name)], dim=1)
+
+        return SegmentBatch(
+            observation={
+                name: torch.cat([part, later.observation[name]], 1) for name, part in self.observation.items()
+            },
+            action=joined("action"),
+            return_to_go=joined("return_to_go"),
+            mask=joined("mask"),
+            loss_mask=joined("loss_mask"),
+            is_first=self.is_first,
+            is_last=later.is_last,
+            start=self.start,
+        )
+
     def to(self, device: torch.device | str) -> SegmentBatch:
         """The same batch on another device (Lightning calls this)."""
         moved = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,15 +23,36 @@ class Output:
     balance_loss: Tensor | None = None
 
 
+@dataclass
+class OpenSegment:
+    """The stream of the default: the state that a segment was opened with, its first step's index, its steps so far."""
+
+    memory: Any
+    start: Int[Tensor, " B"]
+    steps: SegmentBatch | None = None
+
+    def add(self, now: SegmentBatch, before: SegmentBatch | None) -> None:
+        """One more step; the action of the one before is known by now."""
+        if self.steps is None or before is None:
+            self.steps = replace(now, action=now.action.clone(), start=self.start)
+            return
+        self.steps.action[:, -1:] = before.action
+        self.steps = replace(self.steps.followed_by(now), start=self.start)
+
+
 class SequenceModel(nn.Module, ABC):
     """A policy network that sees one segment at a time. `State` is whatever it carries from one to the next.
 
     A state is a nest of tensors whose first dimension is the lane (`elmur.state`); it is passed in and returned, never
-    kept inside. Acting opens a segment, steps through it and closes it:
+    kept inside. A model has to say two things: its state at the beginning of an episode, and its forward. Acting opens
+    a segment, steps through it and closes it:
 
         stream = model.open_segment(state, start, context_length)
         prediction = model.step(stream, now, before)   # once per step, exactly what forward says of that step
         state = model.close_segment(stream, last)
+
+    By default a step runs forward on the open segment so far, which is exact for every model whose predictions look
+    at no later step. A model that can add a step to what it has computed before replaces these three.
     """
 
     spec: TaskSpec
@@ -51,20 +72,24 @@ class SequenceModel(nn.Module, ABC):
         but no loss reaches back through it.
         """
 
-    @abstractmethod
     def open_segment(self, memory: Any, start: Int[Tensor, " B"], context_length: int) -> Any:
         """A stream for the segment that begins at step `start` of its episode."""
+        return OpenSegment(memory, start)
 
-    @abstractmethod
     def step(self, stream: Any, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B A"]:
         """The prediction for one more step (`now`, T = 1; its action is not looked at).
 
         `before` is the previous step of the same segment with the action that was executed, None at the first.
         """
+        stream.add(now, before)
+        output, _ = self(stream.steps, stream.memory, write=False)
+        prediction: Tensor = output.prediction[:, -1]
+        return prediction
 
-    @abstractmethod
     def close_segment(self, stream: Any, last: SegmentBatch) -> Any:
         """The state after the segment, whose last step was `last`, with the action that was executed."""
+        stream.steps.action[:, -1:] = last.action
+        return self(stream.steps, stream.memory)[1]
 
     @property
     def write_has_loss(self) -> bool:

@@ -178,3 +178,20 @@ def test_lanes_do_not_see_each_other() -> None:
     assert (together[0].prediction - apart[0].prediction)[1].abs().max() < 1e-12
     assert (together[1][0].slots - apart[1][0].slots)[1].abs().max() < 1e-12
     assert (together[0].prediction - apart[0].prediction)[0].abs().max() > 1e-6
+
+
+class Recomputed(ELMUR):
+    """An ELMUR that says how it streams no better than a new model would: forward and initial memory alone."""
+
+    open_segment, step, close_segment = (
+        SequenceModel.open_segment,
+        SequenceModel.step,
+        SequenceModel.close_segment,
+    )
+
+
+@pytest.mark.parametrize("token_format", FORMATS)
+def test_the_default_streaming_is_exact(token_format: str) -> None:
+    torch.manual_seed(0)
+    memory = design(write=LRU(0.7), clock=EpisodeClock)
+    check(Recomputed(SPEC, d_model=16, n_head=2, token_format=token_format, memory=memory).double())
