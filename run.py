@@ -20,26 +20,24 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks import signals, sweeps
-from callbacks.allocator import keep_freed_memory
-from callbacks.checks import (
+from callbacks import signals
+from callbacks.command import sweeps
+from callbacks.command.allocator import keep_freed_memory
+from callbacks.command.identity import (
     SETTINGS,
-    UsageError,
     alone_in,
-    check_choices,
     check_no_run,
     check_same_run,
-    check_settings,
-    check_variants,
     comparable,
     is_first_process,
-    quieten,
-    refuse,
     run_label,
-)  # fmt: skip
-from callbacks.parts import build_env, build_trainer, check_buildable, learner, plan
-from callbacks.resume import expanded, resumed
-from callbacks.targets import guard_composition
+)
+from callbacks.command.parts import build_env, build_trainer, check_buildable, learner, plan
+from callbacks.command.quiet import quieten
+from callbacks.command.resume import expanded, resumed
+from callbacks.command.settings import check_choices, check_settings, check_variants
+from callbacks.command.targets import guard_composition
+from callbacks.errors import UsageError, refuse
 from envs import suites
 
 log = logging.getLogger("run")
@@ -89,11 +87,11 @@ def train(settings: dict[str, Any]) -> None:
     """Collect what is missing, train, act with the best checkpoint on seeds of its own, write row and figure."""
     import torch
 
-    from callbacks.report import show
-    from callbacks.results import ROW, read_row
+    from callbacks.report.row import ROW, read_row
+    from callbacks.report.show import show
     from callbacks.selection import chosen
-    from data.atomic import write_json
     from data.provenance import code_version
+    from elmur.files import write_json
 
     folder = Path(settings["run_dir"])
     compared = {**comparable(settings), "code": code_version()}
@@ -156,10 +154,10 @@ def fit(settings: dict[str, Any], folder: Path) -> tuple[int, float]:
 
 def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Act with a checkpoint in every variant of the env, on report seeds, and write the row."""
-    from callbacks.checkpoint import load_policy
-    from callbacks.evaluation import Halfway, evaluate
-    from callbacks.results import ROW, write_row
-    from callbacks.video import check_filmable, film
+    from callbacks.evaluation.evaluate import Halfway, evaluate
+    from callbacks.evaluation.video import check_filmable, film
+    from callbacks.report.row import ROW, write_row
+    from elmur.checkpoint import load_policy
 
     env, how = build_env(settings), plan(settings)
     check_filmable(env, how.video)
@@ -208,9 +206,9 @@ def convert_archive(settings: dict[str, Any]) -> None:
 
 def evaluate_checkpoint(settings: dict[str, Any]) -> None:
     """Act with a checkpoint; the row goes into the output folder."""
-    from callbacks.checkpoint import CheckpointError, read_checkpoint
-    from callbacks.report import show
-    from data.atomic import exclusive
+    from callbacks.report.show import show
+    from elmur.checkpoint import CheckpointError, read_checkpoint
+    from elmur.files import exclusive
 
     if settings["checkpoint"] is None:
         raise UsageError("stage=evaluate needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
@@ -230,7 +228,7 @@ def evaluate_checkpoint(settings: dict[str, Any]) -> None:
 
 def import_published(settings: dict[str, Any]) -> None:
     """A run of the published code as a checkpoint of ours."""
-    from callbacks.published import import_run
+    from elmur.published.run import import_run
 
     if settings["source"] is None:
         raise UsageError("stage=import needs a source: source=FOLDER of a published run, or one of its .pth files")
@@ -241,7 +239,7 @@ def import_published(settings: dict[str, Any]) -> None:
 
 def benchmark(settings: dict[str, Any]) -> None:
     """Speed of training, acting and data on this machine, as ratios."""
-    from callbacks.benchmark import run_benchmarks
+    from callbacks.benchmark.run import run_benchmarks
     from data.imagespeed import measure_images
 
     parts = learner(settings), datamodule(settings), build_env(settings)
@@ -250,7 +248,7 @@ def benchmark(settings: dict[str, Any]) -> None:
 
 def report_runs(settings: dict[str, Any]) -> None:
     """What the runs below a folder reached, as tables, files and figures."""
-    from callbacks.suite import report
+    from callbacks.report.suite import report
 
     report(Path(settings["source"] or "outputs/runs"), Path(settings["run_dir"]))
 

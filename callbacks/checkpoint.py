@@ -1,11 +1,9 @@
-"""Checkpoints on disk: written whole or not at all, read without executing anything, checked before use."""
+"""Checkpoints written: whole or not at all, every so often and when a signal asks for the end."""
 
 from __future__ import annotations
 
 import io
 import logging
-import warnings
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -15,22 +13,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from callbacks import signals
-from callbacks.untrusted import UntrustedError, check_content, check_fit, check_zip
-from data.atomic import atomic_open, leftovers
 from elmur import ranks
-from elmur.build import build
-from elmur.module import CHECKPOINT_VERSION, NonFiniteError
-from elmur.policy import StreamingPolicy
-from elmur.sequence_model import SequenceModel
-from elmur.spec import SpecError, TaskSpec
+from elmur.checkpoint import CheckpointError, read_checkpoint
+from elmur.files import atomic_open, leftovers
+from elmur.module import NonFiniteError
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 NEXT, DAMAGED = "next.ckpt", "damaged.ckpt"  # written, but not yet renamed; found damaged, and passed over
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file, what was found and what was expected."""
 
 
 class _Noted(io.RawIOBase):
@@ -178,78 +168,3 @@ def resume_point(folder: Path | str) -> Path | None:
     if present:
         raise CheckpointError(f"{folder}: none of {[p.name for p in present]} can be read; delete them to start again")
     return None
-
-
-def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[str, Any]:
-    """A checkpoint of ours as plain data. Raises CheckpointError for anything else, and never unpickles code."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
-    checkpoint = load_plain(path, "a checkpoint of this project", map_location)
-    ours = checkpoint.get("elmur") if isinstance(checkpoint, dict) else None
-    if not isinstance(ours, dict) or "state_dict" not in checkpoint:
-        raise CheckpointError(
-            f"{path}: expected a checkpoint of this project (key 'elmur'), found another file; weights of the "
-            "published code are read by stage=import"
-        )
-    if ours.get("version") != CHECKPOINT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected checkpoint version {CHECKPOINT_VERSION}, found {ours.get('version')}; "
-            "use the code that wrote it"
-        )
-    try:
-        check_content(checkpoint)
-    except UntrustedError as error:
-        raise CheckpointError(f"{path}: expected a checkpoint of this project, found {error}") from error
-    return checkpoint
-
-
-def load_plain(path: Path, expected: str, map_location: Any | None = "cpu") -> Any:
-    """What torch.save wrote, if it is tensors and plain values. Raises CheckpointError for code, which is not run."""
-    try:
-        check_zip(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the error below says it all
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except PermissionError:
-        raise
-    except UntrustedError as error:
-        raise CheckpointError(f"{path}: expected {expected}, found {error}") from error
-    except Exception as error:  # whatever a damaged or malicious file provokes in the reader
-        raise CheckpointError(
-            f"{path}: expected {expected}, found a file that is damaged or holds code; nothing in it was executed"
-        ) from error
-
-
-def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[SequenceModel, int]:
-    """The network in a checkpoint and its context length, on the CPU, ready to act.
-
-    task: what it is to act in; CheckpointError says where the checkpoint's task differs from it.
-    """
-    ours = (checkpoint := read_checkpoint(path))["elmur"]
-    try:
-        spec = TaskSpec.from_json(ours["spec"])
-    except SpecError as error:
-        raise CheckpointError(f"{path}: expected a checkpoint of this project, found elmur.spec: {error}") from error
-    if task is not None and (spec.name != task.name or spec.differences(task)):
-        differences = "".join(f"; {difference}" for difference in spec.differences(task))
-        raise CheckpointError(f"{path}: trained on task {spec.name!r}, not on {task.name!r}{differences}")
-    # The configuration in a file is data: it may name members of elmur and nothing else.
-    builder: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", ("elmur",))
-    weights = {
-        name.removeprefix("model."): tensor
-        for name, tensor in checkpoint["state_dict"].items()
-        if name.startswith("model.")
-    }
-    try:
-        check_fit(lambda: builder(spec=spec), ours["model"].get("n_layer"), weights)
-    except UntrustedError as error:
-        raise CheckpointError(f"{path}: its weights do not fit the model it describes: found {error}") from error
-    model = builder(spec=spec)
-    model.load_state_dict(weights)
-    return model.eval(), int(ours["context_length"])
-
-
-def load_policy(path: Path | str, task: TaskSpec | None = None, **how: Any) -> StreamingPolicy:
-    """The policy in a checkpoint, to act one observation at a time; `how` as `StreamingPolicy` takes it."""
-    return StreamingPolicy(*load_model(path, task), **how)

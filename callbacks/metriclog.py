@@ -12,7 +12,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from data.atomic import append_bytes, write_text
+from elmur.files import append_bytes, write_text
 
 FILE = "metrics.csv"
 FIRST = ("epoch", "update")

@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import signals
 from callbacks.checkpoint import LAST, save_resume_point
-from callbacks.evaluation import check_metric, evaluate
+from callbacks.evaluation.evaluate import evaluate
+from callbacks.evaluation.outcomes import check_metric
 from callbacks.metriclog import MetricLog
 from elmur.policy import StreamingPolicy
 from envs.vector import VectorEnv

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.columns import Array
-from data.shard import Shard, Steps
+from data.shard import Array, Shard, Steps
 from elmur.spec import TaskSpec, Vector
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from data.atomic import exclusive, leftovers
 from data.bounds import CLIPPED, clip, tell
-from data.children import end_with_parent
-from data.disturbed import Disturbed
 from data.errors import ShardError, require_same_task
 from data.forecast import forecast
 from data.index import Collection, find_shards, shard_name
@@ -24,6 +21,8 @@ from data.progress import episodes_bar as episodes_bar
 from data.progress import waiting
 from data.provenance import describe, other_versions
 from data.shard import Shard, Steps, write_shard
+from elmur.children import end_with_parent
+from elmur.files import exclusive, leftovers
 from elmur.spec import Vector
 from envs.rollout import Episode, Policy, RandomPolicy, rollout
 from envs.vector import VectorEnv
@@ -296,3 +295,28 @@ def _run(job: _Job, missing: Sequence[int], processes: int, advance: Callable[[i
 
 def _ignore(episodes: int) -> None:
     """Progress inside another process is not shown; its whole shards are."""
+
+
+MIXTURE_STREAM = 3  # apart from the streams of collection
+
+
+@dataclass(frozen=True)
+class Disturbed:
+    """How far episodes are not the expert's own, so that their returns differ.
+
+    noise: probability that an expert's action is replaced by a random one; those steps are masked out of the loss.
+    mixture: share of whole episodes that are random play; these count in the loss, for a policy that is asked for a
+    return is to learn what a low one looks like.
+    """
+
+    noise: float = 0.0
+    mixture: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name}: expected a share from 0 to 1, found {value}")
+
+    def random_play(self, seed: int, number: int) -> bool:
+        """Whether episode `number` is random play: a function of the arguments alone."""
+        return bool(np.random.default_rng([seed, number, MIXTURE_STREAM]).random() < self.mixture)

@@ -1,7 +1,7 @@
 """Published archives -> shards: a folder of npz files, one episode each. Every file is checked, and bad ones are named.
 
 What an episode of an archive means is the env's to say: a reader with `spec`, `keys`, `made_with` and
-`read(arrays) -> episode` (envs/popgym_archive.py). Files are taken one after another, so that an archive may be larger
+`read(arrays) -> episode` (envs/popgym/archive.py). Files are taken one after another, so that an archive may be larger
 than memory, and nothing in them is unpickled. Actions outside the task's bounds are clipped to them, and counted.
 """
 
@@ -15,13 +15,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from data.atomic import exclusive
 from data.bounds import CLIPPED, clip, tell
-from data.columns import Array
 from data.errors import ShardError
 from data.index import Collection, find_shards, shard_name
 from data.progress import episodes_bar
-from data.shard import Steps, check_episode, write_shard
+from data.shard import Array, Steps, check_episode, write_shard
+from elmur.files import exclusive
 from elmur.spec import Image, TaskSpec, Vector
 
 log = logging.getLogger(__name__)

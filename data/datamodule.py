@@ -13,12 +13,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
-from data.children import serve_parent
-from data.columns import Array
 from data.dataset import WindowDataset
 from data.index import Index, build_index
 from data.sampler import LaneSampler
+from data.shard import Array
 from elmur.batch import SegmentBatch
+from elmur.children import serve_parent
 from elmur.spec import TaskSpec
 
 log = logging.getLogger(__name__)

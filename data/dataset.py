@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.columns import Array, Column, columns
 from data.index import Index
-from data.shard import Shard
+from data.shard import Array, Column, Shard, columns
 from elmur.batch import SegmentBatch
 
 OPEN_FILES = 16

@@ -10,9 +10,7 @@ from datetime import timedelta
 
 import h5py
 
-from data.columns import Array, columns
-from data.shard import Steps
-from data.storage import create
+from data.shard import Array, Steps, columns, create
 from elmur.spec import TaskSpec
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,9 @@ import hdf5plugin
 import numpy as np
 import torch
 
-from data.columns import Array
 from data.dataset import WindowDataset
 from data.index import build_index
-from data.shard import write_shard
-from data.storage import IMAGE_ROWS
+from data.shard import IMAGE_ROWS, Array, write_shard
 from elmur.spec import Image, TaskSpec, Vector
 
 SEGMENT, EPISODE, EPISODES = 20, 60, 12  # steps, steps and how many, as in RememberColor's published configuration

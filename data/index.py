@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.atomic import leftovers, write_json
-from data.columns import Array
 from data.errors import ShardError, require_same_task
-from data.shard import SUFFIX, Shard
+from data.shard import SUFFIX, Array, Shard
 from data.statistics import Moments
+from elmur.aliases import renamed
+from elmur.files import leftovers, write_json
 from elmur.spec import TaskSpec, Vector
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Collection:
         """The record in this folder; None where there is none (its shards came from elsewhere)."""
         try:
             data = json.loads((root / COLLECTION).read_text())
-            return cls(dict(data["parameters"]), int(data["num_shards"]))
+            return cls(dict(renamed(data["parameters"])), int(data["num_shards"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

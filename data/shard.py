@@ -13,22 +13,177 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
 import h5py
+import hdf5plugin
 import numpy as np
+from numpy.typing import NDArray
 
-from data.atomic import write_bytes
-from data.columns import Array, Column, columns
-from data.errors import ShardError as ShardError
-from data.errors import require_same_task
+from data.errors import ShardError, require_same_task
 from data.provenance import origin
 from data.statistics import Moments
-from data.storage import IMAGE_ROWS, ROWS, create, open_array, text
-from elmur.spec import SpecError, TaskSpec, Vector
+from elmur.files import write_bytes
+from elmur.spec import Discrete, Field, Image, SpecError, TaskSpec, Vector
+
+Array = NDArray[Any]
+NAME = re.compile(r"[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*")  # never "." or "..", never a path
+
+
+@dataclass(frozen=True)
+class Column:
+    """One array of a shard: a row per step, or per episode where `per_episode`.
+
+    field: the part of the TaskSpec whose values it holds; None for rewards, masks and the like.
+    bounded: whether a value outside the field's bounds is an error (it is for actions; observations of many
+    environments leave their declared bounds by rounding, and nothing depends on it).
+    """
+
+    key: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+    field: Field | None = None
+    bounded: bool = False
+    per_episode: bool = False
+
+    @property
+    def is_image(self) -> bool:
+        return isinstance(self.field, Image)
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+    def cast(self, values: Any) -> Array:
+        """`values` in this column's type. Raises TypeError where that would change what they mean."""
+        array = np.asarray(values)
+        allowed = {"f": "fiu", "i": "iu", "u": "u", "b": "b"}[self.dtype.kind]
+        if array.dtype.kind not in allowed or (self.is_image and array.dtype != self.dtype):
+            raise TypeError(f"values of type {array.dtype}")
+        with np.errstate(over="ignore"):  # what becomes infinite is refused by first_bad_row
+            return array.astype(self.dtype, copy=False)
+
+    def first_bad_row(self, values: Array) -> tuple[int, str, str] | None:
+        """(row, found, expected) of the first row whose values cannot be right, or None where all can."""
+        bad, expected = None, ""
+        if self.dtype.kind == "f":
+            bad, expected = ~np.isfinite(values), "finite numbers"
+            if isinstance(self.field, Vector) and self.bounded and not bad.any():
+                low, high = _bounds(self.field)
+                bad = (values < low) | (values > high)
+                expected = f"numbers within {low.tolist()} .. {high.tolist()}"
+        elif isinstance(self.field, Discrete):
+            sizes = np.asarray(self.field.sizes if self.shape else self.field.sizes[0])
+            bad, expected = (values < 0) | (values >= sizes), f"integers from 0 to below {sizes.tolist()}"
+        if bad is None or not bad.any():
+            return None
+        row = int(np.flatnonzero(bad.reshape(len(values), -1).any(axis=1))[0])
+        return row, _short(values[row]), expected
+
+
+def columns(spec: TaskSpec) -> dict[str, Column]:
+    """The columns of a shard of this task, by key. Raises SpecError where a part's name cannot name a data set."""
+    for name in spec.observation:
+        if not NAME.fullmatch(name):
+            raise SpecError(
+                f"task {spec.name}: observation part {name!r} cannot name a data set; use letters, digits, _ - ."
+            )
+    found = [_column(f"observation/{name}", field) for name, field in spec.observation.items()]
+    if isinstance(spec.action, Discrete):  # one choice: stored without the axis of components
+        found.append(Column("action", np.dtype(np.int64), (), spec.action, bounded=True))
+    else:
+        found.append(Column("action", np.dtype(np.float32), spec.action.shape, spec.action, bounded=True))
+    found.append(Column("reward", np.dtype(np.float32)))
+    found.append(Column("loss_mask", np.dtype(np.bool_)))
+    found.append(Column("terminated", np.dtype(np.bool_), per_episode=True))
+    found.append(Column("truncated", np.dtype(np.bool_), per_episode=True))
+    found.append(Column("seed", np.dtype(np.int64), per_episode=True))
+    return {column.key: column for column in found}
+
+
+def _column(key: str, field: Field) -> Column:
+    kinds: dict[type, Any] = {Discrete: np.int64, Vector: np.float32, Image: np.uint8}
+    return Column(key, np.dtype(kinds[type(field)]), field.shape, field)
+
+
+def _bounds(field: Vector) -> tuple[Array, Array]:
+    """The bounds of a vector as the float32 numbers that it is stored in."""
+    low = field.low if field.low is not None else (-np.inf,) * field.size
+    high = field.high if field.high is not None else (np.inf,) * field.size
+    return np.asarray(low, np.float32), np.asarray(high, np.float32)
+
+
+def _short(value: Any) -> str:
+    text = np.array2string(np.asarray(value), threshold=8, edgeitems=3, separator=", ")
+    return " ".join(text.split())
+
+
+IMAGE_ROWS, ROWS = 16, 1024  # rows in a chunk
+LARGEST_CHUNK = 1 << 30  # bytes; a small file could otherwise unpack to fill the memory
+ZSTD, FLETCHER32 = hdf5plugin.Zstd.filter_id, h5py.h5z.FILTER_FLETCHER32
+
+
+def text(file: Any, name: str) -> str:
+    """A text attribute. Raises TypeError where it is not of fixed length (HDF5 may hang on damage to others)."""
+    kind = file.attrs.get_id(name).dtype
+    if kind.kind != "S":
+        raise TypeError(f"attribute {name} is {kind}, not text of fixed length")
+    return bytes(file.attrs[name]).decode()
+
+
+def create(file: Any, column: Column, rows: int) -> Any:
+    """A new data set for a column, chunked along time, with a checksum per chunk."""
+    chunk = min(IMAGE_ROWS if column.is_image else ROWS, rows)
+    compression: Mapping[str, Any] = hdf5plugin.Zstd(clevel=3) if column.is_image else {}
+    return file.create_dataset(
+        column.key,
+        (rows, *column.shape),
+        column.dtype,
+        chunks=(chunk, *column.shape),
+        fletcher32=True,
+        **compression,
+    )
+
+
+def open_array(path: Path, file: Any, column: Column, rows: int | None) -> Any:
+    """The data set of a column, after checking that it is ours: no links out of the file, no foreign filters."""
+    parts = column.key.split("/")
+    for depth in range(len(parts)):
+        link = file.get("/".join(parts[: depth + 1]), getlink=True)
+        if type(link) is not h5py.HardLink:
+            found = "nothing" if link is None else f"a {type(link).__name__}"
+            raise ShardError(path, column.key, found, "a data set in this file")
+    dataset = file[column.key]
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype != column.dtype or dataset.ndim != len(column.shape) + 1:
+        raise ShardError(path, column.key, str(dataset), f"{column.dtype} [rows, {column.shape}]")
+    if dataset.shape[1:] != column.shape or (rows is not None and dataset.shape[0] != rows):
+        expected = [rows if rows is not None else "any", *column.shape]
+        raise ShardError(path, column.key, f"shape {list(dataset.shape)}", f"shape {expected}")
+    plist = dataset.id.get_create_plist()
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    outside = dataset.is_virtual or plist.get_external_count() > 0 or plist.get_layout() != h5py.h5d.CHUNKED
+    if outside or FLETCHER32 not in filters or not filters <= {ZSTD, FLETCHER32}:
+        raise ShardError(path, column.key, f"storage with HDF5 filters {sorted(filters)}", "checksummed chunks, Zstd")
+    _check_chunks(path, dataset, column)
+    return dataset
+
+
+def _check_chunks(path: Path, dataset: Any, column: Column) -> None:
+    """Raises ShardError unless all chunks are there, each as small as ours: absent ones would be read as zeros."""
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if size > LARGEST_CHUNK:
+        raise ShardError(path, column.key, f"chunks of {size} bytes", f"{LARGEST_CHUNK} or less")
+    needed = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+    stored = dataset.id.get_num_chunks()
+    if stored != needed:
+        raise ShardError(path, column.key, f"{stored} chunks", f"{needed}, for shape {list(dataset.shape)}")
+
 
 FORMAT, VERSION = "elmur-shard", 1
 SUFFIX = ".h5"

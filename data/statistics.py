@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from data.columns import Array
-
+Array = NDArray[Any]
 SMALLEST = 1e-6  # a component that deviates less is constant, and scaling it up would only amplify rounding
 
 

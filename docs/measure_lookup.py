@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.checkpoint import load_policy
 from elmur.attention import CrossAttention, split_heads
+from elmur.checkpoint import load_policy
 from elmur.memory import Memory
 from envs.experts.popgym import expert_for
 from envs.popgym import make_vector

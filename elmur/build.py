@@ -15,6 +15,8 @@ from functools import partial
 from types import UnionType
 from typing import Any
 
+from elmur.aliases import current
+
 ALLOWED = (
     "elmur", "data", "envs", "callbacks",
     "torch.optim",
@@ -67,7 +69,7 @@ def resolve(name: Any, path: str, allowed: Sequence[str]) -> Any:
     """The class or function called `name`, if it is defined in an allowed package."""
     if not isinstance(name, str) or not _inside(name, allowed):
         raise BuildError(f"{path}._target_: {name!r} is refused; only members of {', '.join(allowed)} may be named")
-    module_name, _, attribute = name.rpartition(".")
+    module_name, _, attribute = current(name).rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:

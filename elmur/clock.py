@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -30,3 +32,50 @@ class EpisodeClock(nn.Module):
         angle = steps.unsqueeze(-1).to(dtype) * self.frequencies.to(dtype)
         out: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(weight.dtype))
         return out
+
+
+@runtime_checkable
+class StepRule(Protocol):
+    """How tokens and writes are dated."""
+
+    def token_steps(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, "B T"]:
+        """The step of every token, `T = num_steps * tokens_per_step`."""
+
+    def write_step(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, " B"]:
+        """The step that a write at the end of this segment is stamped with."""
+
+
+class Chronological:
+    """True environment steps: the oldest token has the smallest, a write is dated by the segment's last step."""
+
+    def token_steps(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, "B T"]:
+        tokens = torch.arange(num_steps * tokens_per_step, device=start.device)
+        return start.unsqueeze(1) + tokens // tokens_per_step
+
+    def write_step(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, " B"]:
+        return start + num_steps - 1
+
+
+class Mirrored:
+    """The published code's dates: counted in tokens, and the *oldest* token of a segment has the largest.
+
+    A write is dated by the largest. Kept to run published weights; it turns time round inside a segment.
+    """
+
+    def token_steps(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, "B T"]:
+        tokens = torch.arange(num_steps * tokens_per_step, device=start.device)
+        return (start * tokens_per_step).unsqueeze(1) + tokens.flip(0)
+
+    def write_step(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, " B"]:
+        return (start + num_steps) * tokens_per_step - 1
+
+
+class DatedByStart:
+    """The published code's dates with rotary positions: in tokens, ascending, a write dated by its first token."""
+
+    def token_steps(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, "B T"]:
+        tokens = torch.arange(num_steps * tokens_per_step, device=start.device)
+        return (start * tokens_per_step).unsqueeze(1) + tokens
+
+    def write_step(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, " B"]:
+        return start * tokens_per_step

@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elmur.attention import CrossAttention, KeyValue
+from elmur.attention import CrossAttention, KeyValue, KeyValueCache, SelfAttention
 from elmur.dropout import Dropout
 from elmur.memory import Memory, WriteRule
 from elmur.memory_bias import MemoryBias, no_bias
 from elmur.positional import Position
 from elmur.residual import Residual
-from elmur.selfattention import KeyValueCache, SelfAttention
 
 FeedForward = Callable[..., nn.Module]
 

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elmur.attention import CrossAttention
+from elmur.attention import CrossAttention, SelfAttention
 from elmur.batch import SegmentBatch
-from elmur.clock import EpisodeClock
+from elmur.clock import Chronological, EpisodeClock, StepRule
 from elmur.dropout import Dropout
 from elmur.encoders import ActionEncoder, ReturnEncoder
 from elmur.feedforward import MLP
@@ -24,10 +24,8 @@ from elmur.memory_bias import MemoryBias
 from elmur.moe import MixtureOfExperts
 from elmur.positional import Position, Relative
 from elmur.residual import PostNorm, Residual
-from elmur.selfattention import SelfAttention
 from elmur.sequence_model import Output, SequenceModel
 from elmur.spec import TaskSpec
-from elmur.steps import Chronological, StepRule
 from elmur.tokens import TokenFormat
 
 Banks = tuple[Memory, ...]

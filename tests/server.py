@@ -18,7 +18,7 @@ SERVER = """
 import json, os, runpy, signal, sys, traceback
 import h5py, hydra, lightning.pytorch, matplotlib.pyplot, rich.progress, scipy.stats, torch
 sys.path.insert(0, os.getcwd())
-import callbacks.published, callbacks.selection, data.collect, data.datamodule, elmur.model
+import callbacks.evaluation.evaluate, callbacks.selection, data.collect, data.datamodule, elmur.model
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()

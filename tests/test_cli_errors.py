@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from data.atomic import exclusive
+from elmur.files import exclusive
 from elmur.spec import TaskSpec
 from tests.command import DEEP, ROOT, TINY, CommandLine, Done
 

@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import run
-from callbacks.checks import UsageError, check_choices
-from callbacks.parts import learner
+from callbacks.command.parts import learner
+from callbacks.command.settings import check_choices
+from callbacks.errors import UsageError
 from elmur.model import ELMUR
 from elmur.spec import Image, TaskSpec, Vector
 

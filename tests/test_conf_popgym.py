@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import run
-from callbacks.parts import build_env, learner
+from callbacks.command.parts import build_env, learner
 from elmur.model import ELMUR
 from envs import suites
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpoint import load_model
 from elmur.batch import SegmentBatch
+from elmur.checkpoint import load_model
 from elmur.memory import Memory
 from tests.command import ROOT, CommandLine
 from tests.test_cli_errors import Payload, refused

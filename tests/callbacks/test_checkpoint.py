@@ -11,17 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.checkpoint import (
-    LAST,
-    PREVIOUS,
-    AtomicCheckpointIO,
-    CheckpointError,
-    ResumePoint,
-    load_model,
-    load_policy,
-    read_checkpoint,
-    resume_point,
-)
+from callbacks.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, ResumePoint, resume_point
+from elmur.checkpoint import CheckpointError, load_model, load_policy, read_checkpoint
 from elmur.module import CHECKPOINT_VERSION
 from elmur.spec import Discrete, TaskSpec, Vector
 from tests.elmur.samples import SPEC, make_model

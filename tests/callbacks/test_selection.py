@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from callbacks import selection
 from callbacks.checkpoint import LAST
-from callbacks.evaluation import Outcome
+from callbacks.evaluation.outcomes import Outcome
 from callbacks.selection import BEST, RolloutSelection, chosen
 from envs.rollout import Episode
 from envs.tmaze import make_vector, variants

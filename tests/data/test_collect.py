@@ -13,10 +13,10 @@ import pytest
 
 import data.collect as collect_module
 from data import provenance
-from data.atomic import leftovers
 from data.collect import FIRST_SEED, CollectionError, collect, episode_seed
 from data.index import build_index, shard_name
 from data.shard import Shard, write_shard
+from elmur.files import leftovers
 from elmur.spec import Discrete, TaskSpec, Vector
 from envs.experts.tmaze import TMazeExpert
 from envs.tmaze import make_vector

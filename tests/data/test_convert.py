@@ -16,7 +16,7 @@ from data.index import build_index
 from data.shard import Shard
 from envs.experts.popgym import expert_for
 from envs.popgym import make_vector
-from envs.popgym_archive import PublishedEpisodes
+from envs.popgym.archive import PublishedEpisodes
 from envs.rollout import rollout
 
 # One task for every kind of space; the shape of one observation and of one action in the archive.

@@ -14,8 +14,8 @@ from data.index import build_index
 from data.shard import Shard
 from elmur.spec import Discrete, TaskSpec, Vector
 from envs.mikasa import TASKS, length_of
-from envs.mikasa_archive import PublishedEpisodes
-from envs.mikasa_sim import MikasaError
+from envs.mikasa.archive import PublishedEpisodes
+from envs.mikasa.sim import MikasaError
 from envs.rollout import Trajectory
 
 TASK, STEPS = "RememberColor3-v0", 60

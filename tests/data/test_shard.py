@@ -18,7 +18,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.shard import Shard, ShardError, write_shard
+from data.errors import ShardError
+from data.shard import Shard, write_shard
 from elmur.spec import Discrete, Image, TaskSpec, Vector
 
 Make = Callable[..., Any]
@@ -291,7 +292,8 @@ def test_flipped_byte_anywhere_is_refused_or_harmless(path: Path) -> None:
     code = """
 import sys, numpy as np
 from pathlib import Path
-from data.shard import Shard, ShardError
+from data.errors import ShardError
+from data.shard import Shard
 path = Path(sys.argv[1]); whole = path.read_bytes(); rng = np.random.default_rng(1); refused = 0
 def content():
     with Shard(path) as shard:

@@ -7,9 +7,8 @@ import math
 import pytest
 import torch
 
-from elmur.attention import CrossAttention, attend, merge_heads, split_heads
+from elmur.attention import CrossAttention, SelfAttention, attend, merge_heads, split_heads
 from elmur.positional import Position
-from elmur.selfattention import SelfAttention
 
 G = torch.Generator().manual_seed(0)
 

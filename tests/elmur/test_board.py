@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from elmur.board import BoardEncoder
 from elmur.build import BuildError, build
-from elmur.encoders import ObservationEncoder
+from elmur.encoders import BoardEncoder, ObservationEncoder
 from elmur.spec import Discrete, Field, TaskSpec, Vector
 
 CELLS, VALUES, D = 6, 3, 8
@@ -59,7 +58,7 @@ def test_a_part_that_is_missing_is_named() -> None:
         BoardEncoder({"observation": FIELDS["observation"]}, D)
 
 
-BOARD = {"_target_": "elmur.board.BoardEncoder", "_partial_": True}
+BOARD = {"_target_": "elmur.encoders.BoardEncoder", "_partial_": True}
 
 
 @pytest.mark.parametrize(

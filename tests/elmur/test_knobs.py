@@ -16,7 +16,7 @@ import torch
 
 from elmur import feedforward, memory, moe, positional, residual
 from elmur.baselines.recurrent import GRU
-from elmur.clock import EpisodeClock
+from elmur.clock import EpisodeClock, Mirrored
 from elmur.encoders import ObservationEncoder
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU, ReplaceAll
@@ -26,7 +26,6 @@ from elmur.moe import MixtureOfExperts
 from elmur.positional import Alibi, Learnable, Position, PublishedRelative, Relative, Rope, Sinusoidal, Yarn
 from elmur.residual import PostNorm, PreNorm, Residual
 from elmur.sequence_model import SequenceModel
-from elmur.steps import Mirrored
 from tests.elmur.samples import SPEC, make_batch, noise
 
 SMALL: dict[str, Any] = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.1, "dropatt": 0.1}

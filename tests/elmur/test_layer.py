@@ -9,14 +9,13 @@ import pytest
 import torch
 from scipy.special import erf, softmax
 
-from elmur.attention import CrossAttention
+from elmur.attention import CrossAttention, SelfAttention
 from elmur.feedforward import MLP
 from elmur.layer import ELMURLayer, Segment, shares
 from elmur.memory import LRU, Memory
 from elmur.memory_bias import MemoryBias
 from elmur.positional import Position
 from elmur.residual import PostNorm, PreNorm, Residual
-from elmur.selfattention import SelfAttention
 
 D, H, T, M, B = 6, 2, 4, 3, 2
 

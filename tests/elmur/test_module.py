@@ -14,10 +14,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 
-from callbacks.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, ResumePoint, read_checkpoint, resume_point
+from callbacks.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, ResumePoint, resume_point
 from callbacks.selection import RolloutSelection
 from data.collect import collect
 from data.datamodule import TrajectoryDataModule
+from elmur.checkpoint import read_checkpoint
 from elmur.model import ELMUR, MemoryDesign
 from elmur.module import NonFiniteError, SequenceModule, restore_rng, rng_state
 from elmur.optim import WarmupCosine

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from elmur.build import build
+from elmur.clock import DatedByStart, Mirrored
 from elmur.memory import LRU, ReplaceAll
 from elmur.model import ELMUR
 from elmur.positional import Learnable, PublishedRelative
 from elmur.published import DEFAULTS, PublishedError, check_keys, convert_weights, model_config, task_spec
 from elmur.spec import Discrete, Image, Vector
-from elmur.steps import DatedByStart, Mirrored
 
 COMMON: dict[str, Any] = {
     "d_ff": 128, "detach_memory": True, "expert_dropout": None, "max_seq_len": 1024, "pos_type": "relative",

@@ -11,7 +11,7 @@ import torch
 
 from elmur.baselines.recurrent import GRU
 from elmur.baselines.transformer import Transformer
-from elmur.clock import EpisodeClock
+from elmur.clock import DatedByStart, EpisodeClock, Mirrored
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU, ReplaceAll
 from elmur.model import ELMUR, MemoryDesign
@@ -21,7 +21,6 @@ from elmur.residual import PostNorm, PreNorm
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete
 from elmur.state import map_state
-from elmur.steps import DatedByStart, Mirrored
 from tests.elmur.samples import CONTINUOUS, SPEC, make_batch, make_model, noise, step_by_step
 
 POSITIONS: list[Callable[..., Position]] = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elmur.steps import Chronological, DatedByStart, Mirrored, StepRule
+from elmur.clock import Chronological, DatedByStart, Mirrored, StepRule
 
 START = torch.tensor([0, 20])
 

@@ -23,10 +23,11 @@ if importlib.util.find_spec("mikasa_robo_suite") is None:
 from omegaconf import OmegaConf
 
 from elmur.spec import Image, TaskSpec, Vector
-from envs import mikasa_scene, mikasa_sim
 from envs.experts.mikasa import expert_for
 from envs.mikasa import TASKS, Mikasa, MikasaBatch, in_this_process, make_vector
-from envs.mikasa_sim import MikasaError, Simulation, registered
+from envs.mikasa import scene as mikasa_scene
+from envs.mikasa import sim as mikasa_sim
+from envs.mikasa.sim import MikasaError, Simulation, registered
 from envs.rollout import rollout
 
 # Warnings of ManiSkill and what it imports: nothing here can be mended in this repository.

@@ -112,7 +112,7 @@ def read_shard(path: Path) -> Any:
 
 def read_checkpoint(path: Path) -> Any:
     """Everything in a checkpoint, in a form that can be compared."""
-    from callbacks.checkpoint import read_checkpoint
+    from elmur.checkpoint import read_checkpoint
 
     return plain(read_checkpoint(path))
 
@@ -130,7 +130,7 @@ def plain(value: Any) -> Any:
 
 def act_with(path: Path) -> None:
     """Use a checkpoint as far as evaluation does before it acts."""
-    from callbacks.checkpoint import load_policy
+    from elmur.checkpoint import load_policy
 
     load_policy(path)
 
@@ -140,12 +140,12 @@ def main(kind: str, file: str, first: int, last: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY[kind], MEMORY[kind]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if kind == "shard":
-        from data.shard import ShardError
+        from data.errors import ShardError
 
         refusals: tuple[type[Exception], ...] = (ShardError,)
     else:
-        from callbacks.checkpoint import CheckpointError
         from elmur.build import BuildError  # for a name that damage made unknown
+        from elmur.checkpoint import CheckpointError
 
         refusals = (CheckpointError, BuildError)
     read = read_shard if kind == "shard" else read_checkpoint

@@ -46,7 +46,7 @@ def in_write(name: str, number: int, place: str) -> str:
     """While file `name` is written for the `number`-th time: when `half` is there, `before` or `after` it is named."""
     return f"""{DIE}
 import pathlib
-import data.atomic as atomic
+import elmur.files as atomic
 import callbacks.checkpoint as checkpoint
 count = 0
 def counts(path):

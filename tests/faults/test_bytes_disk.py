@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from callbacks.checkpoint import read_checkpoint
 from data.shard import Shard
+from elmur.checkpoint import read_checkpoint
 from tests.command import DEEP, TINY, CommandLine, Done
 
 pytestmark = pytest.mark.faults

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.evaluation import evaluate
+from callbacks.evaluation.evaluate import evaluate
 from envs.experts.tmaze import TMazeExpert
 from envs.isolated import EnvError, IsolatedVector, rollout_isolated
 from envs.rollout import rollout

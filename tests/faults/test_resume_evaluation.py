@@ -15,7 +15,7 @@ import torch
 from tests.faults.killed import SMALL, Faulty, in_acting, kill, outcomes, wait_for
 
 pytestmark = pytest.mark.faults
-EVERY = "import callbacks.halfway as halfway\nhalfway.Halfway.__init__.__defaults__ = (None, '', 0.2)\n"
+EVERY = "import callbacks.evaluation.halfway as halfway\nhalfway.Halfway.__init__.__defaults__ = (None, '', 0.2)\n"
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_a_second_process_on_the_same_folder_is_refused_and_a_dead_one_is_not_wa
     holder = """
 import sys, time
 from pathlib import Path
-from data.atomic import exclusive
+from elmur.files import exclusive
 with exclusive(Path(sys.argv[1]) / ".running"):
     Path(sys.argv[1], "ready").touch()
     time.sleep(600)

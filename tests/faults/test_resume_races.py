@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch
 from callbacks.checkpoint import AtomicCheckpointIO, ResumePoint, read_checkpoint, resume_point
-from data.atomic import leftovers
+from elmur.files import leftovers
 
 folder, tries, draw = Path(sys.argv[1]), int(sys.argv[2]), random.Random(0)
 padding, writer, found = torch.ones(6_000_000), AtomicCheckpointIO(), {"loaded": 0, "lost": 0, "torn": 0, "other": 0}
@@ -84,7 +84,7 @@ def test_killed_at_any_moment_of_saving_the_last_finished_checkpoint_is_there(tm
 RACE = """
 import json, os, sys, time
 from pathlib import Path
-from data.atomic import LockError, exclusive, leftovers, write_bytes
+from elmur.files import LockError, exclusive, leftovers, write_bytes
 
 folder, tries, runners = Path(sys.argv[1]), int(sys.argv[2]), 4
 for race in range(tries):

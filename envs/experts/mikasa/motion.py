@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.experts.mikasa.arm import Arm
-from envs.mikasa_scene import PER_OBJECT
+from envs.mikasa.scene import PER_OBJECT
 from envs.vector import Observation
 
 

@@ -1,0 +1,137 @@
+"""Judging a policy by acting: episodes on given seeds, in every variant of an environment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from callbacks.evaluation.halfway import Halfway
+from callbacks.evaluation.outcomes import Outcome
+from elmur import ranks
+from envs.isolated import IsolatedVector, rollout_isolated
+from envs.rollout import Episode, Policy, can_keep, rollout
+from envs.vector import VectorEnv
+
+PATIENCE = 2.0  # seconds before a progress bar appears
+
+
+def evaluate(
+    policy: Policy,
+    make_env: Callable[..., VectorEnv],
+    variants: Mapping[str, Mapping[str, Any]],
+    num_episodes: int,
+    first_seed: int,
+    num_envs: int = 100,
+    policy_seed: int = 0,
+    progress: bool = True,
+    isolation: float | None = None,
+    halfway: Halfway | None = None,
+    pause: Callable[[], object] = lambda: None,
+) -> dict[str, Outcome]:
+    """The outcome in every variant, over the episodes of seeds `first_seed .. first_seed + num_episodes - 1`.
+
+    make_env is called as make_env(num_envs=N, **variant). Nothing here touches a global random generator, so a
+    training run that evaluates goes on as if it had not.
+    Episodes are played in waves of `num_envs`, each of which depends on its own seeds alone. Several processes share
+    the waves and all of them get the outcomes, the same as those of one; so all of them must call this.
+    halfway: what of this evaluation was played before, and where it is kept. pause: called after every step.
+    isolation: environments run in a process of their own, where each step may take so many seconds; an episode that is
+    lost there twice is an `env_error` (see envs/isolated.py). None: they run in this process, and an error is raised.
+    """
+    waves = waves_of(num_episodes, first_seed, num_envs)
+    rank, count = ranks.place()
+    mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
+    played: dict[tuple[str, int], list[Episode]] = {}
+    halfway = halfway or Halfway()
+    with one_thread(), _bar(len(variants), progress and rank == 0) as show:
+        for done, (name, variant) in enumerate(variants.items()):
+            numbers = [number for variant_name, number in mine if variant_name == name]
+            if not numbers:
+                continue
+
+            def on_step(step: int, running: int, done: int = done, name: str = name) -> None:
+                pause()
+                if step % 256 == 0:
+                    show(done, name, step, running)
+
+            env = _open(make_env, min(num_envs, num_episodes), variant, isolation)
+            act = rollout_isolated if isinstance(env, IsolatedVector) else rollout
+            play = partial(act, env, policy, on_step=on_step)  # type: ignore[arg-type]
+            exact = isolation is None and can_keep(env, policy)
+            try:
+                for number in numbers:
+                    wave = partial(play, seeds=waves[number], policy_seed=policy_seed + number)
+                    played[name, number] = halfway.wave(name, number, wave, exact)
+            finally:
+                env.close()
+    return gathered(ranks.from_all((played, halfway.spent)), variants, len(waves))
+
+
+def waves_of(num_episodes: int, first_seed: int, num_envs: int) -> list[range]:
+    """The seeds of the episodes that are played side by side. Raises ValueError for none."""
+    if num_episodes < 1 or num_envs < 1:
+        raise ValueError(f"evaluation needs num_episodes and num_envs of 1 or more; found {num_episodes}, {num_envs}")
+    seeds = range(first_seed, first_seed + num_episodes)
+    return [seeds[i : i + num_envs] for i in range(0, num_episodes, num_envs)]
+
+
+def gathered(
+    shares: list[tuple[dict[tuple[str, int], list[Episode]], dict[str, float]]], variants: Iterable[str], waves: int
+) -> dict[str, Outcome]:
+    """The outcome of every variant, from what each process played and the seconds that it took."""
+    episodes = {item: found for share, _ in shares for item, found in share.items()}
+    seconds = {name: max(share.get(name, 0.0) for _, share in shares) for name in variants}
+    return {
+        name: Outcome.of([e for number in range(waves) for e in episodes[name, number]], seconds[name])
+        for name in variants
+    }
+
+
+def _open(
+    make_env: Callable[..., VectorEnv], num_envs: int, variant: Mapping[str, Any], isolation: float | None
+) -> VectorEnv:
+    """The environments of a variant, in this process or in one of their own."""
+    if isolation is None:
+        return make_env(num_envs=num_envs, **variant)
+    return IsolatedVector(make_env, num_envs, variant, isolation)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small products gain nothing from more threads, and wait for them at every step."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _bar(total: int, wanted: bool) -> Iterator[Callable[[int, str, int, int], None]]:
+    """A progress bar over variants, with the steps of the one in work; shown once it takes longer than PATIENCE."""
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, TimeRemainingColumn(), transient=True)
+    task = bar.add_task("", total=total)
+    begin, started = time.monotonic(), False
+
+    def show(done: int, name: str, step: int, running: int) -> None:
+        nonlocal started
+        if wanted and not started and time.monotonic() - begin > PATIENCE:
+            bar.start()
+            started = True
+        bar.update(
+            task, completed=done, description=f"{name} step {step:,}, {running} episodes running" if step else name
+        )
+
+    try:
+        yield show
+    finally:
+        if started:
+            bar.stop()

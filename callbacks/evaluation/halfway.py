@@ -1,0 +1,138 @@
+"""A half-done evaluation: what was played is kept on disk, and a long wave of episodes goes on at its last step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from callbacks import signals
+from elmur import ranks
+from elmur.checkpoint import CheckpointError, load_plain
+from elmur.files import atomic_open
+from envs.rollout import Episode, Keep
+
+log = logging.getLogger(__name__)
+
+
+class Halfway:
+    """Plays each wave of an evaluation once, however often the evaluation is begun anew.
+
+    path: where it is kept; None: nowhere. identity: what makes the evaluation this one; what is found of another is
+    not used. every_seconds: how often the state inside a wave is saved, where environment and policy can give it.
+    """
+
+    def __init__(self, path: Path | None = None, identity: str = "", every_seconds: float = 30.0) -> None:
+        self.path, self.identity, self.every = path, identity, every_seconds
+        self.spent: dict[str, float] = {}
+        self._played: dict[str, list[list[Any]]] = {}
+        self._wave: dict[str, Any] | None = None
+        self._since = time.monotonic()
+        if path is not None and path.exists():
+            self._read(path)
+
+    @classmethod
+    def of(cls, folder: Path, checkpoint: Path, settings: Mapping[str, Any]) -> Halfway:
+        """What `folder` holds of the evaluation of a checkpoint under these settings."""
+        rank, count = ranks.place()
+        about = {"env": settings["env"], "evaluation": settings["evaluation"], "share": [rank, count]}
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+        digest.update(checkpoint.read_bytes())
+        return cls(folder / f"evaluation-{rank}.partial", digest.hexdigest())
+
+    def wave(self, name: str, number: int, play: Callable[..., list[Episode]], exact: bool) -> list[Episode]:
+        """The episodes of a variant's wave: those kept, else those that `play(keep=...)` gives.
+
+        exact: environment and policy can give their state. A signal waits until it is saved, otherwise for nothing.
+        """
+        key = f"{name}#{number}"
+        if key not in self._played:
+            self._since = time.monotonic()
+            keep = _Kept(self, key, name) if exact and self.path is not None else None
+            with signals.held() if keep else nullcontext():
+                episodes = play() if keep is None else play(keep=keep)
+                self._played[key] = [
+                    [e.seed, e.length, e.episode_return, e.success, e.error, e.success_at_end] for e in episodes
+                ]
+                self._wave = None
+                self.write(name)
+            if keep is not None:
+                signals.leave()
+        kept = self._played[key]
+        return [Episode(seed, length, won, met, None, error, at_end) for seed, length, won, met, error, at_end in kept]
+
+    def write(self, name: str) -> None:
+        """Keep what there is; the time since the last call was spent on the variant `name`."""
+        now = time.monotonic()
+        self.spent[name] = self.spent.get(name, 0.0) + now - self._since
+        self._since = now
+        if self.path is not None:
+            content = {"identity": self.identity, "played": self._played, "spent": self.spent, "wave": self._wave}
+            with atomic_open(self.path) as file:
+                torch.save(content, file)
+
+    def remove(self) -> None:
+        """The evaluation is over."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> None:
+        try:
+            found = load_plain(path, "a half-done evaluation")
+        except CheckpointError as error:
+            log.warning("%s; it begins anew", error)
+            return
+        if not isinstance(found, dict) or found.get("identity") != self.identity:
+            log.info("%s is of another evaluation; this one begins anew", path)
+            return
+        self._played, self.spent, self._wave = found["played"], found["spent"], found["wave"]
+        step = f", and at step {self._wave['state']['count']} of the next" if self._wave else ""
+        log.info("going on with an evaluation: %d waves are played%s", len(self._played), step)
+
+
+class _Kept(Keep):
+    """The state inside one wave."""
+
+    def __init__(self, halfway: Halfway, key: str, name: str) -> None:
+        self.halfway, self.key, self.name = halfway, key, name
+
+    def load(self) -> dict[str, Any] | None:
+        wave = self.halfway._wave
+        return as_arrays(wave["state"]) if wave is not None and wave["key"] == self.key else None
+
+    def due(self) -> bool:
+        return signals.received() or time.monotonic() - self.halfway._since >= self.halfway.every
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.halfway._wave = {"key": self.key, "state": as_tensors(state)}
+        self.halfway.write(self.name)
+        signals.leave()
+
+
+def as_tensors(node: Any) -> Any:
+    """A nest with its arrays as tensors, which load without pickled code."""
+    return _mapped(node, np.ndarray, torch.from_numpy)
+
+
+def as_arrays(node: Any) -> Any:
+    """A nest with its tensors as arrays again."""
+    return _mapped(node, Tensor, Tensor.numpy)
+
+
+def _mapped(node: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    if isinstance(node, kind):
+        return function(node)
+    if isinstance(node, dict):
+        return {key: _mapped(value, kind, function) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_mapped(value, kind, function) for value in node]
+    return node

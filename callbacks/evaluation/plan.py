@@ -1,0 +1,57 @@
+"""How a policy is judged: how many episodes, on which seeds, and how it acts in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+FIRST_SEED_OF_COLLECTION = 1_000_000  # seeds from here on are trained on
+MOST_FILMED = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts.
+
+    video: episodes that are filmed (see callbacks/evaluation/video.py).
+    compile: the policy's steps by torch.compile. isolate: environments run in a process of their own, where a step may
+    take `step_timeout` seconds.
+    """
+
+    num_episodes: int = 100
+    num_envs: int = 100
+    first_seed: int = 500_000
+    sample: bool = False
+    target_return: float = 1.0
+    compile: bool = False
+    isolate: bool = False
+    step_timeout: float = 60.0
+    video: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.step_timeout > 0:
+            raise ValueError(f"step_timeout={self.step_timeout}; it must be more than 0 seconds")
+        if not 0 <= self.video <= MOST_FILMED:
+            raise ValueError(f"video={self.video}; it must be a number of episodes from 0 to {MOST_FILMED}")
+        if min(self.num_episodes, self.num_envs) < 1:
+            raise ValueError(f"num_episodes={self.num_episodes}, num_envs={self.num_envs}; each must be 1 or more")
+        if not 0 <= self.first_seed <= FIRST_SEED_OF_COLLECTION - self.num_episodes:
+            raise ValueError(
+                f"first_seed={self.first_seed}: {self.num_episodes} seeds from there must lie between 0 and "
+                f"{FIRST_SEED_OF_COLLECTION}, where those of the training data begin"
+            )
+
+    @property
+    def asked(self) -> tuple[int, int, int]:
+        """How many episodes, from which seed on, how many side by side: arguments of `evaluate`."""
+        return self.num_episodes, self.first_seed, self.num_envs
+
+    @property
+    def acting(self) -> dict[str, Any]:
+        """How the policy acts: arguments of `StreamingPolicy`."""
+        return {"sample": self.sample, "target_return": self.target_return, "compiled": self.compile}
+
+    @property
+    def isolation(self) -> float | None:
+        """Seconds that a step may take in a process of its own; None without one."""
+        return self.step_timeout if self.isolate else None

@@ -1,0 +1,153 @@
+"""A video of a few episodes, side by side: only these are rendered, frame by frame, as they are acted."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from callbacks.errors import UsageError
+from callbacks.evaluation.evaluate import one_thread
+from elmur.files import atomic_open
+from elmur.spec import TaskSpec
+from envs.rollout import Policy, rollout
+from envs.vector import Observation, Rendered, Step, VectorEnv
+
+log = logging.getLogger(__name__)
+FRAMES_PER_SECOND = 20
+GIF_STEPS = 4  # shades are few there: every fourth pixel is enough, and the file stays small
+
+
+class VideoError(RuntimeError):
+    """Episodes that cannot be filmed, and why."""
+
+
+def check_filmable(env: Mapping[str, Any], episodes: int) -> None:
+    """Raises UsageError where a video is asked for of an env section that does not say how to render."""
+    if episodes and env.get("render") is None:
+        raise UsageError(f"evaluation.video={episodes}: env={env['name']} cannot be rendered; leave it at 0")
+
+
+class Filmed:
+    """A VectorEnv that hands a frame of every step, uint8 [N, h, w, 3], to `keep`."""
+
+    def __init__(self, env: VectorEnv, keep: Callable[[np.ndarray], object]) -> None:
+        if not isinstance(env, Rendered):
+            raise VideoError(f"{env.spec.name}: its environments have no render(), so there is nothing to film")
+        self.env, self._render, self._keep = env, env.render, keep
+        self.num_envs = env.num_envs
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task."""
+        return self.env.spec
+
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
+        """See VectorEnv."""
+        observation = self.env.reset(seeds)
+        self._keep(self._render())
+        return observation
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        """See VectorEnv."""
+        step = self.env.step(action, active)
+        self._keep(self._render())
+        return step
+
+    def close(self) -> None:
+        """See VectorEnv."""
+        self.env.close()
+
+
+def film(
+    policy: Policy,
+    make_env: Callable[..., VectorEnv],
+    variant: Mapping[str, Any],
+    episodes: int,
+    first_seed: int,
+    folder: Path,
+    progress: bool = True,
+) -> Path:
+    """The video that was written into `folder`: the episodes of seeds from `first_seed`, as `evaluate` plays them.
+
+    make_env: called as make_env(num_envs=episodes, **variant); gives environments that are `Rendered`. An mp4 where
+    imageio and its ffmpeg are installed, else a gif at a quarter of the size.
+    """
+    columns = (TextColumn("filming"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    env = make_env(num_envs=episodes, **variant)
+    try:
+        path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
+        with one_thread(), Progress(*columns, transient=True, disable=not progress) as bar, _Writer(path) as writer:
+            task = bar.add_task("", total=env.spec.horizon)
+            played = rollout(
+                Filmed(env, lambda frames: writer.add(tiled(frames))),
+                policy,
+                range(first_seed, first_seed + episodes),
+                on_step=lambda step, running: bar.update(task, completed=step),
+            )
+    finally:
+        env.close()
+    told = ", ".join(f"{episode.seed} {'succeeded' if episode.success else 'failed'}" for episode in played)
+    log.info("video: %s (row by row, the episodes of seeds %s)", path, told)
+    return path
+
+
+def tiled(frames: np.ndarray) -> np.ndarray:
+    """Frames uint8 [N, h, w, 3] as one picture, row by row, about as wide as high; empty places are black."""
+    count, height, width, channels = frames.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    whole = np.zeros((rows * columns, height, width, channels), np.uint8)
+    whole[:count] = frames
+    grid = whole.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return grid.reshape(rows * height, columns * width, channels)
+
+
+class _Writer:
+    """Frames -> a file that is there whole or not at all."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pictures: list[Any] = []
+        self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+        self._stream: Any = None
+
+    def __enter__(self) -> _Writer:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.suffix == ".mp4":
+            import imageio.v2
+
+            self._stream = imageio.v2.get_writer(self._partial, fps=FRAMES_PER_SECOND, macro_block_size=2)
+        return self
+
+    def add(self, picture: np.ndarray) -> None:
+        """One more frame, uint8 [h, w, 3]."""
+        if self._stream is not None:
+            self._stream.append_data(picture)
+            return
+        from PIL import Image
+
+        self._pictures.append(Image.fromarray(picture).reduce(GIF_STEPS).quantize(128))
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            if kind is None:
+                os.replace(self._partial, self._path)
+            else:
+                self._partial.unlink(missing_ok=True)
+        elif kind is None:
+            first, *others = self._pictures
+            with atomic_open(self._path) as file:
+                duration = 1000 // FRAMES_PER_SECOND
+                first.save(file, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
+
+
+def _has_ffmpeg() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("imageio", "imageio_ffmpeg"))

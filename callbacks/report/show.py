@@ -1,0 +1,92 @@
+"""What a person looks at in the end: a table in the terminal, a figure beside the result row."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from callbacks.report.row import ROW
+from elmur.files import write_bytes
+
+log = logging.getLogger(__name__)
+NUMBERED = re.compile(r"[^\d]*(\d+)$")
+
+
+def show(row: Mapping[str, Any], folder: Path, chance: float | None = None) -> None:
+    """One row of `folder` as a table and, where its variants are numbered, as a figure beside it."""
+    show_table(row)
+    drawn = draw_success({row["model"]: row}, folder / "success.png", chance)
+    log.info("result row: %s", folder / ROW)
+    if drawn:
+        log.info("figure: %s", folder / "success.png")
+
+
+def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
+    """The outcomes of one result row as a table."""
+    actions = f" · {row['actions']} actions" if "actions" in row else ""
+    table = Table(title=f"{row['task']} · {row['model']} · seed {row['seed']}{actions}", title_justify="left")
+    lines = [_cells(name, outcome, row) for name, outcome in row["outcomes"].items()]
+    for heading in lines[0]:
+        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+    for cells in lines:
+        table.add_row(*cells.values())
+    (console or Console()).print(table)
+
+
+def _cells(name: str, outcome: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
+    """One line of the table of a row: heading -> text. Success is left out where the task has only a return."""
+    lost = outcome.get("env_errors")
+    cells = {"variant": name, "episodes": str(outcome["episodes"]) + (f" + {len(lost)} env_error" if lost else "")}
+    if row.get("metric") != "return":
+        low, high = outcome["success_interval"]
+        cells |= {"success": f"{outcome['success']:.2f}", "95 % of it": f"{low:.2f}-{high:.2f}"}
+    cells["return"] = f"{outcome['mean_return']:.2f} ± {outcome['return_error']:.2f}"
+    if reference := row.get("reference"):
+        cells |= {name: f"{reference[name]:.2f}" for name in ("expert", "random")}
+        cells["normalised"] = f"{outcome['normalised']:.2f}"
+    return cells | {"steps": f"{outcome['mean_length']:,.0f}", "seconds": f"{outcome['wall_seconds']:.1f}"}
+
+
+def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance: float | None = None) -> bool:
+    """A PNG of success against the number in the variants' names, a line per row (label -> row).
+
+    chance: the success of guessing, drawn as a dotted line. Gives False, and draws nothing, where no variant has one.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = {label: numbered(row) for label, row in rows.items()}
+    if not any(lines.values()):
+        return False
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    for label, points in lines.items():
+        x = [number for number, _ in points]
+        y = [outcome["success"] for _, outcome in points]
+        axes.plot(x, y, marker="o", label=label)
+        low, high = zip(*[outcome["success_interval"] for _, outcome in points], strict=True)
+        axes.fill_between(x, low, high, alpha=0.2)
+    axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")
+    if chance is not None:
+        axes.axhline(chance, color="grey", linestyle=":", linewidth=1, label="guessing")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150)
+    pyplot.close(figure)
+    write_bytes(path, image.getvalue())
+    return True
+
+
+def numbered(row: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The outcomes whose variant ends in a number, by that number."""
+    found = [(NUMBERED.match(name), outcome) for name, outcome in row["outcomes"].items()]
+    return sorted(((int(match[1]), outcome) for match, outcome in found if match), key=lambda pair: pair[0])

@@ -1,0 +1,127 @@
+"""A run of the published code, read from its folder and written as a checkpoint of ours."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elmur.build import build
+from elmur.checkpoint import load_plain
+from elmur.files import atomic_open
+from elmur.module import CHECKPOINT_VERSION
+from elmur.published import DEFAULTS, PublishedError, check_keys, convert_weights, model_config, task_spec
+
+log = logging.getLogger(__name__)
+CONFIG, BEST, STEPS = "config.json", "best_checkpoint.pth", "checkpoints/step_*.pth"
+# Modules that the published model owns but does not use where a flag is off or None; ours does not have them then.
+UNUSED_WITHOUT = {
+    "use_tok2mem": r"layers\.\d+\.(cross_attention1|token_norm_cross)\.",
+    "use_mem2tok": r"layers\.\d+\.(cross_attention2|memory_norm_cross|memory_ffn)\.",
+    "use_relative_bias": r"layers\.\d+\.cross_rel_bias\.",
+}
+
+
+def import_run(source: Path, target: Path) -> Path:
+    """Write the weights and the configuration of a published run to `target`, a checkpoint that acts; gives `target`.
+
+    source: a run folder (`config.json` with `best_checkpoint.pth` or `checkpoints/step_N.pth`, the newest), or a
+    weights file with its `config.json` beside it or up to two folders above. Pickled code is never executed.
+    Raises PublishedError for everything that is missing, unknown or does not fit, CheckpointError for code.
+    """
+    config_file, weights_file = find_files(Path(source))
+    config, context_length = read_config(config_file)
+    state = read_weights(weights_file)
+    if int(config["state_dim"]) < 1 and "state_encoder.weight" in state:  # POPGym: taken from the data when it was run
+        config = {**config, "state_dim": state["state_encoder.weight"].shape[-1]}
+    off = [flag for flag in UNUSED_WITHOUT if not config[flag]]
+    unset = [flag for flag in off if config[flag] is None]
+    if "use_tok2mem" in off and "use_mem2tok" in off:
+        off.append("use_relative_bias")  # nothing is left for it to act on
+    if unset:
+        log.warning(
+            "%s: %s not set, which the published code takes for false: it was trained without memory, and acts so",
+            config_file,
+            ", ".join(unset),
+        )
+    used = {k: v for k, v in state.items() if not any(re.match(UNUSED_WITHOUT[flag], k) for flag in off)}
+    spec, model = task_spec(config), model_config(config)
+    if re.match(r"popgym-(?!.*-v\d+$)", spec.name):
+        spec = replace(spec, name=f"{spec.name}-v0")
+    expected = build(model, f"{config_file}: model", ("elmur",), spec=spec).state_dict()
+    try:
+        weights = convert_weights(used, expected)
+    except PublishedError as error:
+        raise PublishedError(f"{weights_file}: {error}") from error
+    checkpoint = {
+        "state_dict": {f"model.{name}": tensor.to(expected[name]).clone() for name, tensor in weights.items()},
+        "elmur": {
+            "version": CHECKPOINT_VERSION,
+            "spec": spec.to_json(),
+            "model": model,
+            "context_length": context_length,
+            "source": str(weights_file),
+        },
+    }
+    with atomic_open(target) as file:
+        torch.save(checkpoint, file)
+    return target
+
+
+def find_files(source: Path) -> tuple[Path, Path]:
+    """The configuration and the weights that `source` names. Raises PublishedError listing what is not there."""
+    if not source.exists():
+        raise PublishedError(f"{source}: there is no such run folder or weights file")
+    if source.is_file():
+        configs = [folder / CONFIG for folder in (source.parent, *list(source.absolute().parents)[1:3])]
+        weights: Path | None = source
+    else:
+        configs = [source / CONFIG]
+        steps = sorted(source.glob(STEPS), key=lambda path: int(re.sub(r"\D", "", path.stem) or -1))
+        weights = next((path for path in (source / BEST, *reversed(steps)) if path.is_file()), None)
+    config = next((path for path in configs if path.is_file()), None)
+    if config is None or weights is None:
+        missing = [f"no {CONFIG} (looked for {', '.join(map(str, configs))})"] * (config is None)
+        missing += [f"no weights (looked for {BEST} and {STEPS})"] * (weights is None)
+        raise PublishedError(f"{source}: not a run of the published code: {'; '.join(missing)}")
+    return config, weights
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], int]:
+    """The complete model keys of a published configuration, and its context length."""
+    try:
+        whole = json.loads(path.read_text())
+        if not isinstance(whole, dict):
+            raise ValueError(f"expected an object, found {type(whole).__name__}")
+    except ValueError as error:
+        raise PublishedError(f"{path}: expected the JSON of a published run: {error}") from error
+    nested = isinstance(whole.get("model"), dict)
+    model = dict(whole["model"]) if nested else {k: v for k, v in whole.items() if not isinstance(v, dict)}
+    training = whole.get("training")
+    length = training.get("context_length") if isinstance(training, dict) else model.pop("context_length", None)
+    named = [section.get("model_mode") for section in (whole, whole.get("run"), model) if isinstance(section, dict)]
+    kind = next((name for name in named if name is not None), "ELMUR")
+    if kind != "ELMUR":
+        raise PublishedError(f"{path}: expected a run of the model ELMUR, found {kind}, which cannot be imported")
+    if type(length) is not int or length < 1:
+        raise PublishedError(f"{path}: training.context_length: expected a whole number from 1, found {length!r}")
+    # The published command line hands the keys of all its models over, None where they were not given.
+    known = {key: value for key, value in model.items() if value is not None or key in DEFAULTS}
+    try:
+        return check_keys(known), length
+    except PublishedError as error:
+        raise PublishedError(f"{path}: {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors in a weights file by name. Raises ValueError for anything else; runs nothing that it holds."""
+    state = load_plain(path, "weights of the published code")
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise PublishedError(f"{path}: expected a dictionary of tensors by name, found {type(state).__name__}")
+    return state

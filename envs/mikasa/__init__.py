@@ -1,0 +1,182 @@
+"""MIKASA-Robo's 32 tasks as vector environments: on the CPU in several processes, or on a GPU in one batch."""
+
+from __future__ import annotations
+
+import difflib
+import multiprocessing
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from envs.mikasa.sim import MikasaError, Simulation, require
+from envs.processes import ProcessVector
+from envs.vector import Observation, Step, SyncVector, VectorEnv, check_action, check_active, check_playing, check_seeds
+
+_SPEEDS = ("Slow", "Medium", "Fast")
+TASKS = (
+    *(f"ShellGame{motion}-v0" for motion in ("Touch", "Push", "Pick")),
+    *(f"Intercept{speed}-v0" for speed in _SPEEDS),
+    *(f"InterceptGrab{speed}-v0" for speed in _SPEEDS),
+    *(f"Rotate{rule}{angles}-v0" for rule in ("Lenient", "Strict") for angles in ("Pos", "PosNeg")),
+    "TakeItBack-v0",
+    *(f"Remember{what}{count}-v0" for what in ("Color", "Shape") for count in (3, 5, 9)),
+    *(f"RememberShapeAndColor{count}-v0" for count in ("3x2", "3x3", "5x3")),
+    *(f"{order}OfColors{count}-v0" for order in ("Bunch", "Seq", "Chain") for count in (3, 5, 7)),
+)
+LENGTHS = {"Remember": 60, "ShellGame": 90, "Intercept": 90, "Rotate": 90, "TakeItBack": 180}  # others: 120
+STEP_SECONDS = 120.0  # that a step may take in a process of its own; rendering on a busy CPU is slow
+
+
+class Mikasa(gymnasium.Env[Observation, Any]):
+    """One task on the CPU; `task_spec` says what an observation is.
+
+    Every episode lasts as long as the suite says, whatever is reached on the way. `info` at its end holds `success`
+    (the goal was met at some step, the published measure) and `success_at_end`. An action out of bounds is clipped;
+    `clipped` counts how often.
+    """
+
+    def __init__(self, id: str, **options: Any) -> None:
+        check_task(id)
+        self.simulation = Simulation(id, **options)
+        self.task_spec, self.privileged = self.simulation.spec, self.simulation.privileged
+        bounds = self.task_spec.action
+        self.action_space = spaces.Box(np.float32(bounds.low), np.float32(bounds.high))  # type: ignore[union-attr, arg-type]
+        self.clipped = self._steps = 0
+        self._once = False
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """The first observation of the episode of this seed; without one it is drawn."""
+        super().reset(seed=seed)
+        self._steps, self._once = 0, False
+        shown = self.simulation.reset([int(self.np_random.integers(2**31)) if seed is None else seed])
+        return _first_row(shown), {}
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One step of 0.05 seconds; the episode is cut at the suite's length."""
+        given = torch.as_tensor(np.asarray(action, np.float32))
+        executed = given.clamp(-1.0, 1.0)
+        self.clipped += not torch.equal(executed, given)
+        shown, reward, success = self.simulation.step(executed.unsqueeze(0))
+        self._steps += 1
+        now = bool(success)
+        self._once = self._once or now
+        info = {"success": self._once, "success_at_end": now}
+        return _first_row(shown), float(reward), False, self._steps >= self.simulation.horizon, info
+
+    def render(self) -> Any:
+        """A frame for people, uint8 [h, w, 3], where the task was made with render=True."""
+        return self.simulation.frames()[0]
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self.simulation.close()
+
+
+class MikasaBatch:
+    """A VectorEnv in one simulator; on a GPU, observations are tensors that stay there.
+
+    All rows begin together: the suite cannot begin one episode anew inside a batch. A row without a seed idles.
+    """
+
+    def __init__(self, id: str, num_envs: int, **options: Any) -> None:
+        check_task(id)
+        self.simulation = Simulation(id, num_envs=num_envs, **options)
+        self.num_envs, self.spec = num_envs, self.simulation.spec
+        self._playing, self._once = np.zeros((2, num_envs), np.bool_)
+        self._steps = 0
+        self._shown: Any = None
+
+    def reset(self, seeds: Sequence[int | None]) -> Observation:
+        """First observations. Raises ValueError where a row is to keep an episode that is running."""
+        found = check_seeds(seeds, self.num_envs)
+        given = np.array([seed is not None for seed in found])
+        if (self._playing & ~given).any():
+            raise ValueError("seeds: expected one for every environment that is playing: a batch begins together")
+        if given.any():
+            self._shown = self.simulation.reset([0 if seed is None else seed for seed in found])
+            self._playing, self._once, self._steps = given, np.zeros(self.num_envs, np.bool_), 0
+        if self._shown is None:
+            raise ValueError("seeds: expected one at least before the first episode")
+        return dict(self._shown)
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        """One step of the batch; what it did to rows that are not active is not reported."""
+        check_active(active, self.num_envs)
+        check_playing(active, self._playing)
+        action = np.where(active[:, None], check_action(self.spec, action, active), 0.0)
+        chosen = torch.as_tensor(action, dtype=torch.float32, device=self.simulation.env.device).clamp(-1.0, 1.0)
+        self._shown, gained, success = self.simulation.step(chosen)
+        now = success.cpu().numpy() & active
+        self._once |= now
+        self._steps += 1
+        over = active & (self._steps >= self.simulation.horizon)
+        self._playing = self._playing & ~over
+        reward = np.where(active, gained.cpu().numpy(), 0.0).astype(np.float32)
+        none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
+        return Step(dict(self._shown), reward, none, over, over & self._once, every, over & now)
+
+    def render(self) -> np.ndarray:
+        """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""
+        return self.simulation.frames()
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self.simulation.close()
+
+
+def make_vector(
+    num_envs: int,
+    id: str,
+    observation: str = "vector",
+    backend: str = "cpu",
+    processes: int | None = None,
+    joints: bool = False,
+    privileged: bool = False,
+    render: bool = False,
+) -> VectorEnv:
+    """`num_envs` environments of one task, e.g. id="RememberColor3-v0".
+
+    processes: those that simulate side by side on the CPU, 0: this one does; None: one per core.
+    The other arguments are those of `envs.mikasa.sim.Simulation`.
+    """
+    check_task(id)
+    require(id, observation, backend)  # here rather than in every process
+    options = {"observation": observation, "joints": joints, "privileged": privileged, "render": render}
+    if backend == "gpu":
+        return MikasaBatch(id, num_envs, backend=backend, **options)
+    if multiprocessing.current_process().daemon:  # which may have no children
+        processes = 0
+    processes = min(num_envs, (os.cpu_count() or 1) if processes is None else processes)
+    if processes == 0:
+        return in_this_process(num_envs, id, backend=backend, **options)
+    return ProcessVector(in_this_process, num_envs, processes, {"id": id, "backend": backend, **options}, STEP_SECONDS)
+
+
+def in_this_process(num_envs: int, id: str, **options: Any) -> SyncVector:
+    """`num_envs` environments of one task, each with a simulator of its own, one after another."""
+    torch.set_num_threads(1)  # a batch of one gains nothing from more
+    return SyncVector([partial(Mikasa, id, **options)] * num_envs)
+
+
+def check_task(id: str) -> None:
+    """Raises MikasaError, with the nearest names, where the suite has no such task."""
+    if id not in TASKS:
+        near = difflib.get_close_matches(id, TASKS, n=3, cutoff=0.5)
+        raise MikasaError(f"MIKASA-Robo has no task {id!r}; nearest: {', '.join(near or TASKS[:1])}")
+
+
+def length_of(id: str) -> int:
+    """How many steps every episode of a task has."""
+    return next((length for family, length in LENGTHS.items() if id.startswith(family)), 120)
+
+
+def _first_row(parts: dict[str, torch.Tensor]) -> Observation:
+    return {name: part[0].numpy() for name, part in parts.items()}

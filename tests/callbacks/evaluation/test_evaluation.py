@@ -1,0 +1,95 @@
+"""Judging by acting: intervals against Wilson's formula by hand, seeds, and nothing disturbed."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from callbacks.evaluation.evaluate import evaluate, one_thread
+from callbacks.evaluation.outcomes import Outcome, check_metric
+from callbacks.evaluation.plan import Plan
+from envs.experts.tmaze import TMazeExpert
+from envs.rollout import Episode
+from envs.tmaze import make_vector, variants
+
+
+def episodes(won: int, lost: int) -> list[Episode]:
+    results = [True] * won + [False] * lost
+    return [Episode(seed=i, length=10 + i, episode_return=2.0 * w, success=w) for i, w in enumerate(results)]
+
+
+def wilson(won: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's score interval, from the two roots of (p - q)^2 = z^2 q (1 - q) / n."""
+    p = won / n
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+@pytest.mark.parametrize(("won", "lost"), [(0, 20), (20, 0), (7, 3), (1, 0), (50, 50)])
+def test_an_outcome(won: int, lost: int) -> None:
+    n = won + lost
+    outcome = Outcome.of(episodes(won, lost), 1.5)
+    assert outcome.success == won / n and outcome.episodes == n and outcome.wall_seconds == 1.5
+    assert outcome.success_interval == pytest.approx(wilson(won, n), abs=1e-9)
+    mean = 2.0 * won / n
+    spread = math.sqrt((won * (2 - mean) ** 2 + lost * mean**2) / (n - 1)) if n > 1 else 0.0
+    assert outcome.mean_return == mean and outcome.return_error == pytest.approx(spread / math.sqrt(n))
+    assert outcome.mean_length == 10 + (n - 1) / 2
+    assert outcome.seeds == list(range(n)) and outcome.successes == [True] * won + [False] * lost
+    assert outcome.metric("success") == won / n and outcome.metric("return") == mean
+
+
+def test_metrics_have_names() -> None:
+    with pytest.raises(ValueError, match="expected one of success, success_at_end, return; found 'nope'"):
+        check_metric("nope")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_episodes": 0}, {"num_envs": 0}, {"first_seed": -1}, {"first_seed": 999_950, "num_episodes": 51}]
+)
+def test_a_plan_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"num_episodes|first_seed"):
+        Plan(**wrong)
+    assert Plan(first_seed=999_950, num_episodes=50).sample is False
+
+
+def test_every_variant_is_acted_in_on_the_seeds_asked_for_whatever_acts_side_by_side() -> None:
+    found = [evaluate(TMazeExpert(), make_vector, variants([9, 12]), 7, 40, num_envs=n) for n in (1, 3, 100)]
+    for outcomes in found:
+        assert list(outcomes) == ["T=9", "T=12"]
+        assert [o.success for o in outcomes.values()] == [1.0, 1.0]
+        assert [o.mean_length for o in outcomes.values()] == [8.0, 11.0], "the optimal walk"
+        assert all(o.seeds == list(range(40, 47)) for o in outcomes.values())
+    assert [o.returns for o in found[0].values()] == [o.returns for o in found[2].values()]
+
+
+def test_the_hint_is_half_and_half() -> None:
+    """An agent that always turns one way is right in exactly half of an even number of episodes."""
+
+    class Stubborn(TMazeExpert):
+        def act(self, observation: Any, is_first: np.ndarray) -> np.ndarray:
+            right = super().act(observation, is_first)
+            return np.where(right % 2 == 1, 1, right)
+
+    assert evaluate(Stubborn(), make_vector, variants([9]), 20, 500_000)["T=9"].success == 0.5
+
+
+def test_nothing_global_is_disturbed() -> None:
+    threads = torch.get_num_threads()
+    before = torch.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002
+    evaluate(TMazeExpert(), make_vector, variants([9]), 3, 0)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert repr(np.random.get_state()) == before[1]  # noqa: NPY002
+    with pytest.raises(ZeroDivisionError), one_thread():
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == threads
+
+
+def test_an_evaluation_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="num_episodes and num_envs of 1 or more; found 0, 100"):
+        evaluate(TMazeExpert(), make_vector, variants([9]), 0, 0)
