@@ -15,7 +15,6 @@ from elmur.attention import CrossAttention, SelfAttention
 from elmur.batch import SegmentBatch
 from elmur.clock import Chronological, EpisodeClock, StepRule
 from elmur.dropout import Dropout
-from elmur.encoders import ActionEncoder, ReturnEncoder
 from elmur.feedforward import MLP
 from elmur.heads import head_for
 from elmur.layer import ELMURLayer, LayerStream, Segment
@@ -24,8 +23,9 @@ from elmur.memory_bias import MemoryBias
 from elmur.moe import MixtureOfExperts
 from elmur.positional import Position, Relative
 from elmur.residual import PostNorm, Residual
-from elmur.sequence_model import Output, SequenceModel
+from elmur.sequence_model import Output
 from elmur.spec import TaskSpec
+from elmur.token_model import TokenModel
 from elmur.tokens import TokenFormat
 
 Banks = tuple[Memory, ...]
@@ -70,7 +70,7 @@ class Stream:
     length: int
 
 
-class ELMUR(SequenceModel):
+class ELMUR(TokenModel):
     """The ELMUR policy for one task: `model(segment, memory) -> output, memory`.
 
     position, feedforward and residual build their parts from (d_model, n_head, dropout), (d_model, dropout) and
@@ -92,13 +92,9 @@ class ELMUR(SequenceModel):
         residual: Callable[..., Residual] = PostNorm,
         memory: MemoryDesign | None = MemoryDesign(),  # noqa: B008 - a value, never changed
     ) -> None:
-        super().__init__()
         check_sizes(d_model, n_layer, n_head)
-        self.spec, self.d_model, self.design = spec, d_model, memory
-        self.format = token_format if isinstance(token_format, TokenFormat) else TokenFormat(token_format)
-        self.observation = self.format.encoder(spec.observation, d_model)
-        self.action = ActionEncoder(spec, d_model) if self.format.with_action else None
-        self.returns = ReturnEncoder(d_model) if self.format.with_return else None
+        super().__init__(spec, d_model, token_format)
+        self.design = memory
         self.clock = memory.clock(d_model) if memory and memory.clock else None
         self.dropout = Dropout(dropout)
         self.position = position(d_model, n_head, dropout)
@@ -188,10 +184,7 @@ class ELMUR(SequenceModel):
         return Stream(tuple(layers), segment, memory, 0)
 
     def step(self, stream: Stream, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B A"]:
-        tokens = self.ordered(now, self.format.before)
-        if before is not None:
-            tokens = self.ordered(before, self.format.after) + tokens
-        out: Tensor = self.head(self.append(stream, tokens)[:, -1:])
+        out: Tensor = self.head(self.append(stream, self.newest(now, before))[:, -1:])
         return out[:, 0]
 
     def close_segment(self, stream: Stream, last: SegmentBatch) -> Banks:
@@ -209,32 +202,12 @@ class ELMUR(SequenceModel):
         stream.length += x.shape[1]
         return x
 
-    def ordered(self, batch: SegmentBatch, letters: str) -> list[Tensor]:
-        """Embeddings of the tokens named by `letters`, in that order."""
-        parts = self.parts(batch, letters)
-        return [parts[letter] for letter in letters]
-
-    def tokens(self, batch: SegmentBatch) -> Float[Tensor, "B T D"]:
-        """The segment as a token sequence, positions and dropout not yet in it."""
-        return self.format.sequence(self.parts(batch, self.format.order))
-
     def placed(self, x: Float[Tensor, "B Q D"], steps: Int[Tensor, "B Q"], first: int) -> Float[Tensor, "B Q D"]:
         """Tokens `first .. first + Q - 1` of a segment with their step and position added, and dropout."""
         if self.clock is not None:
             x = x + self.clock(steps)
         out: Tensor = self.dropout(self.position.embed(x, first))
         return out
-
-    def parts(self, batch: SegmentBatch, letters: str) -> dict[str, Tensor]:
-        """Embeddings `[B, steps, D]` of the kinds of tokens named by `letters`."""
-        parts = {}
-        if "s" in letters:
-            parts["s"] = self.observation(batch.observation)
-        if "a" in letters and self.action is not None:
-            parts["a"] = self.action(batch.action, batch.mask)
-        if "r" in letters and self.returns is not None:
-            parts["r"] = self.returns(batch.return_to_go)
-        return parts
 
     def segment(self, start: Int[Tensor, " B"], num_steps: int, x: Float[Tensor, "B T D"]) -> Segment:
         """Steps, dates and codes of the segment of `num_steps` steps that begins at `start`."""

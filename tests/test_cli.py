@@ -11,6 +11,9 @@ import pytest
 import torch
 
 from tests.command import DEEP, TINY, CommandLine
+from tests.server import ROOT
+
+MODELS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,7 @@ def test_help_lists_groups_settings_and_examples(cli: CommandLine) -> None:
     done = cli.run("--help")
     assert done.code == 0
     for words in (
-        "model: elmur, gru, transformer",
+        f"model: {MODELS}",
         "lru_blend_alpha",
         "stage=evaluate checkpoint=",
         "logger: csv, tensorboard, wandb",

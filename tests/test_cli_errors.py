@@ -16,6 +16,7 @@ from elmur.files import exclusive
 from elmur.spec import TaskSpec
 from tests.command import DEEP, ROOT, TINY, CommandLine, Done
 
+MODELS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
 TASKS = len(list((ROOT / "conf" / "task").glob("*.yaml")))
 HINT = " (HYDRA_FULL_ERROR=1 shows the traceback)"
 
@@ -61,7 +62,7 @@ EARLY = {
     "added to a callback": (["+callbacks.selection.foo=1"], ["callbacks.selection.foo: unknown key"]),
     "share above 1": (["collect.mixture=2"], ["collect: mixture: expected a share from 0 to 1, found 2"]),
     "no list": (["allow_mismatch=data"], ["allow_mismatch: expected a list, allow_mismatch=[data]"]),
-    "unknown option": (["model=nope"], ["model=nope: there is no such option", "elmur, gru, transformer"]),
+    "unknown option": (["model=nope"], ["model=nope: there is no such option", MODELS]),
     "unknown nested option": (["model/position=nope"], ["model/position=nope", "relative, rope"]),
     "unknown task": (["task=nope"], ["task=nope: there is no such option"]),
     "unknown task, nearly right": (

@@ -51,7 +51,8 @@ class GRU(SequenceModel):
         self, batch: SegmentBatch, memory: Tensor, write: bool = True, write_grad: bool = True
     ) -> tuple[Output, Tensor]:
         x = self.dropout(self.observation(batch.observation))
-        x, hidden = self.gru(x, memory.transpose(0, 1).to(x.dtype).contiguous())
+        with torch.autocast(x.device.type, enabled=False):  # a state in half precision forgets
+            x, hidden = self.gru(x.to(memory.dtype), memory.transpose(0, 1).contiguous())
         return Output(self.head(self.dropout(x))), hidden.transpose(0, 1)
 
     def open_segment(self, memory: Tensor, start: Int[Tensor, " B"], context_length: int) -> Stream:

@@ -8,8 +8,10 @@ import torch
 
 from elmur.batch import SegmentBatch
 from elmur.model import ELMUR
-from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, TaskSpec, Vector
+from elmur.testing import stepped as step_by_step
+
+__all__ = ["CONTINUOUS", "SPEC", "make_batch", "make_model", "noise", "step_by_step"]
 
 SPEC = TaskSpec("sample", {"state": Vector(4)}, Discrete((3,)), horizon=40)
 CONTINUOUS = TaskSpec("reach", {"state": Vector(4)}, Vector(2, low=(-1.0, 0.0), high=(1.0, 4.0)))
@@ -43,13 +45,3 @@ def make_model(seed: int = 0, **changes: Any) -> ELMUR:
 def noise(seed: int = 0) -> torch.Generator:
     """A generator for memory noise."""
     return torch.Generator().manual_seed(seed)
-
-
-def step_by_step(model: SequenceModel, segment: SegmentBatch, memory: Any) -> tuple[torch.Tensor, Any]:
-    """Predictions `[B, steps, A]` for a segment taken in one step at a time, and the state after it."""
-    stream, before, found = model.open_segment(memory, segment.start, segment.num_steps), None, []
-    for now in segment.split(1):
-        found.append(model.step(stream, now, before))
-        before = now
-    assert before is not None
-    return torch.stack(found, dim=1), model.close_segment(stream, before)

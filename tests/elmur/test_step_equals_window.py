@@ -20,7 +20,7 @@ from elmur.positional import Alibi, Learnable, Position, PublishedRelative, Rela
 from elmur.residual import PostNorm, PreNorm
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete
-from elmur.state import map_state
+from elmur.testing import gap
 from tests.elmur.samples import CONTINUOUS, SPEC, make_batch, make_model, noise, step_by_step
 
 POSITIONS: list[Callable[..., Position]] = [
@@ -51,13 +51,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # fmt: on
 
 
-def largest_gap(left: Any, right: Any) -> float:
-    """The largest difference between two states."""
-    gaps = [0.0]
-    map_state(lambda a, b: gaps.append((a - b).abs().max().item()) or a, left, right)  # type: ignore[func-returns-value]
-    return max(gaps)
-
-
 @torch.no_grad()
 def check(model: SequenceModel, dtype: torch.dtype = torch.float64) -> None:
     """Several segments, each lane at its own place in its episode."""
@@ -71,7 +64,7 @@ def check(model: SequenceModel, dtype: torch.dtype = torch.float64) -> None:
         output, windowed = model(segment, windowed)
         prediction, streamed = step_by_step(model, segment, streamed)
         assert (prediction - output.prediction).abs().max() < 1e-10
-        assert largest_gap(streamed, windowed) < 1e-10
+        assert gap(streamed, windowed) < 1e-10
 
 
 @pytest.mark.parametrize("token_format", FORMATS)
@@ -111,7 +104,7 @@ def test_segments_of_one_step() -> None:
         output, after = model(segment, memory)
         prediction, streamed = step_by_step(model, segment, memory)
     assert (prediction - output.prediction).abs().max() < 1e-10
-    assert largest_gap(streamed, after) < 1e-10
+    assert gap(streamed, after) < 1e-10
 
 
 @pytest.mark.parametrize("token_format", FORMATS)
