@@ -34,9 +34,10 @@ from callbacks.command.identity import (
 )
 from callbacks.command.parts import build_env, build_trainer, check_buildable, learner, plan
 from callbacks.command.quiet import quieten
+from callbacks.command.registry import PLATFORM
 from callbacks.command.resume import expanded, resumed
 from callbacks.command.settings import check_choices, check_settings, check_variants
-from callbacks.command.targets import guard_composition
+from callbacks.command.targets import allow_typed_plugins, guard_composition, refuse_pickles
 from callbacks.errors import UsageError, refuse
 from envs import suites
 
@@ -115,7 +116,7 @@ def datamodule(settings: dict[str, Any]) -> Any:
     from elmur.build import build
 
     other = "data" in settings["allow_mismatch"]
-    return build(settings["data"], "data", collect=collector(settings), allow_other_data=other)
+    return build(settings["data"], "data", "data", PLATFORM, collect=collector(settings), allow_other_data=other)
 
 
 def collector(settings: dict[str, Any]) -> Callable[[], Any]:
@@ -123,7 +124,8 @@ def collector(settings: dict[str, Any]) -> Callable[[], Any]:
     from data.collect import collect
     from elmur.build import build, call
 
-    how, expert = build(settings["collect"], "collect"), build(settings["env"]["expert"], "env.expert")
+    how = build(settings["collect"], "collect", "env", PLATFORM)
+    expert = build(settings["env"]["expert"], "env.expert", "expert", PLATFORM)
     return partial(call, collect, {"expert": expert, "root": settings["data"]["root"], "seed": 0, **how}, "collect")
 
 
@@ -207,6 +209,7 @@ def convert_archive(settings: dict[str, Any]) -> None:
 def evaluate_checkpoint(settings: dict[str, Any]) -> None:
     """Act with a checkpoint; the row goes into the output folder."""
     from callbacks.report.show import show
+    from elmur.aliases import renamed
     from elmur.checkpoint import CheckpointError, read_checkpoint
     from elmur.files import exclusive
 
@@ -214,7 +217,7 @@ def evaluate_checkpoint(settings: dict[str, Any]) -> None:
         raise UsageError("stage=evaluate needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
     learner(settings)  # refuses unknown keys, though the model comes from the checkpoint
     path = Path(settings["checkpoint"])
-    found = read_checkpoint(path)["elmur"]["model"]
+    found = renamed(read_checkpoint(path)["elmur"]["model"])
     target = str(found.get("_target_"))
     if settings["model_was_chosen"] and target != settings["model"]["_target_"]:
         raise CheckpointError(f"{path}: expected model={settings['model_name']}, found {target}; leave model= out")
@@ -264,15 +267,22 @@ STAGE_FUNCTIONS = {
 }
 
 
+def guarded() -> None:
+    """The command, once what it names was allowed and what it must not do was refused."""
+    refuse_pickles(sys.argv[1:])
+    allow_typed_plugins(sys.argv[1:])
+    sys.argv[1:] = expanded(sys.argv[1:])
+    command()
+
+
 def main() -> None:
     """The command line: an error is one sentence and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
     guard_composition()
-    sys.argv[1:] = expanded(sys.argv[1:])
     if FULL_ERROR:
-        return command()
+        return guarded()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, to be said in our words
     try:
-        command()
+        guarded()
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -10,20 +10,12 @@ import difflib
 import importlib
 import inspect
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from types import UnionType
 from typing import Any
 
-from elmur.aliases import current
-
-ALLOWED = (
-    "elmur", "data", "envs", "callbacks",
-    "torch.optim",
-    "lightning.pytorch.trainer", "lightning.pytorch.loggers", "lightning.pytorch.callbacks",
-    "lightning.pytorch.strategies", "lightning.pytorch.profilers",
-)  # fmt: skip
-
+from elmur.registry import MODELS, NOTHING, Registry, plugin_of
 
 # Annotations whose values are checked; an int will do for a float, a bool for nothing else.
 PLAIN: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
@@ -31,63 +23,134 @@ PLAIN: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": 
 MOST_NAMES = 12  # that an error lists
 
 
+class _Empty(typing.Protocol):
+    """What every protocol has."""
+
+
 class BuildError(ValueError):
     """A configuration that cannot be built; the message names the key and what would be right."""
 
 
-def build(config: Any, path: str = "config", allowed: Sequence[str] = ALLOWED, **extra: Any) -> Any:
+def build(config: Any, path: str = "config", role: str | None = None, registry: Registry = MODELS, **extra: Any) -> Any:
     """What a nested configuration describes. `extra` are further arguments of the outermost call.
 
-    path: how the configuration is called in error messages. allowed: packages whose members may be named.
-    Raises BuildError for a name outside them, an unknown or missing key, or a value that its constructor refuses.
+    path: how the configuration is called in error messages. role: what it has to be, one of the registry's; None where
+    it may be each of them. Raises BuildError for a name that the registry does not have in that place, an unknown or
+    missing key, or a value that its constructor refuses.
     """
-    if isinstance(config, dict):
-        node = {key: build(value, f"{path}.{key}", allowed) for key, value in config.items() if key != "_target_"}
-        if "_target_" not in config:
-            return node
-        return call(resolve(config["_target_"], path, allowed), {**node, **extra}, path)
     if isinstance(config, list | tuple):
-        return [build(value, f"{path}[{i}]", allowed) for i, value in enumerate(config)]
-    return config
+        return [build(value, f"{path}[{i}]", role, registry) for i, value in enumerate(config)]
+    if not isinstance(config, dict):
+        return config
+    if is_named := "_target_" in config:
+        role, name = look_up(config, path, role, registry)
+        target = resolve(name, f"{path}._target_", role, registry)
+    node = {
+        key: build(value, f"{path}.{key}", registry.below(role, key), registry)
+        for key, value in config.items()
+        if key != "_target_"
+    }
+    return call(target, {**node, **extra}, path, kind_of(role, registry)) if is_named else node
 
 
-def call(target: Any, arguments: dict[str, Any], path: str) -> Any:
-    """`target(**arguments)`, or a partial of it; errors carry the path of the configuration."""
+def look_up(config: Mapping[str, Any], path: str, role: str | None, registry: Registry) -> tuple[str, str]:
+    """The role and the import path of what a configuration names; nothing is imported. Raises BuildError."""
+    found = registry.find(config["_target_"], role)
+    if found is None:
+        raise BuildError(f"{path}._target_: {registry.refusal(config['_target_'], role)}")
+    known = registry.roles.get(found[0])
+    is_partial = config.get("_partial_", False)
+    if type(is_partial) is not bool or (known and known.partial is not None and is_partial != known.partial):
+        expected = "true or false" if known is None or known.partial is None else str(known.partial).lower()
+        raise BuildError(f"{path}._partial_: expected {expected} for a {found[0]}; found {is_partial!r}")
+    return found
+
+
+def check_names(config: Any, path: str, role: str | None, registry: Registry) -> None:
+    """Raises BuildError for a name that has no place in a configuration; without importing anything."""
+    if isinstance(config, list | tuple):
+        for i, value in enumerate(config):
+            check_names(value, f"{path}[{i}]", role, registry)
+    if not isinstance(config, dict):
+        return
+    if "_target_" in config:
+        role, _ = look_up(config, path or "config", role, registry)
+    for key, value in config.items():
+        if key != "_target_":
+            check_names(value, f"{path}.{key}".lstrip("."), registry.below(role, key), registry)
+
+
+def call(target: Any, arguments: dict[str, Any], path: str, kind: Any = None) -> Any:
+    """`target(**arguments)`, or a partial of it; errors carry the path of the configuration.
+
+    kind: the class, or the protocol, that it has to give.
+    """
     is_partial = arguments.pop("_partial_", False)
     check_arguments(target, arguments, path, is_partial)
     if is_partial:
         return partial(target, **arguments)
     try:
-        return target(**arguments)
+        made = target(**arguments)
     except BuildError:
         raise
     except (ValueError, TypeError) as error:
         raise BuildError(f"{path}: {error}") from error
+    if kind is not None and made is not None and not isinstance(made, kind):
+        raise BuildError(f"{path}: expected a {kind.__name__}, found a {type(made).__name__}")
+    return made
 
 
-def resolve(name: Any, path: str, allowed: Sequence[str]) -> Any:
-    """The class or function called `name`, if it is defined in an allowed package."""
-    if not isinstance(name, str) or not _inside(name, allowed):
-        raise BuildError(f"{path}._target_: {name!r} is refused; only members of {', '.join(allowed)} may be named")
-    module_name, _, attribute = current(name).rpartition(".")
+def resolve(name: str, path: str, role: str | None, registry: Registry) -> Any:
+    """The class or function at an import path that `look_up` gave. Raises BuildError where there is none."""
+    module_name, _, attribute = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package == name.partition(".")[0]:
-            raise BuildError(f"{path}._target_: there is no {name!r} ({error})") from error
-        missing = f"{name} needs the Python package {package}, which is not installed here"
-        raise BuildError(f"{path}: {missing}; `make setup` installs what is missing") from error
+        missing = (error.name or "").partition(".")[0]
+        if missing == name.partition(".")[0]:
+            raise BuildError(f"{path}: there is no {name!r} ({error})") from error
+        raise BuildError(
+            f"{path}: {name} needs the Python package {missing}, which is not installed here; `make setup` installs "
+            "what is missing"
+        ) from error
     except (ImportError, AttributeError) as error:
-        raise BuildError(f"{path}._target_: there is no {name!r} ({error})") from error
-    # What a module merely imports is not its own: without this, elmur.memory.torch would open all of torch.
-    if not callable(found) or not _inside(getattr(found, "__module__", "") or "", allowed):
-        raise BuildError(f"{path}._target_: {name!r} is refused; it is not defined in {', '.join(allowed)}")
+        raise BuildError(f"{path}: there is no {name!r} ({error})") from error
+    if (package := plugin_of(name)) is not None and not registry.is_listed(name):
+        check_plugin(found, name, package, path, role, registry)
     return found
 
 
-def _inside(name: str, allowed: Sequence[str]) -> bool:
-    return any(name == package or name.startswith(package + ".") for package in allowed)
+def check_plugin(found: Any, name: str, package: str, path: str, role: str | None, registry: Registry) -> None:
+    """Raises BuildError unless a member of a plugin is defined there, and is what its place needs."""
+    # What a module merely imports is not its own: without this, mypkg.models.torch would open all of torch.
+    home = getattr(found, "__module__", None) or ""
+    if not callable(found) or not f"{home}.".startswith(f"{package}."):
+        raise BuildError(f"{path}: {name!r} is refused; it is not a class or function that {package} defines")
+    known, kind = registry.roles.get(role or NOTHING), kind_of(role, registry)
+    if isinstance(found, type):
+        if kind is None or fits(found, kind):
+            return
+    elif known is not None and known.functions:
+        return
+    wanted = f"a class of kind {known.kind}" if known and known.kind else "a class"
+    raise BuildError(f"{path}: {name!r} is refused; as {role} there belongs {wanted}")
+
+
+def kind_of(role: str | None, registry: Registry) -> Any:
+    """The class or protocol that what stands in a place of this role has to be of; None where there is no such one."""
+    known = registry.roles.get(role or NOTHING)
+    if known is None or known.kind is None:
+        return None
+    module, _, name = known.kind.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def fits(found: type, kind: Any) -> bool:
+    """Whether a class is of a kind; of a protocol where it has all of its methods."""
+    if getattr(kind, "_is_protocol", False):
+        own = {name for name, value in vars(kind).items() if inspect.isfunction(value)} - set(vars(_Empty))
+        return all(callable(getattr(found, name, None)) for name in own)
+    return issubclass(found, kind)
 
 
 def check_arguments(target: Any, arguments: dict[str, Any], path: str, is_partial: bool) -> None:

@@ -75,8 +75,8 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
     if task is not None and (spec.name != task.name or spec.differences(task)):
         differences = "".join(f"; {difference}" for difference in spec.differences(task))
         raise CheckpointError(f"{path}: trained on task {spec.name!r}, not on {task.name!r}{differences}")
-    # The configuration in a file is data: it may name members of elmur and nothing else.
-    builder: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", ("elmur",))
+    # The configuration in a file is data: it may name what makes a model and nothing else.
+    builder: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", "model")
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in checkpoint["state_dict"].items()

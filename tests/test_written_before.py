@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elmur.build import ALLOWED, resolve
+from callbacks.command.registry import PLATFORM
+from elmur.aliases import renamed
+from elmur.build import resolve
 from elmur.checkpoint import load_policy
 from elmur.spec import Discrete
 from tests.command import CommandLine
@@ -69,4 +71,7 @@ def test_a_run_that_was_interrupted_goes_on(written: Path, cli: CommandLine, nam
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_found(name: str) -> None:
-    assert callable(resolve(name, "name", ALLOWED))
+    today = renamed(name.partition(" (")[0])
+    assert callable(resolve(today, "name", None, PLATFORM))
+    if not today.startswith("envs.experts.popgym.cards."):  # of which a collection tells, but no configuration
+        assert PLATFORM.find(name) is not None

@@ -139,7 +139,7 @@ def published_model() -> SequenceModel:
         "dropatt": 0.17, "memory_dropout": 0.01, "memory_size": 2, "lru_blend_alpha": 0.79, "pre_lnorm": False,
         "max_seq_len": 1024, "sequence_format": "s", "use_moe": True, "load_balancing_loss_coef": 0.1, **EXPERTS,
     }  # fmt: skip
-    model: SequenceModel = build(published.model_config(config), spec=SPEC)
+    model: SequenceModel = build(published.model_config(config), "model", "model", spec=SPEC)
     return model
 
 

@@ -21,7 +21,7 @@ SETTINGS, ROW = "settings.json", "result.json"
 MAX_LABEL = 60
 MOST_OF_A_VALUE = 80  # characters of it that an error shows
 # What does not make a run another one.
-NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch")
+NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch", "plugins")
 OTHER_STAGES = ("archive", "benchmark", "render")  # keys of env that training does not read
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from callbacks.command.registry import PLATFORM
 from callbacks.command.settings import check_variants
 
 
@@ -21,7 +22,7 @@ def check_buildable(settings: dict[str, Any]) -> None:
     check_metric(env["metric"])
     build_trainer(settings)
     module = learner(settings)
-    build(settings["data"], "data")
+    build(settings["data"], "data", "data", PLATFORM)
     spec = check_variants(env)
     try:
         module.build_model(spec)
@@ -42,15 +43,15 @@ def learner(settings: dict[str, Any]) -> Any:
     """The SequenceModule that the settings describe; its network is built later, for a task."""
     from elmur.build import build
 
-    model = build({**settings["model"], "_partial_": True}, "model")
-    return build(settings["module"], "module", model=model, model_config=settings["model"])
+    model = build({**settings["model"], "_partial_": True}, "model", "model")
+    return build(settings["module"], "module", "module", model=model, model_config=settings["model"])
 
 
 def build_env(settings: dict[str, Any]) -> dict[str, Any]:
     """The env section with its functions built."""
     from elmur.build import build
 
-    env: dict[str, Any] = build(settings["env"], "env")
+    env: dict[str, Any] = build(settings["env"], "env", "env", PLATFORM)
     return env
 
 
@@ -63,8 +64,10 @@ def build_trainer(settings: dict[str, Any]) -> Any:
     return build(
         settings["trainer"],
         "trainer",
-        callbacks=list(build(settings["callbacks"], "callbacks").values()),
-        logger=build(settings["logger"], "logger") or False,
+        "trainer",
+        PLATFORM,
+        callbacks=list(build(settings["callbacks"], "callbacks", "callbacks", PLATFORM).values()),
+        logger=build(settings["logger"], "logger", "logger", PLATFORM) or False,
         plugins=[AtomicCheckpointIO(), *ranks.environment()],
         enable_checkpointing=False,
     )

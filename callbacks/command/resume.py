@@ -13,7 +13,7 @@ from elmur.aliases import renamed
 
 KEY = "resume="
 # What may be said anew beside it: where the run is carried out, and who is told of it.
-FREE = ("resume", "allow_mismatch", "logger", "shards", *(f"trainer.{key}" for key in PLACE))
+FREE = ("resume", "plugins", "allow_mismatch", "logger", "shards", *(f"trainer.{key}" for key in PLACE))
 
 
 def expanded(arguments: list[str]) -> list[str]:

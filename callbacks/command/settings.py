@@ -17,7 +17,7 @@ LARGEST_SEED = 2**32 - 1
 SECTIONS = {
     "": (
         "stage", "seed", "resume", "allow_mismatch", "checkpoint", "source", "shards", "run_dir", "collect",
-        "evaluation", "env", "model", "module", "data", "trainer", "callbacks", "logger", "observation",
+        "evaluation", "env", "model", "module", "data", "trainer", "callbacks", "logger", "observation", "plugins",
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
@@ -28,6 +28,8 @@ SECTIONS = {
 
 def check_settings(settings: dict[str, Any]) -> None:
     """Raises UsageError for keys that nothing reads and values that no stage can use."""
+    from elmur.registry import plugins
+
     for section, known in SECTIONS.items():
         for key in settings[section] if section else settings:
             if key not in known:
@@ -41,6 +43,11 @@ def check_settings(settings: dict[str, Any]) -> None:
         key = next(iter(settings["logger"]))
         raise UsageError(
             f"logger.{key}: there is no such setting; the CSV log takes none, choose logger=tensorboard or wandb"
+        )
+    if unnamed := [name for name in settings["plugins"] or () if name not in plugins()]:
+        raise UsageError(
+            f"plugins: {unnamed[0]!r} stands in a file, which cannot allow it; type plugins=[{unnamed[0]}] or set "
+            "ELMUR_PLUGINS"
         )
     if settings["stage"] not in STAGES:
         raise UsageError(f"stage: expected one of {', '.join(STAGES)}; found {settings['stage']!r}")

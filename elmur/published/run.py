@@ -54,7 +54,7 @@ def import_run(source: Path, target: Path) -> Path:
     spec, model = task_spec(config), model_config(config)
     if re.match(r"popgym-(?!.*-v\d+$)", spec.name):
         spec = replace(spec, name=f"{spec.name}-v0")
-    expected = build(model, f"{config_file}: model", ("elmur",), spec=spec).state_dict()
+    expected = build(model, f"{config_file}: model", "model", spec=spec).state_dict()
     try:
         weights = convert_weights(used, expected)
     except PublishedError as error:

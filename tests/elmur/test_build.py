@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-import torch
 
-from elmur.build import BuildError, build
+from elmur.build import BuildError, build, check_names
 from elmur.memory import LRU
 from elmur.model import ELMUR, MemoryDesign
 from elmur.moe import MixtureOfExperts
+from elmur.registry import MODELS, Registry, Role
 from tests.elmur.samples import SPEC
 
 
@@ -46,9 +46,9 @@ def test_extra_arguments_go_to_the_outermost_call_only() -> None:
     assert made.memory_size == 5
 
 
-def test_an_optimizer_may_be_named() -> None:
-    made = build({"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1})
-    assert made.func is torch.optim.AdamW
+def test_a_short_name_is_the_class_of_its_role() -> None:
+    made = build({"_target_": "lru", "lru_blend_alpha": 0.5}, role="write rule")
+    assert isinstance(made, LRU) and made.blend == 0.5
 
 
 REFUSED = [
@@ -61,6 +61,16 @@ REFUSED = [
     "",
     None,
     3,
+    "elmur.build.build",
+    "elmur.build.call",
+    "elmur.build.resolve",
+    "elmur.checkpoint.read_checkpoint",
+    "elmur.module.restore_rng",
+    "elmur.memory.lru_write",
+    "elmur.attention.SelfAttention",
+    "torch.optim.AdamW",
+    "torch.nn.Linear",
+    "lightning.pytorch.callbacks.LambdaCallback",
     "elmur.memory.torch.load",
     "elmur.memory.torch",
     "elmur.build.importlib.import_module",
@@ -78,13 +88,49 @@ REFUSED = [
 
 @pytest.mark.parametrize("name", REFUSED, ids=str)
 def test_a_name_outside_our_packages_is_refused(name: object) -> None:
-    with pytest.raises(BuildError, match=r"config\.where\._target_"):
+    with pytest.raises(BuildError, match=r"config\.where\._target_: .* is refused"):
         build({"where": {"_target_": name}})
 
 
-def test_the_caller_may_allow_less() -> None:
-    with pytest.raises(BuildError, match="refused"):
-        build({"_target_": "torch.optim.AdamW", "_partial_": True}, allowed=("elmur",))
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        (
+            "position",
+            {"_target_": "elmur.memory.LRU"},
+            r"model\.position\._target_: 'elmur.memory.LRU' is refused; as pos",
+        ),
+        ("memory", {"_target_": "elmur.memory.LRU"}, r"as memory design there are elmur\.model\.MemoryDesign"),
+        ("dropout", {"_target_": "elmur.memory.LRU"}, r"model\.dropout\._target_: .* a value belongs here"),
+        ("dropout", {"_target_": "elmur.build.call"}, "a value belongs here"),
+        ("n_layer", [{"x": {"_target_": "elmur.memory.LRU"}}], r"model\.n_layer\[0\]\.x\._target_"),
+        ("position", {"x": {"_target_": "elmur.positional.Rope", "_partial_": True}}, r"model\.position\.x\._target_"),
+        (
+            "position",
+            {"_target_": "elmur.positional.Rope"},
+            r"model\.position\._partial_: expected true .* found False",
+        ),
+        (
+            "position",
+            {"_target_": "elmur.positional.Rope", "_partial_": "yes"},
+            "expected true for a position; found 'yes'",
+        ),
+        ("memory", {"_target_": "elmur.model.MemoryDesign", "_partial_": True}, "expected false for a memory design"),
+    ],
+)
+def test_a_name_stands_only_where_its_role_belongs(key: str, value: object, says: str) -> None:
+    config = {"_target_": "elmur.model.ELMUR", "_partial_": True, key: value}
+    with pytest.raises(BuildError, match=says):
+        build(config, "model", "model")
+    with pytest.raises(BuildError, match=says):  # and no sooner: nothing has been imported for it
+        check_names({"model": config}, "", "run", Registry({**MODELS.roles, "run": Role(takes={"model": "model"})}))
+
+
+def test_what_is_made_is_of_the_kind_of_its_place() -> None:
+    """A registry whose write rule makes something else: the list itself is not taken at its word."""
+    wrong = MODELS | Registry({"write rule": Role({"wrong": "elmur.clock.Mirrored"})})
+    with pytest.raises(BuildError, match=r"memory\.write: expected a WriteRule, found a Mirrored"):
+        build({"_target_": "memory", "write": {"_target_": "wrong"}}, "memory", "memory design", wrong)
 
 
 def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:

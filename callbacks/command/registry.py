@@ -1,0 +1,136 @@
+"""What a configuration may name beside what `elmur` knows: data, envs, callbacks, Lightning's parts and Hydra's.
+
+PLATFORM begins at the role "run", the whole of the settings; each of their sections is a role of its own.
+"""
+
+from __future__ import annotations
+
+from elmur.registry import MODEL_PARTS, MODELS, Registry, Role
+
+ENV = {
+    "make": "env maker", "render": "env maker", "make_env": "env maker", "variants": "variants",
+    "selection": "variants", "expert": "expert", "reference": "reference", "archive": "archive", "check": "check",
+    "benchmark": "measured task", "recipe": "recipe",
+}  # fmt: skip
+
+PLATFORM = MODELS | Registry(
+    {
+        "run": Role(
+            takes={
+                "model": "model",
+                "module": "module",
+                "data": "data",
+                "trainer": "trainer",
+                "env": "env",
+                "collect": "env",
+                "callbacks": "callbacks",
+                "logger": "logger",
+                "recipe": "recipe",
+            },
+        ),
+        "env": Role(takes=ENV),
+        "recipe": Role(takes=MODEL_PARTS),  # what a task asks of a model, on its way there
+        "measured task": Role(takes=ENV),
+        "env maker": Role(
+            {
+                "tmaze": "envs.tmaze.make_vector",
+                "popgym": "envs.popgym.make_vector",
+                "mikasa": "envs.mikasa.make_vector",
+            },
+            partial=True,
+            functions=True,
+        ),
+        "variants": Role({"lengths": "envs.tmaze.variants"}, functions=True),
+        "expert": Role(
+            {
+                "tmaze": "envs.experts.tmaze.TMazeExpert",
+                "popgym": "envs.experts.popgym.expert_for",
+                "mikasa": "envs.experts.mikasa.expert_for",
+            },
+            partial=None,
+            functions=True,
+        ),
+        "reference": Role({"popgym": "envs.experts.popgym.levels.level_of"}, functions=True),
+        "check": Role({"popgym": "envs.experts.popgym.levels.check_level"}, partial=True, functions=True),
+        "archive": Role(
+            {
+                "popgym": "envs.popgym.archive.PublishedEpisodes",
+                "mikasa": "envs.mikasa.archive.PublishedEpisodes",
+            },
+            partial=True,
+        ),
+        "data": Role({"shards": "data.datamodule.TrajectoryDataModule"}, kind="lightning.pytorch.LightningDataModule"),
+        "trainer": Role(
+            {"lightning": "lightning.pytorch.trainer.Trainer"},
+            kind="lightning.pytorch.Trainer",
+            takes={"strategy": "strategy", "profiler": "profiler"},
+        ),
+        "strategy": Role({"lightning_ddp": "lightning.pytorch.strategies.DDPStrategy"}),
+        "profiler": Role(
+            {
+                "simple": "lightning.pytorch.profilers.SimpleProfiler",
+                "advanced": "lightning.pytorch.profilers.AdvancedProfiler",
+                "pytorch": "lightning.pytorch.profilers.PyTorchProfiler",
+            },
+            kind="lightning.pytorch.profilers.Profiler",
+        ),
+        "callbacks": Role(takes={"*": "callback"}),
+        "callback": Role(
+            {
+                "resume": "callbacks.checkpoint.ResumePoint",
+                "stop": "callbacks.checkpoint.StopOnSignal",
+                "metrics": "callbacks.metriclog.MetricLog",
+                "progress": "callbacks.progress.UpdateProgress",
+                "selection": "callbacks.selection.RolloutSelection",
+                "throughput": "callbacks.throughput.Throughput",
+                "summary": "lightning.pytorch.callbacks.RichModelSummary",
+                "plain_summary": "lightning.pytorch.callbacks.ModelSummary",
+                "device_stats": "lightning.pytorch.callbacks.DeviceStatsMonitor",
+                "early_stopping": "lightning.pytorch.callbacks.EarlyStopping",
+                "learning_rate": "lightning.pytorch.callbacks.LearningRateMonitor",
+            },
+            kind="lightning.pytorch.Callback",
+            takes={"make_env": "env maker", "variants": "variants"},
+        ),
+        "logger": Role(
+            {
+                "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
+                "csv": "lightning.pytorch.loggers.CSVLogger",
+                "wandb": "callbacks.loggers.wandb_logger",
+            },
+            functions=True,
+        ),
+        # What Hydra builds by itself, of its own section.
+        "hydra": Role(takes={"callbacks": "hydra callbacks", "launcher": "launcher", "sweeper": "sweeper"}),
+        "hydra callbacks": Role(takes={"*": "hydra callback"}),
+        "hydra callback": Role(
+            {"sweep": "callbacks.command.sweeps.Sweep", "accounting": "callbacks.command.slurm.WithoutAccounting"},
+            kind="hydra.experimental.callback.Callback",
+        ),
+        "launcher": Role(
+            {
+                "basic": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+                "joblib": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                "submitit_local": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
+                "submitit_slurm": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
+            },
+        ),
+        "sweeper": Role(
+            {
+                "basic": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+                "optuna": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+            },
+            takes={"sampler": "sampler"},
+        ),
+        "sampler": Role(
+            {
+                "tpe": "optuna.samplers.TPESampler",
+                "random": "optuna.samplers.RandomSampler",
+                "cmaes": "optuna.samplers.CmaEsSampler",
+                "grid": "optuna.samplers.GridSampler",
+                "nsgaii": "optuna.samplers.NSGAIISampler",
+            },
+            partial=None,
+        ),
+    }
+)
