@@ -29,16 +29,17 @@ from callbacks.command.identity import (
     check_no_run,
     check_same_run,
     comparable,
-    is_first_process,
     run_label,
 )
 from callbacks.command.parts import build_env, build_trainer, check_buildable, learner, plan
+from callbacks.command.processes import check_shared, is_first_process, settle
 from callbacks.command.quiet import quieten
 from callbacks.command.registry import PLATFORM
 from callbacks.command.resume import expanded, resumed
 from callbacks.command.settings import check_choices, check_settings, check_variants
 from callbacks.command.targets import allow_typed_plugins, guard_composition, refuse_pickles
 from callbacks.errors import UsageError, refuse
+from elmur.children import end_with_parent
 from envs import suites
 
 log = logging.getLogger("run")
@@ -74,6 +75,9 @@ def prepared(config: DictConfig) -> dict[str, Any]:
     signals.install()  # again, for a job that a launcher has started
     choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
     check_choices(choices)
+    processes = settle(OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
+    if processes > 1 and not is_first_process():
+        end_with_parent()
     quieten()
     keep_freed_memory()
     # Resolved once, here; nothing below sees a DictConfig.
@@ -81,7 +85,9 @@ def prepared(config: DictConfig) -> dict[str, Any]:
     check_settings(settings)
     settings["model_name"] = choices["model"]
     settings["model_was_chosen"] = any(o.startswith("model=") for o in overrides)
-    return resumed(settings, overrides)
+    settings = resumed(settings, overrides)
+    check_shared(settings, processes)
+    return settings
 
 
 def train(settings: dict[str, Any]) -> None:
@@ -146,8 +152,6 @@ def fit(settings: dict[str, Any], folder: Path) -> tuple[int, float]:
         log.info("going on from %s", resume)
     trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     signals.leave()
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     # Where no callback that writes one was asked for. All processes save, or none.
     if not trainer.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         trainer.save_checkpoint(folder / "checkpoints" / LAST)
@@ -283,8 +287,6 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, to be said in our words
     try:
         guarded()
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
         sweeps.summarise()
         refuse(error)

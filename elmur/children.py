@@ -18,7 +18,7 @@ def end_with_parent(number: int = signal.SIGKILL) -> None:
 
 def serve_parent(worker: int) -> None:
     """The same for a worker of a DataLoader, which leaves signals to the whole job to its parent as well."""
-    for number in (signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     # Not ignored: a Python that ends sends it to workers that were left over, and waits until they are gone.
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.kubeflow import KubeflowEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed
 
@@ -70,10 +75,14 @@ def ddp(timeout_minutes: float = 10.0, find_unused_parameters: bool = False) -> 
     )
 
 
-def environment() -> list[SLURMEnvironment]:
-    """Lightning's plugin for processes that srun started; it leaves putting jobs back into the queue to submitit.
+def environment() -> ClusterEnvironment:
+    """Who started the processes of this run, by the ranks in the environment; without any, Lightning does.
 
-    Two that requeue would save in each other's way, and Lightning's saves inside a signal handler, where a window may
-    be half done.
+    Under SLURM it leaves putting jobs back into the queue to submitit: two that requeue would save in each other's way,
+    and Lightning's saves inside a signal handler, where a window may be half done.
     """
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+    if "SLURM_PROCID" in os.environ:
+        return SLURMEnvironment(auto_requeue=False)
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    return KubeflowEnvironment() if "RANK" in os.environ else LightningEnvironment()

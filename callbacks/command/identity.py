@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,6 +12,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from callbacks.command.processes import is_first_process
 from callbacks.errors import UsageError
 from elmur.aliases import renamed
 
@@ -25,8 +25,6 @@ NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_cho
 OTHER_STAGES = ("archive", "benchmark", "render")  # keys of env that training does not read
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
-# Set by torchrun, srun and Lightning for each of the processes that work on one run.
-RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 
 
 def run_label(overrides: str) -> str:
@@ -39,11 +37,6 @@ def run_label(overrides: str) -> str:
     if len(safe) <= MAX_LABEL and not re.search(r"[^\w.=,+-]", overrides):
         return safe or "default"
     return f"{safe[: MAX_LABEL - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
-
-
-def is_first_process() -> bool:
-    """Whether this process writes what is written once; known before the processes of a run have found each other."""
-    return not any(int(os.environ.get(name) or 0) for name in RANKS)
 
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:

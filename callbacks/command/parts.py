@@ -68,6 +68,6 @@ def build_trainer(settings: dict[str, Any]) -> Any:
         PLATFORM,
         callbacks=list(build(settings["callbacks"], "callbacks", "callbacks", PLATFORM).values()),
         logger=build(settings["logger"], "logger", "logger", PLATFORM) or False,
-        plugins=[AtomicCheckpointIO(), *ranks.environment()],
+        plugins=[AtomicCheckpointIO(), ranks.environment()],
         enable_checkpointing=False,
     )

@@ -9,7 +9,7 @@ import warnings
 from functools import partial
 from types import TracebackType
 
-from callbacks.command.identity import is_first_process
+from callbacks.command.processes import is_first_process
 
 
 def quieten() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from callbacks.errors import UsageError
 
-PUBLISHED = Path(__file__).resolve().parents[1] / "conf" / "published"  # experiment -> the tasks that it has values for
+PUBLISHED = Path(__file__).resolve().parents[2] / "conf" / "published"  # experiment -> the tasks that it has values for
 STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
 # The keys of the sections that are nobody's arguments; every other section is checked by the signature it goes to.

@@ -30,7 +30,7 @@ from elmur.files import append_bytes
 log = logging.getLogger("sweep")
 JOURNAL = "ELMUR_SWEEP"  # in the environment: where the runs of a sweep tell how they ended
 OUTPUT = "output.log"
-RUN = Path(__file__).resolve().parent.parent / "run.py"
+RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 class Sweep(Callback):

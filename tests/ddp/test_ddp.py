@@ -176,6 +176,21 @@ def test_a_signal_to_one_process_stops_both_where_they_can_go_on(tmp_path: Path)
             kill_group(process)
 
 
+def test_ctrl_c_in_a_terminal_stops_both_where_they_can_go_on(tmp_path: Path) -> None:
+    """It comes to all processes of the group at once."""
+    run = tmp_path / "run"
+    process = command(run, *SETTINGS, *TWO, "trainer.max_steps=100000")
+    try:
+        wait_for_update(run, process, 1)
+        os.killpg(process.pid, signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 130 and "Traceback" not in said, said
+        assert said.count("stopped by SIGINT; give the same command again to go on") == 1
+        assert last(run)["global_step"] >= 1 and len(last(run)["elmur"]["rng_of_others"]) == 1
+    finally:
+        kill_group(process)
+
+
 # Lightning starts the second process by the first one's own script.
 IN_BETWEEN = """
 import os, signal, sys

@@ -107,7 +107,7 @@ MetricLog.write = written
 def in_acting(variant_steps: int, call: int) -> str:
     """At a step of the `call`-th evaluation (selection's come first, the report is the last)."""
     return f"""{DIE}
-import callbacks.evaluation as evaluation, callbacks.selection as selection, sys
+import callbacks.evaluation.evaluate as evaluation, callbacks.selection as selection, sys
 calls = 0
 real = evaluation.evaluate
 def evaluate(*args, **kwargs):

@@ -40,6 +40,8 @@ def sent(number: int, fault: str) -> str:
 
 MOMENTS = {
     "TERM in a batch": (signal.SIGTERM, in_training_step(7), 8),
+    "Ctrl-C in a batch": (signal.SIGINT, in_training_step(4), 5),
+    "a terminal closed in a selection": (signal.SIGHUP, in_acting(5, call=1), 6),
     "USR1 in the first batch": (signal.SIGUSR1, in_training_step(0), 1),
     "USR2 in the last batch of an epoch": (signal.SIGUSR2, in_training_step(14), 15),
     "TERM in the batch before a selection": (signal.SIGTERM, in_training_step(11), 12),
@@ -55,7 +57,8 @@ def test_training_saves_and_ends(runs: Faulty, straight: Path, moment: str) -> N
     began = time.monotonic()
     assert runs.run(*SMALL, to=folder, fault=sent(number, fault)) == 128 + number, runs.said
     assert time.monotonic() - began < 60
-    assert f"saving update {update} in" in runs.said, runs.said
+    assert f"saving update {update} in" in runs.said and "Traceback" not in runs.said, runs.said
+    assert f"stopped by {signal.Signals(number).name}; give the same command again to go on" in runs.said
     rows = (folder / "logs" / "metrics.csv").read_text().splitlines()
     assert rows[-1].split(",")[1] == str(update), "the log is flushed"
     assert runs.run(*SMALL, to=folder) == 0, runs.said
@@ -88,6 +91,33 @@ def test_a_signal_to_the_whole_process_group_and_a_second_one(
     assert json.loads((folder / "result.json").read_text())["train_seconds"] > spent, "of both parts"
 
 
+def test_a_second_ctrl_c_ends_at_once(runs: Faulty, straight: Path) -> None:
+    """In the middle of an update that takes long; what was saved before is what the run goes on from."""
+    folder = runs.folder / "twice"
+    twice = "os.kill(os.getpid(), signal.SIGINT), os.kill(os.getpid(), signal.SIGINT), __import__('time').sleep(60)"
+    began = time.monotonic()
+    assert runs.run(*SMALL, to=folder, fault=in_training_step(4, twice)) == 130, runs.said
+    assert time.monotonic() - began < 45 and "Traceback" not in runs.said
+    assert "a second one ends at once" in runs.said and "ended by a second Ctrl-C" in runs.said
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 3
+    assert runs.run(*SMALL, to=folder) == 0, runs.said
+    assert differences(straight, folder) == []
+
+
+def test_work_that_hangs_is_ended_though_it_comes_to_no_place_to_save(runs: Faulty) -> None:
+    hang = "import callbacks.signals; callbacks.signals.PATIENCE = 3.0\n"
+    hang += in_training_step(4, "os.kill(os.getpid(), signal.SIGTERM), __import__('time').sleep(600)")
+    assert runs.run(*SMALL, to=runs.folder / "hangs", fault=hang) == 128 + signal.SIGTERM, runs.said
+    assert "has come to no place where it could" in runs.said and "Traceback" not in runs.said
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(runs: Faulty) -> None:
+    """nohup, and the background of a shell that is no terminal's."""
+    ignore = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    fault = ignore + in_training_step(4, "os.kill(os.getpid(), signal.SIGHUP)")
+    assert runs.run(*SMALL, to=runs.folder / "nohup", fault=fault) == 0, runs.said
+
+
 def test_a_launcher_that_handles_the_signal_is_asked_once_everything_is_saved(runs: Faulty, straight: Path) -> None:
     """submitit's way: USR2 requeues and exits, TERM is ignored and the work goes on."""
     folder = runs.folder / "launcher"
@@ -110,8 +140,9 @@ signal.signal(signal.SIGTERM, ignore)
     assert differences(straight, folder) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("wait", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(
+    ("number", "wait"), [(signal.SIGTERM, 0.0), (signal.SIGTERM, 2.0), (signal.SIGUSR1, 0.5), (signal.SIGINT, 0.5)]
+)
 def test_during_the_imports_of_a_cold_start(tmp_path: Path, number: int, wait: float) -> None:
     process = subprocess.Popen(
         [sys.executable, "run.py", *SMALL, f"hydra.run.dir={tmp_path}/run", f"shards={tmp_path}/shards"],
