@@ -213,19 +213,19 @@ def convert_archive(settings: dict[str, Any]) -> None:
 def evaluate_checkpoint(settings: dict[str, Any]) -> None:
     """Act with a checkpoint; the row goes into the output folder."""
     from callbacks.report.show import show
-    from elmur.aliases import renamed
     from elmur.checkpoint import CheckpointError, read_checkpoint
     from elmur.files import exclusive
+    from elmur.registry import MODELS
 
     if settings["checkpoint"] is None:
         raise UsageError("stage=evaluate needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
     learner(settings)  # refuses unknown keys, though the model comes from the checkpoint
     path = Path(settings["checkpoint"])
-    found = renamed(read_checkpoint(path)["elmur"]["model"])
+    found = read_checkpoint(path)["elmur"]["model"]
     target = str(found.get("_target_"))
     if settings["model_was_chosen"] and target != settings["model"]["_target_"]:
         raise CheckpointError(f"{path}: expected model={settings['model_name']}, found {target}; leave model= out")
-    settings = {**settings, "model": found, "model_name": target.rpartition(".")[2].lower()}
+    settings = {**settings, "model": found, "model_name": MODELS.short_name(target, "model")}
     folder = Path(settings["run_dir"])
     with exclusive(folder / ".running"):
         check_no_run(folder)

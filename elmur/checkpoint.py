@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from elmur.aliases import renamed
 from elmur.build import build
 from elmur.module import CHECKPOINT_VERSION
 from elmur.policy import StreamingPolicy
@@ -42,6 +43,7 @@ def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[
         check_content(checkpoint)
     except UntrustedError as error:
         raise CheckpointError(f"{path}: expected a checkpoint of this project, found {error}") from error
+    ours["model"] = renamed(ours["model"])
     return checkpoint
 
 

@@ -54,28 +54,3 @@ class Chronological:
 
     def write_step(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, " B"]:
         return start + num_steps - 1
-
-
-class Mirrored:
-    """The published code's dates: counted in tokens, and the *oldest* token of a segment has the largest.
-
-    A write is dated by the largest. Kept to run published weights; it turns time round inside a segment.
-    """
-
-    def token_steps(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, "B T"]:
-        tokens = torch.arange(num_steps * tokens_per_step, device=start.device)
-        return (start * tokens_per_step).unsqueeze(1) + tokens.flip(0)
-
-    def write_step(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, " B"]:
-        return (start + num_steps) * tokens_per_step - 1
-
-
-class DatedByStart:
-    """The published code's dates with rotary positions: in tokens, ascending, a write dated by its first token."""
-
-    def token_steps(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, "B T"]:
-        tokens = torch.arange(num_steps * tokens_per_step, device=start.device)
-        return (start * tokens_per_step).unsqueeze(1) + tokens
-
-    def write_step(self, start: Tensor, num_steps: int, tokens_per_step: int) -> Int[Tensor, " B"]:
-        return start * tokens_per_step

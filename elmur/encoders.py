@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from elmur.kernels import embedding_sum
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
 MIN_STD = 1e-3  # numbers that vary less are not scaled up further: a constant that moves a little must not become large
-LARGEST_PRODUCT = 1024  # rows of a table up to which a sum of embeddings is taken by a product
 
 
 class DiscreteEncoder(nn.Module):
@@ -27,13 +27,7 @@ class DiscreteEncoder(nn.Module):
         self.first_row: Tensor
 
     def forward(self, x: Int[Tensor, "... C"]) -> Float[Tensor, "... D"]:
-        rows, weight = x + self.first_row, self.table.weight
-        if x.shape[-1] == 1:
-            return F.embedding(rows.squeeze(-1), weight)
-        if weight.shape[0] > LARGEST_PRODUCT:
-            return torch.unflatten(F.embedding_bag(rows.flatten(0, -2), weight, mode="sum"), 0, x.shape[:-1])
-        # Many components of few values, as cards on a table: one product is many times faster than sums of rows.
-        return weight.new_zeros(*x.shape[:-1], weight.shape[0]).scatter_(-1, rows, 1.0) @ weight
+        return embedding_sum(x + self.first_row, self.table.weight)
 
 
 class VectorEncoder(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from elmur.attention import CrossAttention, KeyValue, KeyValueCache, SelfAttention
 from elmur.dropout import Dropout
-from elmur.memory import Memory, WriteRule
+from elmur.memory import Memory, WriteRule, rows
 from elmur.memory_bias import MemoryBias, no_bias
 from elmur.positional import Position
 from elmur.residual import Residual
@@ -103,24 +103,23 @@ class ELMURLayer(nn.Module):
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """3. Every token passes the feed-forward."""
-        return with_balance(self.feedforward_residual, self.feedforward, x)
+        out: tuple[Tensor, Tensor | None] = self.feedforward_residual(x, self.feedforward)
+        return out
 
     def write(self, memory: Memory, x: Float[Tensor, "B T D"], segment: Segment) -> tuple[Memory, Tensor | None]:
         """4. The chosen slots attend to the tokens, pass a feed-forward of their own, and are blended in."""
         assert self.write_rule is not None
-        index = self.write_rule.select(memory)
+        plan = self.write_rule.plan(memory, segment.steps, segment.write_step)
         slots, dates = memory.slots.to(x.dtype), memory.written_at
-        if index is not None:
-            slots, dates = slots.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1])), dates.gather(1, index)
-        bias, step = self.distance_bias(dates, segment.steps), segment.write_step.unsqueeze(1)
-        if index is not None and getattr(self.write_rule, "divide_segment", False):
-            mask, step = shares(segment.steps, index.shape[1], x)
-            bias = mask if bias is None else bias + mask
+        if plan.index is not None:
+            slots, dates = rows(slots, plan.index), dates.gather(1, plan.index)
+        bias = self.distance_bias(dates, segment.steps)
+        if plan.sees is not None:
+            bias = torch.where(plan.sees, x.new_zeros(()) if bias is None else bias, -torch.inf)
         tokens = self.writer.project(x)
         candidate = self.write_residual(slots, lambda y: self.writer(y, tokens, bias))
-        candidate, balance = with_balance(self.memory_residual, self.memory_feedforward, candidate)
-        candidate = self.memory_dropout(candidate)
-        return self.write_rule.commit(memory, candidate, index, step), balance
+        candidate, balance = self.memory_residual(candidate, self.memory_feedforward)
+        return self.write_rule.commit(memory, self.memory_dropout(candidate), plan), balance
 
     def distance_bias(self, query_steps: Tensor, key_steps: Tensor) -> Tensor | None:
         """Scores `[B, H, Q, K]` for the distances between steps, or None."""
@@ -151,34 +150,3 @@ class ELMURLayer(nn.Module):
         x, _ = self.transform(x)
         stream.tokens[:, first:end] = x
         return x
-
-
-def shares(steps: Int[Tensor, "B T"], num_slots: int, like: Tensor) -> tuple[Float[Tensor, "W T"], Int[Tensor, "B W"]]:
-    """A segment's tokens divided among the slots that are written, in order: what each may not see, and its date.
-
-    The mask is 0 where token t lies in slot w's share, -inf elsewhere; the date is the last step of the share.
-    """
-    num_tokens = steps.shape[1]
-    if num_slots > num_tokens:
-        raise ValueError(
-            f"slots_per_write={num_slots} with divide_segment needs as many tokens in a segment; found {num_tokens}: "
-            "raise context_length or lower slots_per_write"
-        )
-    slot = torch.arange(num_slots, device=steps.device).unsqueeze(1)
-    owner = torch.arange(num_tokens, device=steps.device) * num_slots // num_tokens
-    mask = torch.zeros(num_slots, num_tokens, dtype=like.dtype, device=steps.device)
-    ends = -(-(slot.squeeze(1) + 1) * num_tokens // num_slots) - 1  # rounded up: the last token that slot w owns
-    return mask.masked_fill(owner != slot, -torch.inf), steps[:, ends]
-
-
-def with_balance(residual: Residual, feedforward: nn.Module, x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A feed-forward sub-layer's output, and its balance loss beside it."""
-    balance: list[Tensor | None] = []
-
-    def run(y: Tensor) -> Tensor:
-        out: Tensor
-        out, loss = feedforward(y)
-        balance.append(loss)
-        return out
-
-    return residual(x, run), balance[0]

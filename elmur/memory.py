@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 NEVER = -1  # `written_at` of a slot that was never written
@@ -39,100 +39,114 @@ def least_recently_used(written_at: Int[Tensor, "B M"], count: int) -> Int[Tenso
     return torch.argsort(written_at, dim=1, stable=True)[:, :count]
 
 
-def lru_write(
+def rows(slots: Float[Tensor, "B M D"], index: Int[Tensor, "B W"]) -> Float[Tensor, "B W D"]:
+    """The slots at `index`, in that order."""
+    return slots.gather(1, index.unsqueeze(-1).expand(-1, -1, slots.shape[-1]))
+
+
+def blend_into(
     memory: Memory,
     candidate: Float[Tensor, "B W D"],
     index: Int[Tensor, "B W"],
     step: Int[Tensor, "B one_or_W"],
-    blend: float,
-    replace_empty: bool = True,
+    blend: Float[Tensor, "B W"],
 ) -> Memory:
     """The bank after blending `candidate` into the slots at `index`, the others untouched (paper, equation of §3.3):
 
-        m_j <- blend * candidate + (1 - blend) * m_j,    written_at_j <- step
-
-    and, with `replace_empty`, m_j <- candidate where slot j was never written.
+    m_j <- blend * candidate + (1 - blend) * m_j,    written_at_j <- step
     """
-    old = memory.slots.gather(1, index.unsqueeze(-1).expand_as(candidate))
-    weight = torch.full_like(index, blend, dtype=candidate.dtype)
-    if replace_empty:
-        weight = torch.where(memory.written_at.gather(1, index) == NEVER, 1.0, weight)
-    blended = torch.lerp(old.to(candidate.dtype), candidate, weight.unsqueeze(-1))
+    blended = torch.lerp(rows(memory.slots, index).to(candidate.dtype), candidate, blend.unsqueeze(-1))
     slots = memory.slots.scatter(1, index.unsqueeze(-1).expand_as(candidate), blended.to(memory.slots.dtype))
-    written_at = memory.written_at.scatter(1, index, step.expand_as(index))
-    return Memory(slots, written_at)
+    return Memory(slots, memory.written_at.scatter(1, index, step.expand_as(index)))
+
+
+@dataclass
+class WritePlan:
+    """What a rule decides of a write before there are candidates.
+
+    index `[B, W]`: the slots for which candidates are computed, None for all of them. sees `[W, T]`: which of the
+    segment's tokens each of these slots attends to, None for all. step: the date that they get, `[B, 1]`, or `[B, W]`
+    where each has one of its own.
+    """
+
+    index: Int[Tensor, "B W"] | None
+    sees: Bool[Tensor, "W T"] | None
+    step: Int[Tensor, "B one_or_W"]
 
 
 @runtime_checkable
 class WriteRule(Protocol):
-    """Which slots a segment is written to (`select`), and how the candidates enter them (`commit`)."""
+    """Which slots a segment is written to, from which of its tokens and dated how (`plan`), and how candidates enter.
 
-    def select(self, memory: Memory) -> Int[Tensor, "B W"] | None:
-        """Slots for which a candidate must be computed; None for all of them."""
+    slots_per_write: how many slots a bank must have for it.
+    """
 
-    def commit(self, memory: Memory, candidate: Tensor, index: Tensor | None, step: Tensor) -> Memory:
-        """The bank after the write; `step [B, 1]`, or `[B, W]` where every written slot has a date of its own."""
+    slots_per_write: int
+
+    def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
+        """For a segment whose tokens are of `steps`; a write at its end is dated `write_step`."""
+
+    def commit(self, memory: Memory, candidate: Float[Tensor, "B W D"], plan: WritePlan) -> Memory:
+        """The bank after the write; `candidate` in the order of `plan.index`."""
 
 
 class LRU:
     """Blend into the least recently used slot (paper, §3.3): `lru_blend_alpha` 1 replaces it, 0 keeps what it holds.
 
-    slots_per_write: how many of the least recently used slots one segment is written to.
-    divide_segment: each of them sees only its share of the segment's tokens, the first slot the first share, and is
-        dated by its last step. Without it all of them see the same tokens at the same date, and nothing but noise
-        tells them apart. As many slots as a segment has steps keep a whole segment, a step in each.
-    replace_empty: a never-written slot takes the candidate whole; the published code blends there too (false).
-    all_candidates: compute candidates for all slots although only some are written. The slots come out the same;
-        only the balance loss of a mixture of experts then counts every slot, as the published code does.
+    A never-written slot takes the candidate whole. slots_per_write: how many of the least recently used slots one
+    segment is written to. divide_segment: each of them sees only its share of the segment's tokens, the first slot the
+    first share, and is dated by its last step. Without it all of them see the same tokens at the same date, and nothing
+    but noise tells them apart. As many slots as a segment has steps keep a whole segment, a step in each.
     """
 
-    def __init__(
-        self,
-        lru_blend_alpha: float = 1.0,
-        slots_per_write: int = 1,
-        replace_empty: bool = True,
-        all_candidates: bool = False,
-        divide_segment: bool = False,
-    ) -> None:
+    def __init__(self, lru_blend_alpha: float = 1.0, slots_per_write: int = 1, divide_segment: bool = False) -> None:
         if not 0.0 <= lru_blend_alpha <= 1.0:
             raise ValueError(f"lru_blend_alpha must lie in 0..1; found {lru_blend_alpha}")
         if slots_per_write < 1:
             raise ValueError(f"slots_per_write must be 1 or more; found {slots_per_write}")
-        if divide_segment and all_candidates:
-            raise ValueError("divide_segment and all_candidates exclude each other: shares are those of written slots")
-        self.blend = lru_blend_alpha
-        self.divide_segment = divide_segment
-        self.slots_per_write = slots_per_write
-        self.replace_empty = replace_empty
-        self.all_candidates = all_candidates
+        self.blend, self.slots_per_write, self.divide_segment = lru_blend_alpha, slots_per_write, divide_segment
 
-    def select(self, memory: Memory) -> Int[Tensor, "B W"] | None:
-        if self.all_candidates:
-            return None
-        return least_recently_used(memory.written_at, self.slots_per_write)
+    def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
+        index = least_recently_used(memory.written_at, self.slots_per_write)
+        if self.divide_segment:
+            return WritePlan(index, *shares(steps, self.slots_per_write))
+        return WritePlan(index, None, write_step.unsqueeze(1))
 
-    def commit(self, memory: Memory, candidate: Tensor, index: Tensor | None, step: Tensor) -> Memory:
-        if index is None:
-            index = least_recently_used(memory.written_at, self.slots_per_write)
-            candidate = candidate.gather(1, index.unsqueeze(-1).expand(-1, -1, candidate.shape[-1]))
-        return lru_write(memory, candidate, index, step, self.blend, self.replace_empty)
+    def commit(self, memory: Memory, candidate: Float[Tensor, "B W D"], plan: WritePlan) -> Memory:
+        assert plan.index is not None
+        is_empty = memory.written_at.gather(1, plan.index) == NEVER
+        blend = torch.full_like(plan.index, self.blend, dtype=candidate.dtype).masked_fill(is_empty, 1.0)
+        return blend_into(memory, candidate, plan.index, plan.step, blend)
+
+
+def shares(steps: Int[Tensor, "B T"], num_slots: int) -> tuple[Bool[Tensor, "W T"], Int[Tensor, "B W"]]:
+    """A segment's tokens divided among the slots that are written, in order: what each sees, and its date.
+
+    Token t lies in the share of slot floor(t W / T); the date is the last step of the share. Raises ValueError where
+    there are fewer tokens than slots.
+    """
+    num_tokens = steps.shape[1]
+    if num_slots > num_tokens:
+        raise ValueError(
+            f"slots_per_write={num_slots} with divide_segment needs as many tokens in a segment; found {num_tokens}: "
+            "raise context_length or lower slots_per_write"
+        )
+    slot = torch.arange(num_slots, device=steps.device)
+    owner = torch.arange(num_tokens, device=steps.device) * num_slots // num_tokens
+    ends = -(-(slot + 1) * num_tokens // num_slots) - 1  # rounded up: the last token that slot w owns
+    return owner == slot.unsqueeze(1), steps[:, ends]
 
 
 class ReplaceAll:
-    """Ablation "no LRU": every slot is replaced by its candidate at every segment.
+    """Ablation "no LRU": every slot is replaced by its candidate at every segment."""
 
-    stamp: set `written_at` to the step of the write; the published code leaves it at "never" (false).
-    """
+    slots_per_write = 1
 
-    def __init__(self, stamp: bool = True) -> None:
-        self.stamp = stamp
+    def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
+        return WritePlan(None, None, write_step.unsqueeze(1))
 
-    def select(self, memory: Memory) -> None:
-        return None
-
-    def commit(self, memory: Memory, candidate: Tensor, index: Tensor | None, step: Tensor) -> Memory:
-        written_at = step.expand_as(memory.written_at) if self.stamp else memory.written_at
-        return Memory(candidate.to(memory.slots.dtype), written_at)
+    def commit(self, memory: Memory, candidate: Float[Tensor, "B M D"], plan: WritePlan) -> Memory:
+        return Memory(candidate.to(memory.slots.dtype), plan.step.expand_as(memory.written_at))
 
 
 def never() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from elmur.kernels import lookup_by_head
 
 
 class MemoryBias(nn.Module):
@@ -30,15 +30,7 @@ class MemoryBias(nn.Module):
         distance = query_steps.unsqueeze(2) - key_steps.unsqueeze(1)
         entry = distance.clamp(-self.reach, self.reach) + self.reach
         table = self.table.weight if self.gain == 1.0 else self.gain * self.table.weight
-        if table.requires_grad and torch.is_grad_enabled() and table.device.type == "cpu":
-            return by_head(table, entry)
-        return F.embedding(entry, table).permute(0, 3, 1, 2)
-
-
-def by_head(table: Float[Tensor, "E H"], entry: Int[Tensor, "B Q K"]) -> Float[Tensor, "B H Q K"]:
-    """The same numbers head by head: on a CPU the gradient of an embedding with rows of a few numbers is slow."""
-    flat = entry.flatten()
-    return torch.stack([head.index_select(0, flat).view(entry.shape) for head in table.t().contiguous()], dim=1)
+        return lookup_by_head(table, entry)
 
 
 def no_bias(query_steps: Tensor, key_steps: Tensor) -> None:

@@ -55,9 +55,10 @@ class MemoryDesign:
     def __post_init__(self) -> None:
         if self.memory_size < 1:
             raise ValueError(f"memory_size must be 1 or more; found {self.memory_size}")
-        wanted = getattr(self.write, "slots_per_write", 1)
-        if wanted > self.memory_size:
-            raise ValueError(f"slots_per_write={wanted} is more than memory_size={self.memory_size}")
+        if self.write is not None and self.write.slots_per_write > self.memory_size:
+            raise ValueError(
+                f"slots_per_write={self.write.slots_per_write} is more than memory_size={self.memory_size}"
+            )
 
 
 @dataclass

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elmur.dropout import Dropout
-from elmur.feedforward import gated, init_linear, xavier_blocks
+from elmur.feedforward import init_linear, xavier_blocks
+from elmur.kernels import gated_experts
 
 
 class MixtureOfExperts(nn.Module):
@@ -60,26 +61,9 @@ class MixtureOfExperts(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         gates = self.route(x)
         balance = self.balance_loss(gates) if self.training and self.balance_coef > 0 else None
-        return self.dropout(self.down(self.hidden(self.gate_up(x), gates))), balance
-
-    def hidden(self, gate_up: Float[Tensor, "... G"], gates: Float[Tensor, "... E"]) -> Float[Tensor, "... F"]:
-        """The hidden numbers of all experts side by side, those of the routed ones times their gates."""
-        factor = self.dropout.factor(gate_up[..., : self.down.in_features])
-        if factor is not None and self.routed_per_token == 1:
-            # A single gate is 1 or 0, a constant: it goes into dropout's factor, and all is done in one pass.
-            self.routed(factor).mul_(gates.detach().to(factor.dtype).unsqueeze(-1))
-            return gated(gate_up, factor)
-        hidden = gated(gate_up, factor)
-        weights = gates.to(hidden.dtype).unsqueeze(-1)
-        if not hidden.requires_grad:
-            self.routed(hidden).mul_(weights)
-            return hidden
-        weighted = self.routed(hidden) * weights
-        return torch.cat([hidden[..., : self.num_shared], weighted.flatten(-2)], dim=-1)
-
-    def routed(self, hidden: Float[Tensor, "... F"]) -> Float[Tensor, "... E f"]:
-        """The part of the routed experts, a view."""
-        return torch.unflatten(hidden[..., self.num_shared :], -1, (self.num_experts, -1))
+        weights = gates.detach() if self.routed_per_token == 1 else gates  # a single gate is 1 or 0, a constant
+        hidden = gated_experts(self.gate_up(x), weights, self.num_shared, self.dropout.rate)
+        return self.dropout(self.down(hidden)), balance
 
     def route(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
         """The weight of every routed expert for every token: zero for those not picked, the others sum to 1."""

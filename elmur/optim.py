@@ -14,16 +14,12 @@ def adamw(
     lr: float = 1e-3,
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 1e-4,
-    decay_all: bool = False,
     fused: bool = True,
 ) -> torch.optim.AdamW:
-    """Fused AdamW over a model's parameters; only matrices of linear maps and convolutions decay.
-
-    decay_all: decay norms, biases and embeddings too, as the published code does.
-    """
+    """Fused AdamW over a model's parameters; only matrices of linear maps and convolutions decay."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decaying = [p for p in parameters if decay_all or (p.ndim >= 2 and id(p) not in tables)]
+    decaying = [p for p in parameters if p.ndim >= 2 and id(p) not in tables]
     chosen = {id(p) for p in decaying}
     groups = [
         {"params": decaying, "weight_decay": weight_decay},
@@ -63,22 +59,3 @@ class WarmupCosine:
             return (updates + 1) / self.warmup
         progress = min(1.0, (updates - self.warmup) / max(1, self.total - self.warmup))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-class PublishedTokenCosine:
-    """The published code's rule, driven by the number of steps trained on rather than by updates.
-
-    Linear to `warmup_steps`, then a cosine that reaches `lr_end_factor` towards `final_tokens` and, not being clamped
-    there, rises again. The very first update takes the full rate, since the rule is applied after an update.
-    """
-
-    def __init__(self, warmup_steps: int, final_tokens: int, lr_end_factor: float) -> None:
-        self.warmup, self.final, self.floor = warmup_steps, final_tokens, lr_end_factor
-
-    def __call__(self, updates: int, steps: int) -> float:
-        if updates == 0:
-            return 1.0
-        if steps < self.warmup:
-            return steps / max(1, self.warmup)
-        progress = (steps - self.warmup) / max(1, self.final - self.warmup)
-        return max(self.floor, 0.5 * (1 + math.cos(math.pi * progress)))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from elmur.dropout import Dropout
 from elmur.feedforward import init_linear
+from elmur.kernels import relative_shift, times_codes
 
 
 class Position(nn.Module):
@@ -130,39 +131,6 @@ class Relative(Position):
         mask = causal(first, num_queries, q)
         assert mask is not None
         return shifted + mask.to(shifted.dtype)
-
-
-def times_codes(q: Float[Tensor, "B H Q d"], codes: Float[Tensor, "b H K d"]) -> Float[Tensor, "B H Q K"]:
-    """q codes^T; codes that all lanes share (b = 1) are not copied for each of them."""
-    if codes.shape[0] != 1:
-        return q @ codes.transpose(2, 3)
-    batch, heads, queries, _ = q.shape
-    scores: Tensor = q.transpose(0, 1).flatten(1, 2) @ codes[0].transpose(1, 2)
-    return scores.view(heads, batch, queries, -1).transpose(0, 1)
-
-
-def relative_shift(scores: Float[Tensor, "B H T T"]) -> Float[Tensor, "B H T T"]:
-    """Row i moved left by T - 1 - i, so that column j holds what stood at T - 1 - (i - j); garbage where j > i."""
-    batch, heads, size, _ = scores.shape
-    padded = torch.cat([scores.new_zeros(batch, heads, size, 1), scores], dim=-1)
-    return padded.view(batch, heads, size + 1, size)[:, :, 1:]
-
-
-class PublishedRelative(Relative):
-    """The published code's form: distances offset by the segment's place in the episode, scores rounded to float32."""
-
-    def codes(self, num_tokens: int, start_token: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "b T D"]:
-        """One row, or one per lane where lanes are at different places."""
-        same = bool((start_token == start_token[0]).all())
-        start = start_token[:1] if same else start_token
-        return self.sinusoids(torch.arange(num_tokens - 1, -1, -1, device=like.device) + start.unsqueeze(1), like)
-
-    def rotate(self, q: Tensor, k: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(q), k  # the content scores stand in score_bias, to be rounded with the rest
-
-    def score_bias(self, q: Tensor, k: Tensor, projected: Tensor | None, first: int) -> Tensor:
-        content: Tensor = (q + self.content_bias.unsqueeze(1)) @ k.transpose(2, 3) * q.shape[-1] ** -0.5
-        return (content + super().score_bias(q, k, projected, first)).float().to(q.dtype)
 
 
 class Rope(Position):

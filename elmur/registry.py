@@ -73,6 +73,11 @@ class Registry:
                 return known, names.get(name, path)
         return (role or "plugin", path) if role != NOTHING and plugin_of(path) else None
 
+    def short_name(self, path: str, role: str) -> str:
+        """What an import path is called in a role, as rows and folders name it; a plugin's goes by its path."""
+        path = current(path)
+        return next((name for name, known in self.roles[role].names.items() if known == path), path)
+
     def below(self, role: str | None, key: str) -> str | None:
         """The role of what stands under `key` in a place of this role."""
         if role is None:
@@ -155,7 +160,7 @@ MODELS = Registry(
         "position": Role(
             {
                 "relative": "elmur.positional.Relative",
-                "published_relative": "elmur.positional.PublishedRelative",
+                "published_relative": "elmur.published.quirks.PublishedRelative",
                 "rope": "elmur.positional.Rope",
                 "yarn": "elmur.positional.Yarn",
                 "alibi": "elmur.positional.Alibi",
@@ -185,7 +190,13 @@ MODELS = Registry(
             takes={"write": "write rule", "bias": "distance bias", "steps": "step rule", "clock": "clock"},
         ),
         "write rule": Role(
-            {"lru": "elmur.memory.LRU", "replace_all": "elmur.memory.ReplaceAll", "none": "elmur.memory.never"},
+            {
+                "lru": "elmur.memory.LRU",
+                "replace_all": "elmur.memory.ReplaceAll",
+                "none": "elmur.memory.never",
+                "published_lru": "elmur.published.quirks.PublishedLRU",
+                "published_replace_all": "elmur.published.quirks.PublishedReplaceAll",
+            },
             kind="elmur.memory.WriteRule",
         ),
         "distance bias": Role(
@@ -194,8 +205,8 @@ MODELS = Registry(
         "step rule": Role(
             {
                 "chronological": "elmur.clock.Chronological",
-                "mirrored": "elmur.clock.Mirrored",
-                "dated_by_start": "elmur.clock.DatedByStart",
+                "mirrored": "elmur.published.quirks.Mirrored",
+                "dated_by_start": "elmur.published.quirks.DatedByStart",
             },
             kind="elmur.clock.StepRule",
         ),
@@ -215,12 +226,17 @@ MODELS = Registry(
             kind="elmur.module.SequenceModule",
             takes={"optimizer": "optimizer", "schedule": "schedule"},
         ),
-        "optimizer": Role({"adamw": "elmur.optim.adamw"}, kind="torch.optim.Optimizer", partial=True, functions=True),
+        "optimizer": Role(
+            {"adamw": "elmur.optim.adamw", "adamw_on_all": "elmur.published.quirks.adamw_on_all"},
+            kind="torch.optim.Optimizer",
+            partial=True,
+            functions=True,
+        ),
         "schedule": Role(
             {
                 "constant": "elmur.optim.Constant",
                 "warmup_cosine": "elmur.optim.WarmupCosine",
-                "published_tokens": "elmur.optim.PublishedTokenCosine",
+                "published_tokens": "elmur.published.quirks.PublishedTokenCosine",
             },
             kind="elmur.optim.Schedule",
         ),

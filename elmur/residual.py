@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,7 +11,11 @@ NORMS: dict[str, type[nn.LayerNorm] | type[nn.RMSNorm]] = {"layer": nn.LayerNorm
 
 
 class Residual(nn.Module):
-    """Base of the two: `residual(x, f)` adds `f` to the stream `x`; `f` maps `[..., D]` to `[..., D]`."""
+    """Base: `residual(x, f)` adds what `f` makes of the stream to the stream `x`; `f` maps `[..., D]` to `[..., D]`.
+
+    Where `f` gives a pair, as a feed-forward does with its balance loss, so does the residual: the new stream, and
+    what `f` gave beside it.
+    """
 
     def __init__(self, d_model: int, norm_type: str = "layer", eps: float = 1e-5) -> None:
         super().__init__()
@@ -18,17 +23,36 @@ class Residual(nn.Module):
             raise ValueError(f"norm_type must be one of {sorted(NORMS)}; found {norm_type!r}")
         self.norm = NORMS[norm_type](d_model, eps=eps)
 
+    def source(self, x: Tensor) -> Tensor:
+        """The stream as `f` sees it."""
+        return x
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        """The stream after `y` came out of `f`."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, f: Callable[[Tensor], Any]) -> Any:
+        made = f(self.source(x))
+        if isinstance(made, tuple):
+            y, beside = made
+            return self.join(x, y), beside
+        return self.join(x, made)
+
 
 class PostNorm(Residual):
     """norm(x + f(x)), as published."""
 
-    def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        out: Tensor = self.norm(x + f(x))
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        out: Tensor = self.norm(x + y)
         return out
 
 
 class PreNorm(Residual):
     """x + f(norm(x))."""
 
-    def forward(self, x: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + f(self.norm(x))
+    def source(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x)
+        return out
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y

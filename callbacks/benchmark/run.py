@@ -19,7 +19,6 @@ from rich.table import Table
 from callbacks.benchmark.rates import measure_tasks
 from callbacks.benchmark.recomputing import RecomputingPolicy, filled
 from callbacks.benchmark.timing import Work, linear_maps, product, take_turns, threads
-from elmur import published
 from elmur.batch import SegmentBatch
 from elmur.build import build
 from elmur.compiled import has_compiler
@@ -30,6 +29,7 @@ from elmur.module import SequenceModule
 from elmur.moe import MixtureOfExperts
 from elmur.optim import adamw
 from elmur.policy import StreamingPolicy
+from elmur.published.config import model_config
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, TaskSpec, Vector
 from envs.rollout import Policy, rollout
@@ -139,7 +139,7 @@ def published_model() -> SequenceModel:
         "dropatt": 0.17, "memory_dropout": 0.01, "memory_size": 2, "lru_blend_alpha": 0.79, "pre_lnorm": False,
         "max_seq_len": 1024, "sequence_format": "s", "use_moe": True, "load_balancing_loss_coef": 0.1, **EXPERTS,
     }  # fmt: skip
-    model: SequenceModel = build(published.model_config(config), "model", "model", spec=SPEC)
+    model: SequenceModel = build(model_config(config), "model", "model", spec=SPEC)
     return model
 
 

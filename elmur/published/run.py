@@ -16,7 +16,8 @@ from elmur.build import build
 from elmur.checkpoint import load_plain
 from elmur.files import atomic_open
 from elmur.module import CHECKPOINT_VERSION
-from elmur.published import DEFAULTS, PublishedError, check_keys, convert_weights, model_config, task_spec
+from elmur.published.config import DEFAULTS, PublishedError, check_keys, model_config, task_spec
+from elmur.published.weights import convert_weights
 
 log = logging.getLogger(__name__)
 CONFIG, BEST, STEPS = "config.json", "best_checkpoint.pth", "checkpoints/step_*.pth"

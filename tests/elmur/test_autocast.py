@@ -12,7 +12,8 @@ from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU
 from elmur.model import ELMUR, Banks, MemoryDesign
 from elmur.moe import MixtureOfExperts
-from elmur.positional import Alibi, Learnable, Position, PublishedRelative, Relative, Rope, Sinusoidal, Yarn
+from elmur.positional import Alibi, Learnable, Position, Relative, Rope, Sinusoidal, Yarn
+from elmur.published.quirks import PublishedRelative
 from elmur.residual import PostNorm, PreNorm, Residual
 from tests.elmur.samples import SPEC, make_batch, noise, step_by_step
 

@@ -75,7 +75,7 @@ REFUSED = [
     "elmur.memory.torch",
     "elmur.build.importlib.import_module",
     "elmur.build.partial",
-    "elmur.published.re.compile",
+    "elmur.published.weights.re.compile",
     "elmurx.model.ELMUR",
     "torch.optimx.AdamW",
     "torch.optim.torch.load",
@@ -128,8 +128,8 @@ def test_a_name_stands_only_where_its_role_belongs(key: str, value: object, says
 
 def test_what_is_made_is_of_the_kind_of_its_place() -> None:
     """A registry whose write rule makes something else: the list itself is not taken at its word."""
-    wrong = MODELS | Registry({"write rule": Role({"wrong": "elmur.clock.Mirrored"})})
-    with pytest.raises(BuildError, match=r"memory\.write: expected a WriteRule, found a Mirrored"):
+    wrong = MODELS | Registry({"write rule": Role({"wrong": "elmur.clock.Chronological"})})
+    with pytest.raises(BuildError, match=r"memory\.write: expected a WriteRule, found a Chronological"):
         build({"_target_": "memory", "write": {"_target_": "wrong"}}, "memory", "memory design", wrong)
 
 

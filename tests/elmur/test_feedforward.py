@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import erf, expit
 
-from elmur.feedforward import MLP, SwiGLU, gated
+from elmur.feedforward import MLP, SwiGLU
 from elmur.moe import MixtureOfExperts
 
 X = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -52,26 +52,6 @@ def test_dropout_acts_in_training_only(kind: type[MLP] | type[SwiGLU]) -> None:
     assert not torch.equal(net(X)[0], net(X)[0])
     net.eval()
     assert torch.equal(net(X)[0], net(X)[0])
-
-
-def factor_of(kind: str) -> torch.Tensor | None:
-    """None, or a dropout factor for five hidden numbers of `[2, 3]` tokens."""
-    if kind == "none":
-        return None
-    return 2.0 * torch.randint(2, (2, 3, 5), generator=torch.Generator().manual_seed(1)).double()
-
-
-@pytest.mark.parametrize("kind", ["none", "dropout"])
-def test_the_gradient_of_the_gate_is_its_slope(kind: str) -> None:
-    """By finite differences; and the value is the same with and without a gradient."""
-    gate_up = torch.randn(2, 3, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
-    factor = factor_of(kind)
-    assert torch.autograd.gradcheck(lambda x: gated(x, factor), (gate_up,))
-    z = gate_up.detach().numpy()
-    expected = z[..., :5] * expit(z[..., :5]) * z[..., 5:] * (1.0 if factor is None else factor.numpy())
-    for found in (gated(gate_up, factor), gated(gate_up.detach(), factor)):
-        np.testing.assert_allclose(array(found), expected, rtol=1e-12)
-    np.testing.assert_array_equal(array(gate_up), z, err_msg="what came in is as it was")
 
 
 @pytest.mark.parametrize("routed", [1, 2])

@@ -10,6 +10,7 @@ import torch
 from elmur.memory import LRU
 from elmur.model import ELMUR, MemoryDesign
 from elmur.moe import MixtureOfExperts
+from elmur.published.quirks import PublishedLRU
 from elmur.residual import PostNorm, PreNorm, Residual
 from elmur.state import detach
 from tests.elmur.samples import make_batch, make_model, noise
@@ -89,7 +90,7 @@ def test_a_loss_reaches_back_through_memory_to_what_was_seen_segments_ago(gap: i
 
 def test_only_what_was_written_is_trained() -> None:
     """Blend 0 into slots in use: nothing is written, so nothing of the writer matters."""
-    model = make_model(memory=design(write=LRU(0.0, replace_empty=False)))
+    model = make_model(memory=design(write=PublishedLRU(0.0)))
     writing, _ = split(train(model, 3, detached=False))
     assert not any(writing.values())
 

@@ -16,14 +16,16 @@ import torch
 
 from elmur import feedforward, memory, moe, positional, residual
 from elmur.baselines.recurrent import GRU
-from elmur.clock import EpisodeClock, Mirrored
+from elmur.clock import EpisodeClock
 from elmur.encoders import ObservationEncoder
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU, ReplaceAll
 from elmur.memory_bias import MemoryBias
 from elmur.model import ELMUR, MemoryDesign
 from elmur.moe import MixtureOfExperts
-from elmur.positional import Alibi, Learnable, Position, PublishedRelative, Relative, Rope, Sinusoidal, Yarn
+from elmur.positional import Alibi, Learnable, Position, Relative, Rope, Sinusoidal, Yarn
+from elmur.published import quirks
+from elmur.published.quirks import Mirrored, PublishedRelative
 from elmur.residual import PostNorm, PreNorm, Residual
 from elmur.sequence_model import SequenceModel
 from tests.elmur.samples import SPEC, make_batch, noise
@@ -84,11 +86,8 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
     },
     LRU: {
         "lru_blend_alpha": (1.0, 0.5), "slots_per_write": (1, 2),
-        "replace_empty": ({"lru_blend_alpha": 0.5}, {"lru_blend_alpha": 0.5, "replace_empty": False}),
-        "all_candidates": (False, True),
         "divide_segment": ({"slots_per_write": 2}, {"slots_per_write": 2, "divide_segment": True}),
     },
-    ReplaceAll: {"stamp": (True, False)},
     MemoryBias: {"max_seq_len": (1024, 4), "init_std": (0.02, 1.0), "gain": (1.0, 10.0)},
     Rope: {"base": (1e4, 1e2)},
     Yarn: {
@@ -155,6 +154,7 @@ def test_every_part_has_its_knobs_looked_at() -> None:
         defined_in(positional, lambda c: issubclass(c, Position)) - {Position}
         | defined_in(residual, lambda c: issubclass(c, Residual)) - {Residual}
         | defined_in(memory, lambda c: hasattr(c, "commit")) - {memory.WriteRule}
+        | defined_in(quirks, lambda c: issubclass(c, Position))
         | defined_in(feedforward, lambda c: issubclass(c, torch.nn.Module))
         | defined_in(moe, lambda c: issubclass(c, torch.nn.Module))
     )

@@ -11,10 +11,11 @@ from scipy.special import erf, softmax
 
 from elmur.attention import CrossAttention, SelfAttention
 from elmur.feedforward import MLP
-from elmur.layer import ELMURLayer, Segment, shares
-from elmur.memory import LRU, Memory
+from elmur.layer import ELMURLayer, Segment
+from elmur.memory import LRU, Memory, shares
 from elmur.memory_bias import MemoryBias
 from elmur.positional import Position
+from elmur.published.quirks import PublishedLRU
 from elmur.residual import PostNorm, PreNorm, Residual
 
 D, H, T, M, B = 6, 2, 4, 3, 2
@@ -77,10 +78,10 @@ class ByHand:
 
 
 @pytest.mark.parametrize("residual", [PostNorm, PreNorm])
-@pytest.mark.parametrize("all_candidates", [False, True])
-def test_the_four_steps(residual: type[Residual], all_candidates: bool) -> None:
+@pytest.mark.parametrize("write", [LRU, PublishedLRU])
+def test_the_four_steps(residual: type[Residual], write: type[LRU]) -> None:
     torch.manual_seed(0)
-    rule = LRU(lru_blend_alpha=0.3, slots_per_write=2, all_candidates=all_candidates)
+    rule = write(lru_blend_alpha=0.3, slots_per_write=2)
     layer = ELMURLayer(
         attention=SelfAttention(D, H, Position(), 0.0, 0.0),
         cross=partial(CrossAttention, D, H),
@@ -107,7 +108,7 @@ def test_the_four_steps(residual: type[Residual], all_candidates: bool) -> None:
         np.testing.assert_allclose(tokens[b].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
         candidate, new = hand.candidates(expected, slots, steps, dates), slots.copy()
         for j in chosen[b]:
-            share = 1.0 if dates[j] < 0 else 0.3
+            share = 1.0 if dates[j] < 0 and write is LRU else 0.3
             new[j] = share * candidate[j] + (1 - share) * slots[j]
         np.testing.assert_allclose(after.slots[b].detach().numpy(), new, rtol=1e-10, atol=1e-12)
     assert after.written_at.tolist() == [[3, 7, 7], [8, 2, 8]]
@@ -116,8 +117,8 @@ def test_the_four_steps(residual: type[Residual], all_candidates: bool) -> None:
 @pytest.mark.parametrize(("tokens", "slots"), [(4, 4), (5, 2), (7, 3), (6, 1)])
 def test_shares_give_every_token_to_one_slot_in_order(tokens: int, slots: int) -> None:
     steps = torch.stack([torch.arange(tokens), 100 + torch.arange(tokens)])
-    mask, dates = shares(steps, slots, torch.zeros(1))
-    owners = [[w for w in range(slots) if mask[w, t] == 0] for t in range(tokens)]
+    sees, dates = shares(steps, slots)
+    owners = [[w for w in range(slots) if sees[w, t]] for t in range(tokens)]
     assert all(len(owner) == 1 for owner in owners)
     flat = [owner[0] for owner in owners]
     assert flat == sorted(flat) and set(flat) == set(range(slots))
@@ -127,4 +128,4 @@ def test_shares_give_every_token_to_one_slot_in_order(tokens: int, slots: int) -
 
 def test_more_shares_than_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match=r"slots_per_write=5 .* needs as many tokens in a segment; found 4"):
-        shares(torch.arange(4).unsqueeze(0), 5, torch.zeros(1))
+        shares(torch.arange(4).unsqueeze(0), 5)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elmur.memory import LRU, NEVER, Memory, ReplaceAll, WriteRule, least_recently_used, lru_write, never
+from elmur.memory import LRU, NEVER, Memory, ReplaceAll, WriteRule, blend_into, least_recently_used, never
+from elmur.published.quirks import PublishedLRU, PublishedReplaceAll
 from tests.elmur.samples import noise
 
 Bank = tuple[list[list[float]], list[int]]  # one lane's slots and dates
@@ -52,20 +53,21 @@ def written_bank(draw: st.DrawFn) -> tuple[Memory, int]:
 
 
 @settings(deadline=None, derandomize=True, max_examples=150)
-@given(written_bank(), st.floats(0, 1), st.booleans(), st.booleans())
-def test_lru_is_the_loop(bank: tuple[Memory, int], blend: float, replace_empty: bool, all_candidates: bool) -> None:
+@given(written_bank(), st.floats(0, 1), st.booleans())
+def test_lru_is_the_loop(bank: tuple[Memory, int], blend: float, published: bool) -> None:
     memory, count = bank
     lanes, size, width = memory.slots.shape
     before = Memory(memory.slots.clone(), memory.written_at.clone())
-    rule = LRU(blend, count, replace_empty, all_candidates)
+    rule = (PublishedLRU if published else LRU)(blend, count)
     every = torch.randn(lanes, size, width, generator=noise(7), dtype=torch.float64)  # one candidate per slot
-    index = rule.select(memory)
-    candidate = every if index is None else every.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
-    after = rule.commit(memory, candidate, index, torch.arange(lanes).view(-1, 1) + 10)
+    plan = rule.plan(memory, torch.zeros(lanes, 3, dtype=torch.int64), torch.arange(lanes) + 10)
+    assert plan.sees is None and (plan.index is None) == published
+    candidate = every if plan.index is None else every.gather(1, plan.index.unsqueeze(-1).expand(-1, -1, width))
+    after = rule.commit(memory, candidate, plan)
     for b in range(lanes):
         dates = before.written_at[b].tolist()
         fresh = [every[b, j].tolist() for j in oldest(dates, count)]
-        slots, dates = write_by_loop((before.slots[b].tolist(), dates), fresh, 10 + b, blend, replace_empty)
+        slots, dates = write_by_loop((before.slots[b].tolist(), dates), fresh, 10 + b, blend, not published)
         assert after.written_at[b].tolist() == dates
         torch.testing.assert_close(after.slots[b], torch.tensor(slots, dtype=torch.float64), rtol=0, atol=1e-12)
     assert torch.equal(memory.slots, before.slots), "a pure function: what came in is as it was"
@@ -78,9 +80,9 @@ def steady(size: int) -> Memory:
 
 
 def write(memory: Memory, rule: LRU, value: float, step: int) -> Memory:
-    index = rule.select(memory)
-    assert index is not None
-    return rule.commit(memory, torch.full((1, index.shape[1], 1), value), index, torch.tensor([[step]]))
+    plan = rule.plan(memory, torch.tensor([[step]]), torch.tensor([step]))
+    written = memory.slots.shape[1] if plan.index is None else plan.index.shape[1]
+    return rule.commit(memory, torch.full((1, written, 1), value), plan)
 
 
 def test_slots_take_turns() -> None:
@@ -101,7 +103,7 @@ def test_an_empty_slot_is_replaced_and_a_full_one_blended() -> None:
 
 
 def test_published_blends_into_an_empty_slot_too() -> None:
-    memory = write(steady(2), LRU(lru_blend_alpha=0.25, replace_empty=False), 8.0, 0)
+    memory = write(steady(2), PublishedLRU(lru_blend_alpha=0.25), 8.0, 0)
     assert memory.slots.flatten().tolist() == [0.25 * 8 + 0.75 * 100, 200]
 
 
@@ -132,17 +134,16 @@ def test_slots_of_one_write_can_have_dates_of_their_own() -> None:
     rule = LRU(slots_per_write=2, divide_segment=True)
     memory = steady(3)
     for first in (0, 2, 4):
-        index = rule.select(memory)
-        assert index is not None
-        candidate = torch.tensor([[[float(first)], [first + 1.0]]])
-        memory = rule.commit(memory, candidate, index, torch.tensor([[first, first + 1]]))
+        plan = rule.plan(memory, torch.tensor([[first, first + 1]]), torch.tensor([first + 1]))
+        assert plan.sees is not None and plan.sees.tolist() == [[True, False], [False, True]]
+        memory = rule.commit(memory, torch.tensor([[[float(first)], [first + 1.0]]]), plan)
     assert memory.slots.flatten().tolist() == [3, 4, 5], "the three newest steps, oldest replaced first"
     assert memory.written_at.tolist() == [[3, 4, 5]]
 
 
-def test_shares_and_all_candidates_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="divide_segment and all_candidates exclude each other"):
-        LRU(divide_segment=True, all_candidates=True)
+def test_the_published_write_has_no_shares() -> None:
+    with pytest.raises(ValueError, match=r"divide_segment: .* the published code has candidates for all"):
+        PublishedLRU(divide_segment=True)
 
 
 def test_least_recently_used_ties_go_to_the_lowest_index() -> None:
@@ -152,19 +153,20 @@ def test_least_recently_used_ties_go_to_the_lowest_index() -> None:
 
 def test_lanes_choose_for_themselves() -> None:
     memory = Memory(torch.zeros(2, 2, 1), torch.tensor([[0, 5], [5, 0]]))
-    after = lru_write(
-        memory, torch.ones(2, 1, 1), least_recently_used(memory.written_at, 1), torch.tensor([[8], [9]]), 1.0
-    )
+    index = least_recently_used(memory.written_at, 1)
+    after = blend_into(memory, torch.ones(2, 1, 1), index, torch.tensor([[8], [9]]), torch.ones(2, 1))
     assert after.slots.flatten().tolist() == [1, 0, 0, 1]
     assert after.written_at.tolist() == [[8, 5], [5, 9]]
 
 
-@pytest.mark.parametrize(("stamp", "dates"), [(True, [[6, 6], [7, 7]]), (False, [[-1, -1], [-1, -1]])])
-def test_replace_all(stamp: bool, dates: list[list[int]]) -> None:
-    rule, candidate = ReplaceAll(stamp), torch.randn(2, 2, 3, generator=noise())
-    memory = Memory.initial(2, 2, 3, 1.0, noise())
-    rule.select(memory)
-    after = rule.commit(memory, candidate, None, torch.tensor([[6], [7]]))
+@pytest.mark.parametrize(
+    ("rule", "dates"), [(ReplaceAll(), [[6, 6], [7, 7]]), (PublishedReplaceAll(), [[-1, -1], [-1, -1]])]
+)
+def test_replace_all(rule: WriteRule, dates: list[list[int]]) -> None:
+    candidate, memory = torch.randn(2, 2, 3, generator=noise()), Memory.initial(2, 2, 3, 1.0, noise())
+    plan = rule.plan(memory, torch.tensor([[5, 6], [6, 7]]), torch.tensor([6, 7]))
+    assert plan.index is None and plan.sees is None
+    after = rule.commit(memory, candidate, plan)
     assert torch.equal(after.slots, candidate)
     assert after.written_at.tolist() == dates
 

@@ -12,7 +12,7 @@ from elmur.baselines.transformer import Transformer
 from elmur.memory import LRU, Memory, ReplaceAll
 from elmur.model import ELMUR, Banks, MemoryDesign
 from elmur.moe import MixtureOfExperts
-from elmur.positional import PublishedRelative
+from elmur.published.quirks import PublishedLRU, PublishedRelative
 from tests.elmur.samples import SPEC, make_batch, make_model, noise
 
 LENGTH = 5
@@ -152,10 +152,12 @@ def test_layers_read_shared_memory_as_it_was_before_the_segment() -> None:
 def test_candidates_for_all_slots_change_the_balance_loss_alone() -> None:
     experts = partial(MixtureOfExperts, num_experts=4, top_k=3, n_shared_experts=1)
     outputs = []
-    for all_candidates in (False, True):
-        write = LRU(0.6, slots_per_write=2, all_candidates=all_candidates)
-        model = make_model(memory=design(write=write), feedforward=experts)
-        outputs.append(model(make_batch(2, LENGTH), model.initial_memory(2, noise())))
+    for rule in (LRU, PublishedLRU):
+        model = make_model(memory=design(write=rule(0.6, slots_per_write=2)), feedforward=experts)
+        full = tuple(
+            Memory(bank.slots, torch.full_like(bank.written_at, 0)) for bank in model.initial_memory(2, noise())
+        )
+        outputs.append(model(make_batch(2, LENGTH), full))
     (one, one_memory), (every, every_memory) = outputs
     assert gap(one.prediction, every.prediction) == 0
     assert gap(one_memory[1].slots, every_memory[1].slots) < 1e-12

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from elmur.optim import Constant, PublishedTokenCosine, WarmupCosine, adamw
+from elmur.optim import Constant, WarmupCosine, adamw
+from elmur.published.quirks import PublishedTokenCosine, adamw_on_all
 from tests.elmur.samples import make_model
 
 
@@ -68,7 +69,7 @@ def test_only_matrices_decay() -> None:
 
 def test_everything_decays_where_that_is_asked() -> None:
     model = make_model()
-    (group,) = adamw(model, weight_decay=0.7, decay_all=True).param_groups
+    (group,) = adamw_on_all(model, weight_decay=0.7).param_groups
     assert group["weight_decay"] == 0.7 and len(group["params"]) == len(list(model.parameters()))
 
 

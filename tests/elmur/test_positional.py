@@ -14,7 +14,6 @@ from elmur.positional import (
     Alibi,
     Learnable,
     Position,
-    PublishedRelative,
     Relative,
     Rope,
     Sinusoidal,
@@ -23,6 +22,7 @@ from elmur.positional import (
     causal,
     frequencies,
 )
+from elmur.published.quirks import PublishedRelative
 
 D, H, T, B = 12, 3, 5, 2
 WIDTH = D // H

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from elmur.build import build
-from elmur.clock import DatedByStart, Mirrored
-from elmur.memory import LRU, ReplaceAll
 from elmur.model import ELMUR
-from elmur.positional import Learnable, PublishedRelative
-from elmur.published import DEFAULTS, PublishedError, check_keys, convert_weights, model_config, task_spec
+from elmur.positional import Learnable
+from elmur.published.config import DEFAULTS, PublishedError, check_keys, model_config, task_spec
+from elmur.published.quirks import DatedByStart, Mirrored, PublishedLRU, PublishedRelative, PublishedReplaceAll
+from elmur.published.weights import convert_weights
 from elmur.spec import Discrete, Image, Vector
 
 COMMON: dict[str, Any] = {
@@ -81,9 +81,9 @@ def test_the_tasks() -> None:
 
 def test_each_published_key_arrives() -> None:
     model = make(TMAZE)
-    assert model.design is not None and isinstance(model.design.write, LRU)
+    assert model.design is not None and isinstance(model.design.write, PublishedLRU)
     assert (model.design.memory_size, model.design.memory_init_std, model.design.memory_dropout) == (2, 0.001, 0.01)
-    assert (model.design.write.blend, model.design.write.replace_empty) == (0.79, False)
+    assert model.design.write.blend == 0.79
     assert isinstance(model.steps, Mirrored) and isinstance(model.position, PublishedRelative)
     assert model.layers[0].feedforward.balance_coef == 0.1 and model.layers[0].feedforward.routed_per_token == 1
     assert model.layers[0].attention.dropatt == 0.17 and model.dropout.p == 0.1
@@ -96,7 +96,7 @@ def test_switches_and_fallbacks() -> None:
     assert off.layers[0].reader is None and off.layers[0].write_rule is None and off.layers[0].bias is None
     assert off.design is not None and off.design.memory_dropout == 0.1
     every = make(TMAZE | {"use_lru": False, "pos_type": "rope", "use_shared_memory": True})
-    assert isinstance(every.layers[0].write_rule, ReplaceAll) and isinstance(every.steps, DatedByStart)
+    assert isinstance(every.layers[0].write_rule, PublishedReplaceAll) and isinstance(every.steps, DatedByStart)
     assert len(every.initial_memory(1)) == 1
     learned = make(TMAZE | {"pos_type": "learnable", "max_seq_len": 50})
     assert isinstance(learned.position, Learnable) and learned.position.table.num_embeddings == 50

@@ -14,7 +14,8 @@ from elmur.batch import SegmentBatch
 from elmur.build import build
 from elmur.memory import Memory
 from elmur.model import ELMUR
-from elmur.published import convert_weights, model_config, task_spec
+from elmur.published.config import model_config, task_spec
+from elmur.published.weights import convert_weights
 from elmur.state import detach
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"

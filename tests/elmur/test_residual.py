@@ -35,6 +35,13 @@ def test_where_the_norm_sits(kind: type[Residual], norm_type: str, eps: float) -
     np.testing.assert_allclose(residual(x, lambda y: 2 * y**2).detach().numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", [PreNorm, PostNorm])
+def test_what_is_given_beside_comes_out_beside(kind: type[Residual]) -> None:
+    residual, x, beside = kind(6), torch.randn(2, 6), torch.tensor(3.0)
+    stream, found = residual(x, lambda y: (2 * y, beside))
+    assert found is beside and torch.equal(stream, residual(x, lambda y: 2 * y))
+
+
 def test_rmsnorm_has_no_shift() -> None:
     assert [name for name, _ in PostNorm(4, "rmsnorm").named_parameters()] == ["norm.weight"]
 

@@ -11,12 +11,13 @@ import torch
 
 from elmur.baselines.recurrent import GRU
 from elmur.baselines.transformer import Transformer
-from elmur.clock import DatedByStart, EpisodeClock, Mirrored
+from elmur.clock import EpisodeClock
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU, ReplaceAll
 from elmur.model import ELMUR, MemoryDesign
 from elmur.moe import MixtureOfExperts
-from elmur.positional import Alibi, Learnable, Position, PublishedRelative, Relative, Rope, Sinusoidal, Yarn
+from elmur.positional import Alibi, Learnable, Position, Relative, Rope, Sinusoidal, Yarn
+from elmur.published.quirks import DatedByStart, Mirrored, PublishedLRU, PublishedRelative, PublishedReplaceAll
 from elmur.residual import PostNorm, PreNorm
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete
@@ -43,8 +44,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "no LRU": {"memory": design(write=ReplaceAll()), "residual": partial(PreNorm, norm_type="rmsnorm")},
     "one slot": {"memory": MemoryDesign(memory_size=1, write=LRU(0.5))},
-    "mirrored": {"memory": design(steps=Mirrored(), write=LRU(0.7, 1, False, True)), "feedforward": experts},
-    "dated by start": {"memory": design(steps=DatedByStart(), write=ReplaceAll(stamp=False))},
+    "mirrored": {"memory": design(steps=Mirrored(), write=PublishedLRU(0.7)), "feedforward": experts},
+    "dated by start": {"memory": design(steps=DatedByStart(), write=PublishedReplaceAll())},
     "one layer, shared": {"memory": design(shared=True), "n_layer": 1, "feedforward": MLP},
     "no memory": {"memory": None},
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from elmur.clock import Chronological, DatedByStart, Mirrored, StepRule
+from elmur.clock import Chronological, StepRule
+from elmur.published.quirks import DatedByStart, Mirrored
 
 START = torch.tensor([0, 20])
 
