@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks import signals
 from callbacks.command import sweeps
 from callbacks.command.allocator import keep_freed_memory
+from callbacks.command.choices import check_choices, in_force
 from callbacks.command.identity import (
     SETTINGS,
     alone_in,
@@ -36,7 +37,7 @@ from callbacks.command.processes import check_shared, is_first_process, settle
 from callbacks.command.quiet import quieten
 from callbacks.command.registry import PLATFORM
 from callbacks.command.resume import expanded, resumed
-from callbacks.command.settings import check_choices, check_settings, check_variants
+from callbacks.command.settings import check_settings, check_variants
 from callbacks.command.targets import allow_typed_plugins, guard_composition, refuse_pickles
 from callbacks.errors import UsageError, refuse
 from elmur.children import end_with_parent
@@ -82,6 +83,7 @@ def prepared(config: DictConfig) -> dict[str, Any]:
     keep_freed_memory()
     # Resolved once, here; nothing below sees a DictConfig.
     settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    settings = in_force(settings, overrides)
     check_settings(settings)
     settings["model_name"] = choices["model"]
     settings["model_was_chosen"] = any(o.startswith("model=") for o in overrides)

@@ -21,7 +21,9 @@ SETTINGS, ROW = "settings.json", "result.json"
 MAX_LABEL = 60
 MOST_OF_A_VALUE = 80  # characters of it that an error shows
 # What does not make a run another one.
-NOT_SETTINGS = ("run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch", "plugins")
+NOT_SETTINGS = (
+    "recipe", "selection", "run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch", "plugins",
+)  # fmt: skip
 OTHER_STAGES = ("archive", "benchmark", "render")  # keys of env that training does not read
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
@@ -84,6 +86,7 @@ def check_same_run(folder: Path, compared: dict[str, Any], allowed: Sequence[str
     except ValueError as error:
         raise UsageError(f"{folder / SETTINGS}: damaged ({error}); delete {folder} to run again") from error
     there.pop("shards", None)  # where they lay
+    there.get("env", {}).pop("recipe", None)  # read by tuned/ alone, which has given its values to those who use them
     here = json.loads(json.dumps(compared))
     if (folder / ROW).exists() or "code" not in here or "code" not in there:
         there, here = ({key: value for key, value in one.items() if key != "code"} for one in (there, here))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from callbacks.errors import UsageError
 
-PUBLISHED = Path(__file__).resolve().parents[2] / "conf" / "published"  # experiment -> the tasks that it has values for
 STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
 # The keys of the sections that are nobody's arguments; every other section is checked by the signature it goes to.
@@ -18,10 +16,11 @@ SECTIONS = {
     "": (
         "stage", "seed", "resume", "allow_mismatch", "checkpoint", "source", "shards", "run_dir", "collect",
         "evaluation", "env", "model", "module", "data", "trainer", "callbacks", "logger", "observation", "plugins",
+        "recipe", "selection",
     ),
     "env": (
         "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "recipe", "archive", "benchmark", "render",
+        "dataset", "archive", "benchmark", "render",
     ),
 }
 
@@ -60,18 +59,6 @@ def check_settings(settings: dict[str, Any]) -> None:
     seed = settings["seed"]
     if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed: expected a whole number from 0 to {LARGEST_SEED}; found {seed!r}")
-
-
-def check_choices(choices: Mapping[str, Any]) -> None:
-    """Raises UsageError for a task of another env than the one chosen, or that the experiment has no values for."""
-    env, task = choices["env"], choices.get("task")
-    if task and not task.startswith(f"{env}_"):
-        raise UsageError(f"task={task} does not belong to env={env}; leave env out, the task brings its own")
-    folder = PUBLISHED / str(choices.get("experiment"))
-    known = sorted(path.stem for path in folder.glob("*.yaml") if (PUBLISHED.parent / "task" / path.name).exists())
-    if known and task not in known:
-        given = f"task={task}" if task else "no task"
-        raise UsageError(f"experiment={folder.name} has nothing for {given}; choose one of task={','.join(known)}")
 
 
 def check_variants(env: Mapping[str, Any]) -> Any:
