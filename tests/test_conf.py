@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
@@ -46,13 +45,18 @@ def conf() -> Iterator[None]:
 @functools.cache
 def raw(group: str, option: str) -> dict[str, Any]:
     """What an option's file says, with that of the options of its group that it begins with."""
-    text = (CONF / group / f"{option}.yaml").read_text()
-    found = yaml.safe_load(text) or {}
+    found = read(CONF / group / f"{option}.yaml")
     merged: dict[str, Any] = {}
     for default in found.pop("defaults", []) if group != "experiment" else found.pop("defaults", [])[:0]:
         if isinstance(default, str) and default != "_self_" and not default.startswith("/"):
             merged |= raw(group, default)
     return {**merged, **found}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a file says, references to other values as they stand."""
+    found: Any = OmegaConf.to_container(OmegaConf.load(path))
+    return found or {}
 
 
 def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -70,10 +74,10 @@ def composed(*overrides: str) -> DictConfig:
 
 def defaults() -> dict[str, str]:
     """The option of each group that a command without choices takes."""
-    found = {}
+    found: dict[str, str] = {}
     for file in (CONF / "run.yaml", CONF / "model" / "elmur.yaml", CONF / "module" / "imitation.yaml"):
         prefix = "" if file.parent == CONF else f"{file.parent.name}/"
-        for default in yaml.safe_load(file.read_text())["defaults"]:
+        for default in read(file)["defaults"]:
             if isinstance(default, dict):
                 found |= {f"{prefix}{key}": value for key, value in default.items() if value is not None}
     return found

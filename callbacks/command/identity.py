@@ -22,9 +22,10 @@ MAX_LABEL = 60
 MOST_OF_A_VALUE = 80  # characters of it that an error shows
 # What does not make a run another one.
 NOT_SETTINGS = (
-    "recipe", "selection", "run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch", "plugins",
+    "recipe", "selection", "run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch",
+    "plugins",
 )  # fmt: skip
-OTHER_STAGES = ("archive", "benchmark", "render")  # keys of env that training does not read
+OTHER_STAGES = ("archive", "benchmark", "render", "recipe")  # keys of env that training does not read
 # Where a run is carried out, which does not make it another one.
 PLACE = ("accelerator", "devices", "num_nodes", "strategy")
 
