@@ -123,8 +123,9 @@ def datamodule(settings: dict[str, Any]) -> Any:
     """The data of the env, collected by its expert where they are missing."""
     from elmur.build import build
 
-    other = "data" in settings["allow_mismatch"]
-    return build(settings["data"], "data", "data", PLATFORM, collect=collector(settings), allow_other_data=other)
+    data = build(settings["data"], "data", "data", PLATFORM, collect=collector(settings))
+    data.allow_other_data = "data" in settings["allow_mismatch"]
+    return data
 
 
 def collector(settings: dict[str, Any]) -> Callable[[], Any]:

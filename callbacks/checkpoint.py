@@ -16,7 +16,7 @@ from callbacks import signals
 from elmur import ranks
 from elmur.checkpoint import CheckpointError, read_checkpoint
 from elmur.files import atomic_open, leftovers
-from elmur.module import NonFiniteError
+from elmur.finite import NonFiniteError
 
 log = logging.getLogger(__name__)
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
@@ -81,7 +81,7 @@ class ResumePoint(Callback):
         """Go back to the checkpoint before, where it is the last one's weights that made a loss which is not finite."""
         previous = self.folder / PREVIOUS
         mine = trainer.is_global_zero and previous.exists()
-        if isinstance(exception, NonFiniteError) and self.saved_at == trainer.global_step and mine:
+        if isinstance(exception, NonFiniteError) and self.saved_at == exception.update and mine:
             previous.replace(self.folder / LAST)
 
     def save(self, trainer: Trainer) -> None:

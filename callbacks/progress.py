@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
+REFRESH = 0.25  # seconds: figures are asked of the device, which a GPU would be waited for at every update
 SHOWN = ("train/loss", "train/learning_rate", "train/segments_per_second")
 
 
@@ -36,7 +37,10 @@ class UpdateProgress(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step, description=self.figures(trainer))
+            if time.monotonic() - self._logged >= REFRESH:
+                self._logged = time.monotonic()
+                self._bar.update(self._bar.task_ids[0], description=self.figures(trainer))
+            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
         elif trainer.is_global_zero and time.monotonic() - self._logged >= self.log_every:
             self._logged = time.monotonic()
             log.info("update %d of %d %s", trainer.global_step, trainer.max_steps, self.figures(trainer))

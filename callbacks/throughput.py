@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
@@ -25,5 +26,5 @@ class Throughput(Callback):
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             now = time.perf_counter()
             rate = self._segments / max(now - self._since, 1e-9)
-            pl_module.log("train/segments_per_second", rate, prog_bar=True)
+            pl_module.log("train/segments_per_second", torch.tensor(rate))
             self._since, self._segments = now, 0

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import WindowDataset
 from data.index import Index, build_index
+from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
 from data.shard import Array
 from elmur.batch import SegmentBatch
@@ -35,9 +36,11 @@ class TrajectoryDataModule(LightningDataModule):
     lanes: rows of the global batch, shared among the ranks.
     validation_fraction: part of the episodes, drawn by `seed`, that is kept for `val_dataloader`.
     on_bad_shard: "fail" at a damaged shard, or "skip" it, count it and say so.
-    allow_other_data: a run may go on with other episodes than it began with, from the beginning of its epoch.
     verify: read every byte once before training; turn off where the data are too many to be read twice.
+    keep: where images lie during training: on "disk", unpacked for every batch; unpacked once in "memory", or on the
+    "device" that trains, where batches are then put together; "auto": with a GPU, the last of these that has the room.
 
+    `allow_other_data`, to be set: a run may go on with other episodes than it began with, from the start of its epoch.
     The order depends on the seed alone, not on workers or ranks. `state_dict` says which batch comes after those that
     the trainer has finished, whatever its workers have read ahead.
     """
@@ -54,7 +57,7 @@ class TrajectoryDataModule(LightningDataModule):
         collect: Callable[[], object] | None = None,
         on_bad_shard: Literal["fail", "skip"] = "fail",
         verify: bool = True,
-        allow_other_data: bool = False,
+        keep: Literal["auto", "disk", "memory", "device"] = "auto",
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # one process collects; the folder is seen by all of them
@@ -67,10 +70,13 @@ class TrajectoryDataModule(LightningDataModule):
             raise ValueError(f"validation_fraction: expected 0 to below 1, found {validation_fraction}")
         if on_bad_shard not in ("fail", "skip"):
             raise ValueError(f"on_bad_shard: expected 'fail' or 'skip', found {on_bad_shard!r}")
+        if keep not in PLACES:
+            raise ValueError(f"keep: expected one of {', '.join(PLACES)}; found {keep!r}")
         self.root, self.window_length, self.lanes = Path(root), context_length * backprop_segments, lanes
         self.num_workers, self.seed, self.validation_fraction = num_workers, seed, validation_fraction
         self.collect, self.on_bad_shard, self.verify = collect, on_bad_shard, verify
-        self.allow_other_data = allow_other_data
+        self.keep, self.allow_other_data = keep, False
+        self._kept: KeptImages | None = None
         self._index: Index | None = None
         self._train: Index | None = None
         self._validation: Index | None = None
@@ -193,19 +199,23 @@ class TrajectoryDataModule(LightningDataModule):
         return LaneSampler(index.lengths, lanes, self.window_length, self.seed, rank, world_size, shuffle)
 
     def _loader(self, index: Index, sampler: Sampler[Array]) -> DataLoader[SegmentBatch]:
-        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        device = torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+        if self._kept is None:
+            self._kept = keep_images(self.index, self.keep, device)
+        # What lies on a GPU is gathered by the process that trains there, and nothing else takes long.
+        workers = 0 if self._kept is not None and self._kept.device.type != "cpu" else self.num_workers
         return _LaneLoader(
-            WindowDataset(index, self.window_length),
+            WindowDataset(index, self.window_length, kept=self._kept),
             sampler=sampler,
             batch_size=None,  # the sampler gives whole batches, and the dataset reads them as such
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            multiprocessing_context="fork" if self.num_workers else None,
-            worker_init_fn=serve_parent if self.num_workers else None,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            multiprocessing_context="fork" if workers else None,
+            worker_init_fn=serve_parent if workers else None,
             # An own generator: a DataLoader draws from it at every epoch, and drawing from the global one would
             # make the model's random numbers depend on when the loader was last restarted.
             generator=torch.Generator().manual_seed(_loader_seed(self.seed)),
-            pin_memory=on_gpu,
+            pin_memory=device.type == "cuda",
         )
 
 

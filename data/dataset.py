@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.index import Index
+from data.kept import KeptImages
 from data.shard import Array, Column, Shard, columns
 from elmur.batch import SegmentBatch
 
@@ -31,15 +32,20 @@ class WindowDataset(Dataset[SegmentBatch]):
     Columns of shards other than images and whole shards' returns-to-go are kept decoded while `cache_bytes` allow, in
     the order in which shards are met; beyond that, and for images, each window is one contiguous read per column. So a
     small data set is read once, and a large one never lies in memory. Every process has its own handles and cache.
+    kept: the images of all shards, where they are to lie in memory; windows are then gathered where they lie.
     """
 
-    def __init__(self, index: Index, window_length: int, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self, index: Index, window_length: int, cache_bytes: int = CACHE_BYTES, kept: KeptImages | None = None
+    ) -> None:
         if window_length < 1:
             raise ValueError(f"window_length: expected 1 step or more, found {window_length}")
-        self.index, self.window_length, self.cache_bytes = index, window_length, cache_bytes
+        self.index, self.window_length, self.cache_bytes, self.kept = index, window_length, cache_bytes, kept
         found = {key: column for key, column in columns(index.spec).items() if not column.per_episode}
         self._columns = {**found, "return_to_go": Column("return_to_go", np.dtype(np.float32))}
         del self._columns["reward"]
+        if kept is not None:
+            self._columns = {key: column for key, column in self._columns.items() if not column.is_image}
         self._arrays: dict[int, Mapping[str, Rows]] = {}
         self._files = _Files(index)
         self._cached_bytes = 0
@@ -67,6 +73,8 @@ class WindowDataset(Dataset[SegmentBatch]):
                 for key, buffer in buffers.items():
                     buffer[row, :count] = arrays[key][first : first + count]
         tensors = {key: torch.from_numpy(buffer) for key, buffer in buffers.items()}
+        if self.kept is not None:
+            tensors |= self.kept.windows(self.index.shard[episode], begin, steps, self.window_length)
         mask = np.arange(self.window_length) < steps[:, None]
         return SegmentBatch(
             observation={name: tensors[f"observation/{name}"] for name in self.index.spec.observation},
@@ -77,6 +85,7 @@ class WindowDataset(Dataset[SegmentBatch]):
             is_first=torch.from_numpy(real & (start == 0)),
             is_last=torch.from_numpy(left <= self.window_length),
             start=torch.from_numpy(np.where(real, start, 0)),
+            goes_on=bool((left > self.window_length).any()),
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -108,4 +107,4 @@ class SelfAttention(nn.Module):
     def empty_cache(self, batch_size: int, num_tokens: int, like: Tensor) -> KeyValueCache:
         """A cache with room for `num_tokens`."""
         shape = (batch_size, self.n_head, num_tokens, self.out.in_features // self.n_head)
-        return KeyValueCache(torch.empty(shape).to(like), torch.empty(shape).to(like))
+        return KeyValueCache(like.new_empty(shape), like.new_empty(shape))

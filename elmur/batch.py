@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from elmur.state import map_state
 
 
 @dataclass
@@ -22,6 +24,7 @@ class SegmentBatch:
     is_first: `[B]`, true where the first step of this batch begins an episode (memory is reset there).
     is_last: `[B]`, true where nothing of this episode follows after this batch (its memory is read no more).
     start: `[B]` int64, index within the episode of the first step of this batch.
+    goes_on: whether an episode goes on after this batch, where the host knows it (see `continues`).
     """
 
     observation: dict[str, Tensor]
@@ -32,6 +35,7 @@ class SegmentBatch:
     is_first: Bool[Tensor, " B"]
     is_last: Bool[Tensor, " B"]
     start: Int[Tensor, " B"]
+    goes_on: bool | None = None
 
     @classmethod
     def of(cls, observation: dict[str, Tensor], action: Tensor) -> SegmentBatch:
@@ -56,6 +60,11 @@ class SegmentBatch:
     @property
     def num_steps(self) -> int:
         return self.mask.shape[1]
+
+    @property
+    def continues(self) -> bool:
+        """Whether something follows of any episode; after `to` the host knows, and need not wait for a GPU."""
+        return not bool(self.is_last.all()) if self.goes_on is None else self.goes_on
 
     def split(self, context_length: int) -> Iterator[SegmentBatch]:
         """Segments of `context_length` steps, in order; the last is shorter where T is not a multiple.
@@ -96,13 +105,15 @@ class SegmentBatch:
         )
 
     def to(self, device: torch.device | str) -> SegmentBatch:
-        """The same batch on another device (Lightning calls this)."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        observation = {name: part.to(device) for name, part in moved.pop("observation").items()}
-        return SegmentBatch(observation=observation, **{name: value.to(device) for name, value in moved.items()})
+        """The same batch on another device (Lightning calls this); nobody waits for what goes to a GPU."""
+        there = torch.device(device)
+        later = there.type == "cuda"  # the other way the numbers would be read before they have come
+        if there == self.is_last.device or there.type == "cpu":
+            goes_on = self.goes_on
+        else:
+            goes_on = self.continues
+        return replace(map_state(lambda part: part.to(there, non_blocking=later), self), goes_on=goes_on)
 
     def pin_memory(self) -> SegmentBatch:
-        """The same batch in page-locked memory (the DataLoader calls this)."""
-        pinned = {f.name: getattr(self, f.name) for f in fields(self)}
-        observation = {name: part.pin_memory() for name, part in pinned.pop("observation").items()}
-        return SegmentBatch(observation=observation, **{name: value.pin_memory() for name, value in pinned.items()})
+        """The same batch in page-locked memory (the DataLoader calls this); what is on a GPU already stays there."""
+        return map_state(lambda part: part.pin_memory() if part.device.type == "cpu" else part, self)

@@ -76,7 +76,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: list[UInt8[Tensor, "B T _ h w"]]) -> Float[Tensor, "B T D"]:
         pixels = torch.cat(images, dim=-3)
-        scaled = pixels.flatten(0, 1).to(self.linear.weight.dtype) / 255
+        # On a GPU in the order that its matrix units take: channels last.
+        order = torch.contiguous_format if pixels.device.type == "cpu" else torch.channels_last
+        scaled = pixels.flatten(0, 1).to(self.linear.weight.dtype, memory_format=order) / 255
         out: Tensor = torch.tanh(self.linear(self.convolutions(scaled)))
         return torch.unflatten(out, 0, pixels.shape[:2])
 

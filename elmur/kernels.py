@@ -76,8 +76,8 @@ class _Gated(torch.autograd.Function):
         gate_up, factor = ctx.saved_tensors
         width = grad.shape[-1]
         out = torch.empty_like(gate_up)
-        # A block of rows at a time: what is computed in between stays in the processor's cache.
-        block = max(1, BLOCK // width)
+        # A block of rows at a time: what is computed in between stays in the CPU's cache. A GPU takes all at once.
+        block = max(1, BLOCK // width if grad.device.type == "cpu" else grad.numel() // width)
         grads = torch.split(grad.reshape(-1, width), block)
         factors = None if factor is None else torch.split(factor.view(-1, width), block)
         wide = zip(

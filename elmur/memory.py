@@ -21,17 +21,39 @@ class Memory:
 
     @classmethod
     def initial(
-        cls, batch_size: int, memory_size: int, d_model: int, init_std: float, generator: torch.Generator | None
+        cls,
+        batch_size: int,
+        memory_size: int,
+        d_model: int,
+        init_std: float,
+        generator: torch.Generator | None,
+        device: torch.device | None = None,
     ) -> Memory:
-        """Slots drawn from N(0, init_std^2), none of them written. `generator` is a CPU generator."""
-        slots = torch.zeros(batch_size, memory_size, d_model)
-        if init_std > 0:
-            slots = init_std * torch.randn(batch_size, memory_size, d_model, generator=generator)
-        return cls(slots, torch.full((batch_size, memory_size), NEVER))
+        """Slots drawn from N(0, init_std^2), none of them written. `generator` is a CPU generator, on any device."""
+        shape, device = (batch_size, memory_size, d_model), device or torch.device("cpu")
+        slots = torch.zeros(shape, device=device) if init_std <= 0 else init_std * normal(shape, generator, device)
+        return cls(slots, torch.full(shape[:2], NEVER, device=device))
 
     def to(self, like: Tensor) -> Memory:
         """The same bank on the device and in the number type of `like`."""
         return Memory(self.slots.to(like), self.written_at.to(like.device))
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Numbers from N(0, 1) on the device, a function of the CPU generator's state alone: it is all that is saved.
+
+    On the CPU they are the generator's own. Elsewhere it gives one number, the seed of the device's: nothing is copied
+    or waited for, and a run that goes on on another device draws others, as reproducibly.
+    """
+    if device.type == "cpu":
+        return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=seeded_by(generator, device), device=device)
+
+
+def seeded_by(generator: torch.Generator | None, device: torch.device) -> torch.Generator:
+    """A generator of the device whose seed is the next number of a CPU generator."""
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)
 
 
 def least_recently_used(written_at: Int[Tensor, "B M"], count: int) -> Int[Tensor, "B count"]:

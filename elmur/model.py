@@ -124,7 +124,8 @@ class ELMUR(TokenModel):
         like = next(self.parameters())
         size, std = self.design.memory_size, self.design.memory_init_std
         banks = 1 if self.design.shared else len(self.layers)
-        return tuple(Memory.initial(batch_size, size, self.d_model, std, generator).to(like) for _ in range(banks))
+        sizes = batch_size, size, self.d_model
+        return tuple(Memory.initial(*sizes, std, generator, like.device).to(like) for _ in range(banks))
 
     def forward(
         self, batch: SegmentBatch, memory: Banks, write: bool = True, write_grad: bool = True

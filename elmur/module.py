@@ -16,6 +16,8 @@ from torch import Tensor
 
 from elmur import ranks
 from elmur.batch import SegmentBatch
+from elmur.finite import FiniteWatch, Place
+from elmur.gpu import OnGpu, Window
 from elmur.optim import Constant, Schedule, adamw
 from elmur.sequence_model import SequenceModel
 from elmur.spec import TaskSpec
@@ -33,16 +35,13 @@ OTHER_VERSIONS = (
 )
 
 
-class NonFiniteError(RuntimeError):
-    """The loss or its gradient is not a number any more; the message says at which update and batch."""
-
-
 class SequenceModule(LightningModule):
     """Trains a SequenceModel on windows; one optimizer update per window.
 
     model: builds the network from `spec=`; called in `configure_model`, with the datamodule's TaskSpec.
     context_length: steps per segment. optimizer: builds it from the model. schedule: factor on its learning rate.
     seed: of the noise in new memory banks. model_config: how `model` was described, kept in checkpoints.
+    gpu: what is done differently on a GPU.
     """
 
     def __init__(
@@ -54,6 +53,7 @@ class SequenceModule(LightningModule):
         label_smoothing: float = 0.0,
         seed: int = 0,
         model_config: Mapping[str, Any] | None = None,
+        gpu: OnGpu | None = None,
     ) -> None:
         super().__init__()
         if context_length < 1:
@@ -63,11 +63,17 @@ class SequenceModule(LightningModule):
         self._build, self._optimizer, self.schedule = model, optimizer, schedule or Constant()
         self.context_length, self.label_smoothing, self.seed = context_length, label_smoothing, seed
         self.model_config = dict(model_config or {})
+        self.gpu, self.finite = gpu or OnGpu(), FiniteWatch()
         self.model: SequenceModel
-        self.trained_steps = 0
+        self._trained_steps = torch.zeros((), dtype=torch.int64)
         self._carry: dict[str, Any] = {}
         self._noise = torch.Generator().manual_seed(seed)
         self._restore: dict[str, Any] | None = None
+
+    @property
+    def trained_steps(self) -> int:
+        """Environment steps whose loss was learned from. On a GPU the answer is waited for."""
+        return int(self._trained_steps)
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
@@ -79,7 +85,7 @@ class SequenceModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.model)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: self.schedule(n, self.trained_steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: self.schedule(n, self._trained_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: SegmentBatch, batch_idx: int) -> Tensor:
@@ -89,15 +95,14 @@ class SequenceModule(LightningModule):
         # Over all ranks, so that the loss is normalised by all steps, and all of them see the same loss go wrong.
         exact = torch.promote_types(summed.dtype, torch.float32)  # counts are not whole numbers in less
         count, all_loss, all_score, all_balance = ranks.total(torch.stack([value.to(exact) for value in own]))
-        self.trained_steps += int(count)
+        self._trained_steps = self._trained_steps + count.to(torch.int64)
         count = count.clamp(min=1)
         mean_balance = all_balance / self.trainer.world_size
-        if not torch.isfinite(all_loss / count + mean_balance):
-            raise NonFiniteError(self.where(f"the loss is {float(all_loss / count + mean_balance)}", batch_idx))
+        self.finite.check("the loss", all_loss / count + mean_balance, self.place(batch_idx))
         rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.log("train/loss", all_loss / count, prog_bar=True)
+        self.log("train/loss", all_loss / count)
         self.log("train/score", all_score / count)
-        self.log("train/learning_rate", rate, prog_bar=True)
+        self.log("train/learning_rate", torch.tensor(rate))  # on the CPU: Lightning would copy a float to the GPU
         loss: Tensor = summed * self.trainer.world_size / count  # DDP averages the gradients of the ranks
         if balance is None:
             return loss
@@ -120,9 +125,18 @@ class SequenceModule(LightningModule):
         it detached for the next: the truncation point.
         """
         fresh = self.fresh_memory(batch.batch_size, noise)
-        memory = reset(self._carry.get(stage, fresh), fresh, batch.is_first)
+        carry = self._carry.get(stage, fresh)
+        if stage == "train" and torch.is_grad_enabled():
+            *found, self._carry[stage] = self.gpu.run(self.model, self.window, batch, carry, fresh)
+        else:
+            *found, self._carry[stage] = self.window(batch, carry, fresh)
+        return tuple(found)  # type: ignore[return-value]
+
+    def window(self, batch: SegmentBatch, carry: Any, fresh: Any) -> Window:
+        """What `run_window` gives and the memory after the window, given that before it and new memory."""
+        memory = reset(carry, fresh, batch.is_first)
         segments = list(batch.split(self.context_length))
-        carried_on = not bool(batch.is_last.all())
+        carried_on = batch.continues
         losses, scores, balances = [], [], []
         for number, segment in enumerate(segments, start=1):
             last = number == len(segments)
@@ -133,9 +147,9 @@ class SequenceModule(LightningModule):
             losses.append(head.loss(output.prediction, target, mask, self.label_smoothing))
             scores.append(head.score(output.prediction.detach(), target, mask))
             balances.append(output.balance_loss)
-        self._carry[stage] = detach(memory)
         known = [balance for balance in balances if balance is not None]
-        return sum(losses), sum(scores), torch.stack(known).mean() if known else None  # type: ignore[return-value]
+        balance_loss = torch.stack(known).mean() if known else None
+        return sum(losses), sum(scores), balance_loss, detach(memory)  # type: ignore[return-value]
 
     def fresh_memory(self, lanes: int, noise: torch.Generator) -> Any:
         """New memory for the lanes of this rank; its noise is drawn for the lanes of all, so it is each lane's own."""
@@ -148,19 +162,19 @@ class SequenceModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by global norm, and refuse a gradient that is not finite before it spoils the weights."""
+        """Clip by global norm, and refuse a gradient that is not finite before it spoils a checkpoint."""
         limit = gradient_clip_val or float("inf")  # None and 0: not at all, as Lightning has it
         norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
-        if not torch.isfinite(norm):
-            raise NonFiniteError(self.where(f"the gradient's norm is {float(norm)}", self.trainer.fit_loop.batch_idx))
+        self.finite.settle(before=self.global_step)  # of the update before, which a GPU has done by now
+        self.finite.check("the gradient's norm", norm, self.place(self.trainer.fit_loop.batch_idx))
         self.log("train/grad_norm", norm)
 
-    def where(self, what: str, batch_idx: int) -> str:
-        """One sentence on what went wrong at which point of training, and what may help."""
-        return (
-            f"{what} at update {self.global_step}, epoch {self.current_epoch}, batch {batch_idx}; checkpoints "
-            "written before are good: lower module.optimizer.lr or trainer.gradient_clip_val, or look at the data"
-        )
+    def place(self, batch_idx: int) -> Place:
+        """Where training is."""
+        return Place(self.global_step, self.current_epoch, batch_idx)
+
+    def on_train_end(self) -> None:
+        self.finite.settle()
 
     def on_validation_epoch_start(self) -> None:
         self._carry.pop("validation", None)
@@ -183,11 +197,16 @@ class SequenceModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Let no two ranks drop the same numbers out; a checkpoint's random states come after this."""
+        self.gpu.prepare(self.device)
         if rank := ranks.place()[0]:
             torch.manual_seed(int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Everything of the run that Lightning does not keep: memory, random states, task, model, versions."""
+        """Everything of the run that Lightning does not keep: memory, random states, task, model, versions.
+
+        Raises NonFiniteError where the weights have come from numbers that are not finite.
+        """
+        self.finite.settle()
         if self._restore is not None:  # resumed, and no batch since
             checkpoint["elmur"] = self._restore
             return
@@ -208,7 +227,7 @@ class SequenceModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._restore = checkpoint["elmur"]
-        self.trained_steps = checkpoint["elmur"]["trained_steps"]
+        self._trained_steps = torch.tensor(int(checkpoint["elmur"]["trained_steps"]))
         there, here = checkpoint["elmur"].get("versions", {}), versions()
         if differ := [name for name in here if there.get(name, here[name]) != here[name]]:
             log.warning(OTHER_VERSIONS, *(", ".join(f"{name} {of[name]}" for name in differ) for of in (there, here)))

@@ -6,7 +6,7 @@ import math
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def adamw(
@@ -32,14 +32,17 @@ def adamw(
 class Schedule(Protocol):
     """The factor on the learning rate of the next update."""
 
-    def __call__(self, updates: int, steps: int) -> float:
-        """updates: optimizer updates made so far; steps: environment steps whose loss they were made for."""
+    def __call__(self, updates: int, steps: int | Tensor) -> float:
+        """updates: optimizer updates made so far; steps: environment steps whose loss they were made for.
+
+        In training `steps` is a tensor of one number, on a GPU where the model is: who needs the number waits for it.
+        """
 
 
 class Constant:
     """The full learning rate throughout."""
 
-    def __call__(self, updates: int, steps: int) -> float:
+    def __call__(self, updates: int, steps: int | Tensor) -> float:
         return 1.0
 
 
@@ -54,7 +57,7 @@ class WarmupCosine:
             )
         self.warmup, self.total, self.floor = round(warmup * total_updates), total_updates, floor
 
-    def __call__(self, updates: int, steps: int) -> float:
+    def __call__(self, updates: int, steps: int | Tensor) -> float:
         if updates < self.warmup:
             return (updates + 1) / self.warmup
         progress = min(1.0, (updates - self.warmup) / max(1, self.total - self.warmup))

@@ -224,8 +224,9 @@ MODELS = Registry(
         "module": Role(
             {"imitation": "elmur.module.SequenceModule"},
             kind="elmur.module.SequenceModule",
-            takes={"optimizer": "optimizer", "schedule": "schedule"},
+            takes={"optimizer": "optimizer", "schedule": "schedule", "gpu": "gpu"},
         ),
+        "gpu": Role({"gpu": "elmur.gpu.OnGpu"}, kind="elmur.gpu.OnGpu"),
         "optimizer": Role(
             {"adamw": "elmur.optim.adamw", "adamw_on_all": "elmur.published.quirks.adamw_on_all"},
             kind="torch.optim.Optimizer",

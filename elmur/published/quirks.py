@@ -45,8 +45,11 @@ class PublishedRelative(Relative):
     """The published code's form: distances offset by the segment's place in the episode, scores rounded to float32."""
 
     def codes(self, num_tokens: int, start_token: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "b T D"]:
-        """One row, or one per lane where lanes are at different places."""
-        same = bool((start_token == start_token[0]).all())
+        """One row, or one per lane where lanes are at different places; elsewhere than on a CPU one per lane always.
+
+        To ask a GPU would be to wait for it. The rows are the same; dropout then draws for every lane by itself.
+        """
+        same = start_token.device.type == "cpu" and bool((start_token == start_token[0]).all())
         start = start_token[:1] if same else start_token
         return self.sinusoids(torch.arange(num_tokens - 1, -1, -1, device=like.device) + start.unsqueeze(1), like)
 
@@ -109,9 +112,10 @@ class PublishedTokenCosine:
     def __init__(self, warmup_steps: int, final_tokens: int, lr_end_factor: float) -> None:
         self.warmup, self.final, self.floor = warmup_steps, final_tokens, lr_end_factor
 
-    def __call__(self, updates: int, steps: int) -> float:
+    def __call__(self, updates: int, steps: int | Tensor) -> float:
         if updates == 0:
             return 1.0
+        steps = int(steps)
         if steps < self.warmup:
             return steps / max(1, self.warmup)
         progress = (steps - self.warmup) / max(1, self.final - self.warmup)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from callbacks.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, ResumePoint, resume_point
 from callbacks.selection import RolloutSelection
 from data.collect import collect
 from data.datamodule import TrajectoryDataModule
 from elmur.checkpoint import read_checkpoint
+from elmur.finite import FiniteWatch, NonFiniteError
 from elmur.model import ELMUR, MemoryDesign
-from elmur.module import NonFiniteError, SequenceModule, restore_rng, rng_state
+from elmur.module import SequenceModule, restore_rng, rng_state
 from elmur.optim import WarmupCosine
 from envs.experts.tmaze import TMazeExpert
 from envs.tmaze import make_vector
@@ -168,11 +171,17 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def train(shards: Path, folder: Path, updates: int, *more: Callback, workers: int = 0, every: int = 2) -> Notes:
-    """Train to `updates` in all, from the resume point in `folder` where there is one, with selection."""
+def train(
+    shards: Path, folder: Path, updates: int, *more: Callback, workers: int = 0, every: int = 2, late: bool = False
+) -> Notes:
+    """Train to `updates` in all, from the resume point in `folder` where there is one, with selection.
+
+    late: watched for numbers that are not finite as on a GPU.
+    """
     seed_everything(11, workers=True, verbose=False)
     data = TrajectoryDataModule(shards, L, K, lanes=4, num_workers=workers, seed=2)
     module = SequenceModule(small, L, schedule=WarmupCosine(40, 0.1), seed=2)
+    module.finite = FiniteWatch(late)
     selection = RolloutSelection(folder, make_vector, {"T=9": {"time_limit": 9}}, every_n_updates=4, num_episodes=2)
     notes = Notes()
     trainer = Trainer(
@@ -237,9 +246,57 @@ def test_stopping_at_an_update_and_going_on_later_is_the_same(shards: Path, tmp_
             assert_same(one[key], other[key], key)
 
 
-def test_weights_that_make_no_number_are_not_the_last_checkpoint(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "an update late"])
+def test_weights_that_make_no_number_are_not_the_last_checkpoint(shards: Path, tmp_path: Path, late: bool) -> None:
     with pytest.raises(NonFiniteError, match=r"at update 3, epoch 0, batch 3; checkpoints written before are good"):
-        train(shards, tmp_path, 12, Poison(3), every=1)
+        train(shards, tmp_path, 12, Poison(3), every=1, late=late)
     assert read_checkpoint(tmp_path / LAST)["global_step"] == 2
     assert not (tmp_path / PREVIOUS).exists()
     assert sorted(train(shards, tmp_path, 4).rows) == [3, 4], "and from there it goes on"
+
+
+def test_seen_an_update_late_it_ends_training_before_the_next_is_made(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"the loss is .* at update 2, ") as caught:
+        train(shards, tmp_path, 12, Poison(2), every=100, late=True)
+    assert caught.value.update == 2
+    assert not (tmp_path / LAST).exists()
+    # At the very end there is no next update: what would be the last checkpoint is refused.
+    with pytest.raises(NonFiniteError, match="at update 3, "):
+        train(shards, tmp_path, 4, Poison(3), every=100, late=True)
+    assert not (tmp_path / LAST).exists()
+
+
+class Asked(Callback, TorchDispatchMode):
+    """Counts how often a number was asked of the device in the updates from the third to the sixth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations[str(function.overloadpacket)] += 1
+        return function(*args, **(kwargs or {}))
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == 2:
+            self.__enter__()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.global_step == 6:
+            self.__exit__(None, None, None)
+
+
+def test_an_update_asks_nothing_of_the_device_but_whether_the_one_before_was_finite(
+    shards: Path, tmp_path: Path
+) -> None:
+    """What reads a number out of a tensor here would wait for the GPU there: two numbers an update, an update late."""
+    asked, data = Asked(), TrajectoryDataModule(shards, L, K, lanes=4, seed=2)
+    module = SequenceModule(small, L, schedule=WarmupCosine(40, 0.1), seed=2)
+    module.finite = FiniteWatch(late=True)
+    Trainer(
+        max_steps=7, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        default_root_dir=tmp_path, log_every_n_steps=1, gradient_clip_val=1.0, callbacks=[asked],
+    ).fit(module, datamodule=data)  # fmt: skip
+    assert asked.operations["aten.native_layer_norm"] > 4
+    assert asked.operations["aten._local_scalar_dense"] == 2 * 4
