@@ -163,14 +163,18 @@ def fit(settings: dict[str, Any], folder: Path) -> tuple[int, float]:
 
 def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any]) -> dict[str, Any]:
     """Act with a checkpoint in every variant of the env, on report seeds, and write the row."""
+    from callbacks.evaluation.device import placed
     from callbacks.evaluation.evaluate import Halfway, evaluate
     from callbacks.evaluation.video import check_filmable, film
     from callbacks.report.row import ROW, write_row
-    from elmur.checkpoint import load_policy
+    from elmur.checkpoint import load_model
+    from elmur.policy import StreamingPolicy
 
     env, how = build_env(settings), plan(settings)
     check_filmable(env, how.video)
-    policy = load_policy(checkpoint, check_variants(env), **how.acting)
+    model, length = load_model(checkpoint, check_variants(env))
+    side_by_side, on_gpu = min(how.num_envs, how.num_episodes), settings["trainer"].get("accelerator") != "cpu"
+    policy = StreamingPolicy(placed(model, length, side_by_side, how.device, on_gpu), length, **how.acting)
     halfway = Halfway.of(folder, checkpoint, settings)
     outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation, halfway=halfway)  # type: ignore[misc]
     about = {

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import signals
 from callbacks.checkpoint import LAST, save_resume_point
+from callbacks.evaluation.device import check_device, placed
 from callbacks.evaluation.evaluate import evaluate
 from callbacks.evaluation.outcomes import check_metric
 from callbacks.metriclog import MetricLog
@@ -23,7 +24,8 @@ class RolloutSelection(Callback):
     """Logs `eval/<metric>` every so many updates and at the end, and keeps the best checkpoint as `best.ckpt`.
 
     The score is the mean of the metric over the variants; of equal ones the later is kept. The seeds
-    `first_seed, first_seed + 1, ...` are used for nothing else.
+    `first_seed, first_seed + 1, ...` are used for nothing else. device: where it acts, with a copy of the model if that
+    trains on another.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class RolloutSelection(Callback):
         num_episodes: int = 20,
         num_envs: int = 100,
         first_seed: int = 0,
+        device: str = "auto",
     ) -> None:
         for name, value in {
             "every_n_updates": every_n_updates,
@@ -45,8 +48,9 @@ class RolloutSelection(Callback):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more; found {value}")
         check_metric(metric)
+        check_device(device)
         self.best_path = Path(folder) / BEST
-        self.make_env, self.variants, self.metric = make_env, variants, metric
+        self.make_env, self.variants, self.metric, self.device = make_env, variants, metric, device
         self.every, self.num_episodes, self.num_envs, self.first_seed = (
             every_n_updates,
             num_episodes,
@@ -72,7 +76,10 @@ class RolloutSelection(Callback):
         if self.evaluated_at == trainer.global_step:
             return
         was_training = module.training
-        policy = StreamingPolicy(module.model, module.context_length)  # type: ignore[arg-type]
+        length, side_by_side = module.context_length, min(self.num_envs, self.num_episodes)
+        on_gpu = module.device.type == "cuda"
+        model = placed(module.model, length, side_by_side, self.device, on_gpu)  # type: ignore[arg-type]
+        policy = StreamingPolicy(model, length)  # type: ignore[arg-type]
         alone = trainer.world_size == 1  # of several, none may leave the others waiting
         outcomes = evaluate(
             policy,

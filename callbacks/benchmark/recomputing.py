@@ -7,7 +7,7 @@ import torch
 
 from elmur.batch import SegmentBatch
 from elmur.sequence_model import SequenceModel
-from elmur.spec import Discrete, TaskSpec
+from elmur.spec import Discrete, Image, TaskSpec
 
 
 class RecomputingPolicy:
@@ -45,8 +45,9 @@ class RecomputingPolicy:
 
 def filled(spec: TaskSpec, lanes: int, steps: int) -> SegmentBatch:
     """A segment of zeros for a task."""
+    types = {Discrete: torch.int64, Image: torch.uint8}
     observation = {
-        name: torch.zeros(lanes, steps, *field.shape, dtype=torch.int64 if isinstance(field, Discrete) else None)
+        name: torch.zeros(lanes, steps, *field.shape, dtype=types.get(type(field)))
         for name, field in spec.observation.items()
     }
     discrete = isinstance(spec.action, Discrete)

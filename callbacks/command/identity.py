@@ -25,9 +25,20 @@ NOT_SETTINGS = (
     "recipe", "selection", "run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch",
     "plugins",
 )  # fmt: skip
-OTHER_STAGES = ("archive", "benchmark", "render", "recipe")  # keys of env that training does not read
-# Where a run is carried out, which does not make it another one.
-PLACE = ("accelerator", "devices", "num_nodes", "strategy")
+# In each section: where a run is carried out, which does not make it another one.
+PLACE = {
+    "trainer": ("accelerator", "devices", "num_nodes", "strategy"),
+    "module": ("gpu",),
+    "data": ("keep",),
+    "evaluation": ("device",),
+}
+# Neither do the processes that collect, what is shown in the end, and what training does not read.
+NOT_COMPARED = {
+    **PLACE,
+    "collect": ("processes",),
+    "evaluation": (*PLACE["evaluation"], "video"),
+    "env": ("archive", "benchmark", "render", "recipe"),
+}
 
 
 def run_label(overrides: str) -> str:
@@ -63,12 +74,11 @@ def comparable(settings: dict[str, Any]) -> dict[str, Any]:
                 return name + node[len(place) :]
         return node
 
-    trainer = {key: value for key, value in settings["trainer"].items() if key not in PLACE}
-    env = {key: value for key, value in settings["env"].items() if key not in OTHER_STAGES}
-    collect = {key: value for key, value in settings["collect"].items() if key != "processes"}
-    evaluation = {key: value for key, value in settings["evaluation"].items() if key != "video"}
-    parts = {**settings, "env": env, "trainer": trainer, "collect": collect, "evaluation": evaluation}
-    return portable({key: value for key, value in parts.items() if key not in NOT_SETTINGS})
+    parts = {
+        section: {key: value for key, value in settings[section].items() if key not in left_out}
+        for section, left_out in NOT_COMPARED.items()
+    }
+    return portable({key: value for key, value in {**settings, **parts}.items() if key not in NOT_SETTINGS})
 
 
 def check_same_run(folder: Path, compared: dict[str, Any], allowed: Sequence[str] = ()) -> None:

@@ -13,7 +13,14 @@ from elmur.aliases import renamed
 
 KEY = "resume="
 # What may be said anew beside it: where the run is carried out, and who is told of it.
-FREE = ("resume", "plugins", "allow_mismatch", "logger", "shards", *(f"trainer.{key}" for key in PLACE))
+FREE = (
+    "resume",
+    "plugins",
+    "allow_mismatch",
+    "logger",
+    "shards",
+    *(f"{section}.{key}" for section in PLACE for key in PLACE[section]),
+)
 
 
 def expanded(arguments: list[str]) -> list[str]:
@@ -56,5 +63,8 @@ def resumed(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
         return node
 
     found = {**settings, **placed(there), **places, "resume": None}
-    here = {key: value for key, value in settings["trainer"].items() if key in PLACE}
-    return {**found, "trainer": {**found["trainer"], **here}}
+    here = {
+        section: {**found[section], **{key: settings[section][key] for key in keys if key in settings[section]}}
+        for section, keys in PLACE.items()
+    }
+    return {**found, **here}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from callbacks.evaluation.device import check_device
+
 FIRST_SEED_OF_COLLECTION = 1_000_000  # seeds from here on are trained on
 MOST_FILMED = 64
 
@@ -13,6 +15,7 @@ MOST_FILMED = 64
 class Plan:
     """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts.
 
+    device: on which the policy acts, as `callbacks.evaluation.device.placed` has it.
     video: episodes that are filmed (see callbacks/evaluation/video.py).
     compile: the policy's steps by torch.compile. isolate: environments run in a process of their own, where a step may
     take `step_timeout` seconds.
@@ -27,8 +30,10 @@ class Plan:
     isolate: bool = False
     step_timeout: float = 60.0
     video: int = 0
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        check_device(self.device)
         if not self.step_timeout > 0:
             raise ValueError(f"step_timeout={self.step_timeout}; it must be more than 0 seconds")
         if not 0 <= self.video <= MOST_FILMED:
