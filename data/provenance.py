@@ -63,7 +63,9 @@ def describe(thing: Any) -> Any:
     """
     if isinstance(thing, functools.partial):
         name = describe(thing.func)
-        return {"call": name, **{key: describe(value) for key, value in sorted(thing.keywords.items())}}
+        # What is None is not asked for: a folder from before an argument was there is the same still.
+        given = {key: describe(value) for key, value in sorted(thing.keywords.items()) if value is not None}
+        return {"call": name, **given}
     if isinstance(thing, Mapping):
         return {str(key): describe(value) for key, value in thing.items()}
     if isinstance(thing, list | tuple):

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from elmur.spec import Discrete, TaskSpec
-from envs.vector import Observation, Step, VectorEnv
+from envs.vector import Observation, Step, VectorEnv, as_array
 
 # Keeps the streams of a policy and of an environment apart when both are given the same seed.
 _RANDOM_POLICY_STREAM = 0x9A11
@@ -225,10 +226,10 @@ class _Result:
 
 @dataclass
 class _Recorder:
-    """Steps of a wave in arrays `[capacity, N, ...]` that double when full."""
+    """Steps of a wave in arrays `[capacity, N, ...]` that double when full; what a GPU shows stays there."""
 
     count: int = 0
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, Any] = field(default_factory=dict)
 
     def add(self, observation: Observation, answer: np.ndarray, action: np.ndarray, step: Step) -> None:
         """Append one step of all rows."""
@@ -239,19 +240,29 @@ class _Recorder:
         row = {f"observation/{part}": value for part, value in observation.items()}
         row |= {"action": np.asarray(action), "reward": step.reward, "loss_mask": own}
         if not self.arrays:
-            self.arrays = {name: np.empty((64, *value.shape), value.dtype) for name, value in row.items()}
+            self.arrays = {name: _room(64, value) for name, value in row.items()}
         elif self.count == len(self.arrays["action"]):
-            self.arrays = {name: np.concatenate([old, np.empty_like(old)]) for name, old in self.arrays.items()}
+            larger = {name: _room(2 * self.count, old[0]) for name, old in self.arrays.items()}
+            for name, old in self.arrays.items():
+                larger[name][: self.count] = old
+            self.arrays = larger
         for name, value in row.items():
             self.arrays[name][self.count] = value
         self.count += 1
 
     def trajectory(self, i: int, length: int, terminated: bool, truncated: bool) -> Trajectory:
         """The first `length` steps of row i, in arrays of their own."""
-        taken = {name: array[:length, i].copy() for name, array in self.arrays.items()}
+        taken = {name: as_array(array[:length, i]).copy() for name, array in self.arrays.items()}
         prefix = "observation/"
         observation = {name.removeprefix(prefix): taken[name] for name in taken if name.startswith(prefix)}
         return Trajectory(observation, taken["action"], taken["reward"], terminated, truncated, taken["loss_mask"])
+
+
+def _room(steps: int, like: Any) -> Any:
+    """Room for so many arrays or tensors like this one, where it lies."""
+    if isinstance(like, torch.Tensor):
+        return like.new_empty((steps, *like.shape))
+    return np.empty((steps, *like.shape), like.dtype)
 
 
 class RandomPolicy:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
+import torch
 
 from elmur.spec import Discrete, Field, Image, TaskSpec
 
@@ -208,3 +209,9 @@ def _task_spec(env: gymnasium.Env[Any, Any]) -> TaskSpec:
     if not isinstance(spec, TaskSpec):
         raise ValueError(f"SyncVector: expected task_spec to be a TaskSpec; {env} has {type(spec).__name__}")
     return spec
+
+
+def as_array(part: Any) -> np.ndarray:
+    """A part of an observation as numpy: what a simulator on a GPU shows is copied from there."""
+    found: np.ndarray = part.cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
+    return found

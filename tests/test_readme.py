@@ -68,11 +68,39 @@ BLOCKS = blocks_of(README.read_text(encoding="utf-8")) if README.exists() else [
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the source with this interpreter's environment as its .venv; what a block writes stays in it."""
+    """A copy of the source with this interpreter's environment as its .venv; what a block writes stays in it.
+
+    The environment is used, not changed: `make` finds its stamp in a folder of the copy's own, and installs nothing.
+    """
     copy = tmp_path_factory.mktemp("readme") / "elmur"
     shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
-    (copy / ".venv").symlink_to(sys.prefix)
+    (copy / ".venv").mkdir()
+    for part in Path(sys.prefix).iterdir():
+        (copy / ".venv" / part.name).symlink_to(part)
+    stamp = ["make", "-s", "--eval=stamp: ; @echo $(STAMP)", "stamp"]
+    name = subprocess.run(stamp, cwd=copy, check=True, capture_output=True, text=True, env=newcomer()).stdout.strip()
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).touch()
     return copy
+
+
+def newcomer() -> dict[str, str]:
+    """Neither the shards of this run nor what an outer make or pytest tells its children: a newcomer has none of it."""
+    left_out = ("MAKE", "MFLAGS", "PYTEST_", "ELMUR_SHARDS")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return environment
+
+
+def test_no_block_installs_into_the_environment_that_runs_the_tests(checkout: Path) -> None:
+    dry = ["make", "-n", "demo"]
+    said = subprocess.run(dry, cwd=checkout, check=True, capture_output=True, text=True, env=newcomer()).stdout
+    assert "run.py" in said and "pip" not in said
+    # Where the environment is not set up, which is where the tests of a bare machine run, it would be.
+    stamp = next((checkout / ".venv").glob(".setup-*"))
+    stamp.unlink()
+    assert "pip install" in subprocess.run(dry, cwd=checkout, capture_output=True, text=True, env=newcomer()).stdout
+    stamp.touch()
 
 
 @pytest.mark.parametrize(
@@ -80,13 +108,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [pytest.param(block, id=f"line{block.line}", marks=[pytest.mark.slow] if block.slow else []) for block in BLOCKS],
 )
 def test_block_of_the_readme(block: Block, checkout: Path) -> None:
-    # Neither the shards of this run nor what an outer make or pytest tells its children: a newcomer has none of it.
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "PYTEST_", "ELMUR_SHARDS"))
-    }
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     done = subprocess.run(
-        block.command(), cwd=checkout, env=environment, timeout=TIMEOUT, capture_output=True, text=True
+        block.command(), cwd=checkout, env=newcomer(), timeout=TIMEOUT, capture_output=True, text=True
     )
     assert done.returncode == 0, f"README.md:{block.line}\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 

@@ -16,7 +16,17 @@ from gymnasium import spaces
 
 from envs.mikasa.sim import MikasaError, Simulation, require
 from envs.processes import ProcessVector
-from envs.vector import Observation, Step, SyncVector, VectorEnv, check_action, check_active, check_playing, check_seeds
+from envs.vector import (
+    Observation,
+    Step,
+    SyncVector,
+    VectorEnv,
+    as_array,
+    check_action,
+    check_active,
+    check_playing,
+    check_seeds,
+)
 
 _SPEEDS = ("Slow", "Medium", "Fast")
 TASKS = (
@@ -141,6 +151,7 @@ def make_vector(
     joints: bool = False,
     privileged: bool = False,
     render: bool = False,
+    renderer: str | None = None,
 ) -> VectorEnv:
     """`num_envs` environments of one task, e.g. id="RememberColor3-v0".
 
@@ -148,8 +159,9 @@ def make_vector(
     The other arguments are those of `envs.mikasa.sim.Simulation`.
     """
     check_task(id)
-    require(id, observation, backend)  # here rather than in every process
-    options = {"observation": observation, "joints": joints, "privileged": privileged, "render": render}
+    require(id, observation, backend, renderer)  # here rather than in every process
+    shown = {"observation": observation, "joints": joints, "privileged": privileged}
+    options = {**shown, "render": render, "renderer": renderer}
     if backend == "gpu":
         return MikasaBatch(id, num_envs, backend=backend, **options)
     if multiprocessing.current_process().daemon:  # which may have no children
@@ -179,4 +191,4 @@ def length_of(id: str) -> int:
 
 
 def _first_row(parts: dict[str, torch.Tensor]) -> Observation:
-    return {name: part[0].numpy() for name, part in parts.items()}
+    return {name: as_array(part[0]) for name, part in parts.items()}

@@ -22,7 +22,7 @@ SIMULATOR, SIMULATOR_VERSION = "mani-skill", "3.0.1"
 CONTROL = "pd_joint_delta_pos"  # the suite's default, of the published data too
 CAMERAS = ("base_camera", "hand_camera")
 SIZE = 128
-BACKENDS = ("cpu", "gpu")
+BACKENDS = RENDERERS = ("cpu", "gpu")
 OBSERVATIONS = ("vector", "rgb")
 ASSET = "ycb"
 SETUP = "make setup-mikasa installs it"
@@ -37,7 +37,8 @@ class Simulation:
 
     observation: "vector" is proprioception and what the cameras see as numbers (see envs/mikasa/scene.py), "rgb" the
     publication's two cameras. joints: add proprioception to rgb. privileged: add the vector observation to rgb beyond
-    what `spec` names, for an expert; no data set and no network gets it.
+    what `spec` names, for an expert; no data set and no network gets it. renderer: what makes the
+    pictures, None: what simulates (`backend`); a GPU can do it for physics on the CPU.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class Simulation:
         joints: bool = False,
         privileged: bool = False,
         render: bool = False,
+        renderer: str | None = None,
     ) -> None:
-        require(task, observation, backend)
+        require(task, observation, backend, renderer)
         self.num_envs, self.backend = num_envs, backend
         self._scene, self._rgb = scenes.scene_of(task), observation == "rgb"
-        self.env = _make(task, self._rgb, num_envs, backend, render)
+        pictures = (renderer or backend) if self._rgb or render else "none"
+        self.env = _make(task, self._rgb, num_envs, backend, pictures, render)
         vectors: dict[str, Field] = {n: Vector(k) for n, k in scenes.sizes(self.env, self._scene).items()}
         if self._rgb:
             images: dict[str, Field] = {camera: Image(3, SIZE, SIZE) for camera in CAMERAS}
@@ -95,9 +98,13 @@ class Simulation:
         return parts
 
 
-def require(task: str, observation: str, backend: str) -> None:
+def require(task: str, observation: str, backend: str, renderer: str | None = None) -> None:
     """Raises MikasaError, in one sentence, where something that the task needs is not there."""
-    for name, found, known in (("observation", observation, OBSERVATIONS), ("backend", backend, BACKENDS)):
+    for name, found, known in (
+        ("observation", observation, OBSERVATIONS),
+        ("backend", backend, BACKENDS),
+        ("renderer", renderer or backend, RENDERERS),
+    ):
         if found not in known:
             raise MikasaError(f"{name}: expected one of {', '.join(known)}; found {found!r}")
     for package, version in ((SIMULATOR, SIMULATOR_VERSION), (SUITE, SUITE_VERSION)):
@@ -110,8 +117,9 @@ def require(task: str, observation: str, backend: str) -> None:
                 f"{task}: {package} {version} is expected, {found} is installed; other versions have other tasks or "
                 f"physics, and {SETUP}"
             )
-    if backend == "gpu" and not torch.cuda.is_available():
-        raise MikasaError(f"{task}: env.make.backend=gpu, but no CUDA device is found; leave it out for the CPU")
+    for name, found in (("backend", backend), ("renderer", renderer)):
+        if found == "gpu" and not torch.cuda.is_available():
+            raise MikasaError(f"{task}: env.make.{name}=gpu, but no CUDA device is found; leave it out for the CPU")
     if task.startswith("ShellGame"):
         _require_asset(task)
 
@@ -137,7 +145,7 @@ def _require_asset(task: str) -> None:
         )
 
 
-def _make(task: str, rgb: bool, num_envs: int, backend: str, render: bool) -> Any:
+def _make(task: str, rgb: bool, num_envs: int, backend: str, renderer: str, render: bool) -> Any:
     """The suite's environment, which hides things from the cameras and not from the physics."""
     suite = registered(task).cls
     displayed = type(f"Displayed{suite.__name__}", (scenes.Displayed, suite), {})
@@ -149,7 +157,7 @@ def _make(task: str, rgb: bool, num_envs: int, backend: str, render: bool) -> An
             reward_mode="normalized_dense",
             render_mode="rgb_array" if render else None,
             sim_backend=backend,
-            render_backend=backend if rgb or render else "none",
+            render_backend=renderer,
         )
     except RuntimeError as error:
         if not any(word in str(error) for word in ("rendering device", "ErrorIncompatibleDriver", "Vulkan")):

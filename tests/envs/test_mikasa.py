@@ -300,6 +300,7 @@ def test_a_task_that_does_not_exist_is_named_with_its_neighbours() -> None:
     [
         ({"observation": "depth"}, "observation: expected one of vector, rgb; found 'depth'"),
         ({"backend": "tpu"}, "backend: expected one of cpu, gpu; found 'tpu'"),
+        ({"renderer": "none"}, "renderer: expected one of cpu, gpu; found 'none'"),
     ],
 )
 def test_an_option_that_does_not_exist_is_named(options: dict[str, str], sentence: str) -> None:
@@ -309,8 +310,9 @@ def test_an_option_that_does_not_exist_is_named(options: dict[str, str], sentenc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_missed() -> None:
-    with pytest.raises(MikasaError, match=r"backend=gpu, but no CUDA device is found; leave it out for the CPU"):
-        make_vector(4, "TakeItBack-v0", backend="gpu")
+    for name in ("backend", "renderer"):
+        with pytest.raises(MikasaError, match=f"{name}=gpu, but no CUDA device is found; leave it out for the CPU"):
+            make_vector(4, "TakeItBack-v0", **{name: "gpu"})
 
 
 def test_another_version_of_the_suite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

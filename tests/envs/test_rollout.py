@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from elmur.spec import TaskSpec, Vector
 from envs.experts.tmaze import TMazeExpert
 from envs.rollout import Episode, RandomPolicy, rollout, uniform_action
 from envs.tmaze import TMaze, TMazeRules, make_vector
-from envs.vector import SyncVector
+from envs.vector import Observation, Step, SyncVector, as_array
 
 RANDOM: dict[str, Any] = {"time_limit": 12, "random_corridor": True}
 
@@ -193,3 +194,46 @@ def test_wrong_arguments_are_refused() -> None:
     for noise in (0.0, 0.5):
         with pytest.raises(ValueError, match=r"action: expected .*\[2\]"):
             rollout(env, Misshapen(), [0, 1], noise=noise, rng=np.random.default_rng(0))
+
+
+class OnDevice:
+    """The T-Maze as a simulator on a GPU has it: observations are tensors."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.inner = make_vector(num_envs, time_limit=90)
+        self.num_envs, self.spec = num_envs, self.inner.spec
+
+    def shown(self, observation: Observation) -> Any:
+        return {name: torch.from_numpy(part) for name, part in observation.items()}
+
+    def reset(self, seeds: Any) -> Any:
+        return self.shown(self.inner.reset(seeds))
+
+    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+        step = self.inner.step(action, active)
+        return step._replace(observation=self.shown(step.observation))
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class ReadsTensors(TMazeExpert):
+    def act(self, observation: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
+        assert isinstance(observation["state"], torch.Tensor)
+        return super().act({name: as_array(part) for name, part in observation.items()}, is_first)
+
+
+def test_what_a_simulator_shows_as_tensors_is_recorded_as_the_same_arrays() -> None:
+    """More than 64 steps, so that there must be room made for them."""
+    seeds = range(5)
+    expected = rollout(make_vector(3, time_limit=90), TMazeExpert(), seeds, record=True)
+    found = rollout(OnDevice(3), ReadsTensors(), seeds, record=True)
+    assert max(episode.length for episode in found) > 64
+    for one, other in zip(expected, found, strict=True):
+        assert one.steps is not None and other.steps is not None
+        for name, part in one.steps.observation.items():
+            assert (
+                type(other.steps.observation[name]) is np.ndarray and other.steps.observation[name].dtype == part.dtype
+            )
+            np.testing.assert_array_equal(other.steps.observation[name], part)
+        np.testing.assert_array_equal(one.steps.action, other.steps.action)

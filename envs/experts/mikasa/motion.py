@@ -10,7 +10,7 @@ import numpy as np
 
 from envs.experts.mikasa.arm import Arm
 from envs.mikasa.scene import PER_OBJECT
-from envs.vector import Observation
+from envs.vector import Observation, as_array
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MotionPolicy:
             raise ValueError(f"the expert needs the vector observation (privileged=true); found {sorted(observation)}")
         if self._arm is None:
             self._arm = Arm()
-        parts = {name: np.asarray(observation[name]) for name in ("joints", "objects", "cue") if name in observation}
+        parts = {name: as_array(observation[name]) for name in ("joints", "objects", "cue") if name in observation}
         answers = np.zeros((len(is_first), 8), np.float32)
         for i, first in enumerate(is_first.tolist()):
             player = self._players[i]
