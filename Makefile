@@ -16,7 +16,7 @@ comma := ,
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: setup setup-mikasa demo test test-faults test-slurm test-all lint format bench clean help
+.PHONY: setup setup-mikasa demo test test-faults test-gpu test-slurm test-all lint format bench clean help
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)  ## create .venv and install, by the versions of constraints.txt
@@ -41,6 +41,9 @@ test-all: setup  ## every test, also those marked slow, faults, slurm and mikasa
 
 test-faults: setup  ## processes killed, files damaged, disks full on purpose; TRIES=5 for more repetitions
 	ELMUR_TRIES=$(TRIES) $(PYTEST) -m faults tests/faults tests/ddp $(ARGS)
+
+test-gpu: setup  ## the tests that need a GPU; skipped without one
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(PY) -m pytest -m gpu tests/gpu $(ARGS)
 
 test-slurm: setup  ## sweeps and several nodes on a SLURM that is brought up for it (Linux, as root)
 	@[ "$$(id -u)" = 0 ] || { echo "a SLURM of one's own can only be brought up by root" >&2; exit 1; }

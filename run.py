@@ -253,11 +253,13 @@ def import_published(settings: dict[str, Any]) -> None:
 
 def benchmark(settings: dict[str, Any]) -> None:
     """Speed of training, acting and data on this machine, as ratios."""
+    from callbacks.benchmark.gpu import tables
     from callbacks.benchmark.run import run_benchmarks
     from data.imagespeed import measure_images
 
     parts = learner(settings), datamodule(settings), build_env(settings)
-    run_benchmarks(settings["seed"], Path(settings["run_dir"]), *parts, {"pictures": measure_images})
+    others = {"pictures": measure_images, **tables(*parts[:2])}
+    run_benchmarks(settings["seed"], Path(settings["run_dir"]), *parts, others)
 
 
 def report_runs(settings: dict[str, Any]) -> None:

@@ -94,9 +94,9 @@ class StreamingPolicy:
     @torch.inference_mode()
     def observe(self, action: Array, reward: Array) -> None:
         """What was really done and received: the next tokens are made of it."""
-        executed = torch.as_tensor(action).to(self._executed)
-        self._executed = executed.unsqueeze(1)
-        self._wanted = self._wanted - torch.as_tensor(reward).to(self._wanted).unsqueeze(1)
+        executed = torch.as_tensor(action).to(self._executed.dtype)
+        self._executed = self._moved(executed).unsqueeze(1)
+        self._wanted = self._wanted - self._moved(torch.as_tensor(reward).to(self._wanted.dtype)).unsqueeze(1)
 
     def memory(self) -> Any:
         """The state that the current segment was opened with, lanes in order."""
@@ -141,7 +141,11 @@ class StreamingPolicy:
     def _tensor(self, part: Array | Tensor) -> Tensor:
         if not isinstance(part, Tensor):  # a simulator on the GPU leaves its observations there
             part = torch.from_numpy(np.ascontiguousarray(part))
-        return part.to(self.device).unsqueeze(1)
+        return self._moved(part).unsqueeze(1)
+
+    def _moved(self, part: Tensor) -> Tensor:
+        """The tensor on the policy's device; to a GPU without waiting, for ordinary memory has been read by then."""
+        return part.to(self.device, non_blocking=self.device.type == "cuda")
 
     def _batch(self, observation: dict[str, Tensor]) -> SegmentBatch:
         return SegmentBatch(
