@@ -117,8 +117,8 @@ def require(task: str, observation: str, backend: str, renderer: str | None = No
                 f"{task}: {package} {version} is expected, {found} is installed; other versions have other tasks or "
                 f"physics, and {SETUP}"
             )
-    for name, found in (("backend", backend), ("renderer", renderer)):
-        if found == "gpu" and not torch.cuda.is_available():
+    for name, chosen in (("backend", backend), ("renderer", renderer)):
+        if chosen == "gpu" and not torch.cuda.is_available():
             raise MikasaError(f"{task}: env.make.{name}=gpu, but no CUDA device is found; leave it out for the CPU")
     if task.startswith("ShellGame"):
         _require_asset(task)

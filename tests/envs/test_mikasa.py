@@ -310,9 +310,10 @@ def test_an_option_that_does_not_exist_is_named(options: dict[str, str], sentenc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_missed() -> None:
-    for name in ("backend", "renderer"):
+    options: dict[str, dict[str, Any]] = {name: {name: "gpu"} for name in ("backend", "renderer")}
+    for name, chosen in options.items():
         with pytest.raises(MikasaError, match=f"{name}=gpu, but no CUDA device is found; leave it out for the CPU"):
-            make_vector(4, "TakeItBack-v0", **{name: "gpu"})
+            make_vector(4, "TakeItBack-v0", **chosen)
 
 
 def test_another_version_of_the_suite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

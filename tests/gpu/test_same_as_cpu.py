@@ -18,7 +18,8 @@ from elmur.module import SequenceModule
 from elmur.moe import MixtureOfExperts
 from elmur.optim import adamw
 from elmur.policy import StreamingPolicy
-from elmur.positional import Alibi, PublishedRelative, Rope
+from elmur.positional import Alibi, Rope
+from elmur.published.quirks import PublishedRelative
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, Image, TaskSpec, Vector
 from elmur.state import tensors_of
@@ -128,7 +129,7 @@ def test_actions_are_those_of_the_cpu(name: str) -> None:
             # The actions of both must be the same, for tokens are made of them.
             return torch.full_like(act(prediction, generator), len(kept) % 3)
 
-        model.head.act = note  # type: ignore[method-assign]
+        model.head.act = note
         policy, rng = StreamingPolicy(model, L), np.random.default_rng(0)
         policy.start(4, seed=3)
         for step in range(2 * L + 2):
