@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.gpu)
-            # What CUDA's libraries say at their first use, and Lightning of few workers: nothing that can be mended here.
+            # What CUDA's libraries say at their first use, and Lightning of few workers: not to be mended here.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
             if not torch.cuda.is_available():
                 item.add_marker(pytest.mark.skip(reason=MISSING))
