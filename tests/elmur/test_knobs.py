@@ -15,7 +15,12 @@ import pytest
 import torch
 
 from elmur import feedforward, memory, moe, positional, residual
-from elmur.baselines.recurrent import GRU
+from elmur.baselines.ffm import FFM
+from elmur.baselines.gated_deltanet import GatedDeltaNet
+from elmur.baselines.mamba import Mamba
+from elmur.baselines.mlp import MLPPolicy
+from elmur.baselines.recurrent import GRU, LSTM
+from elmur.baselines.shm import SHM
 from elmur.clock import EpisodeClock
 from elmur.encoders import ObservationEncoder
 from elmur.feedforward import MLP, SwiGLU
@@ -28,6 +33,7 @@ from elmur.published import quirks
 from elmur.published.quirks import Mirrored, PublishedRelative
 from elmur.residual import PostNorm, PreNorm, Residual
 from elmur.sequence_model import SequenceModel
+from elmur.tokens import TokenFormat
 from tests.elmur.samples import SPEC, make_batch, noise
 
 SMALL: dict[str, Any] = {"d_model": 32, "n_layer": 2, "n_head": 2, "dropout": 0.1, "dropatt": 0.1}
@@ -53,11 +59,21 @@ def as_part(key: str, kind: type) -> Callable[..., SequenceModel]:
     return lambda **knobs: elmur(**{key: partial(kind, **knobs)})
 
 
+def as_recurrent(kind: type[GRU] | type[LSTM]) -> Callable[..., SequenceModel]:
+    """Builds a small one of two layers."""
+    return lambda **knobs: kind(SPEC, **{"d_model": 16, "n_layer": 2, **knobs})
+
+
 POSITIONS = (Relative, PublishedRelative, Rope, Yarn, Alibi, Sinusoidal, Learnable)
 # How an object of each class comes into a model.
 MODELS: dict[type, Callable[..., SequenceModel]] = {
     ELMUR: elmur,
-    GRU: lambda **knobs: GRU(SPEC, **{"d_model": 16, "n_layer": 2, **knobs}),
+    **{kind: as_recurrent(kind) for kind in (GRU, LSTM)},
+    MLPPolicy: lambda **knobs: MLPPolicy(SPEC, **{"d_model": 16, "hidden": (8, 8), **knobs}),
+    Mamba: lambda **knobs: Mamba(SPEC, **{"d_model": 16, "d_state": 4, **knobs}),
+    GatedDeltaNet: lambda **knobs: GatedDeltaNet(SPEC, **{"d_model": 16, "n_head": 2, "d_ff": 8, **knobs}),
+    FFM: lambda **knobs: FFM(SPEC, **{"d_model": 16, "memory_size": 4, "context_size": 3, **knobs}),
+    SHM: lambda **knobs: SHM(SPEC, **{"d_model": 16, "memory_size": 4, "rows": 8, **knobs}),
     MemoryDesign: lambda **knobs: elmur(memory=design(**knobs)),
     LRU: lambda **knobs: elmur(memory=design(write=LRU(**knobs)), feedforward=experts),
     ReplaceAll: lambda **knobs: elmur(memory=design(write=ReplaceAll(**knobs))),
@@ -69,6 +85,7 @@ MODELS: dict[type, Callable[..., SequenceModel]] = {
 # Given by the model to its parts, not turned by a user at the part.
 GIVEN = {"spec", "d_model", "n_head", "dropout"}
 
+tokens = {"d_model": (16, 32), "dropout": (0.0, 0.5), "token_format": ("s", "sra")}
 norms = {"norm_type": ("layer", "rmsnorm"), "eps": (1e-5, 0.1)}
 # Every knob and two settings of it, or of it and those it needs.
 TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
@@ -77,7 +94,12 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
         "token_format": ("s", "sa"), "position": (Relative, Rope), "feedforward": (MLP, SwiGLU),
         "residual": (PostNorm, PreNorm), "memory": (None, MemoryDesign()),
     },
-    GRU: {"d_model": (16, 32), "n_layer": (1, 2), "dropout": (0.0, 0.5), "observation": (None, Louder)},
+    **dict.fromkeys((GRU, LSTM), {**tokens, "n_layer": (1, 2), "observation": (None, Louder)}),
+    MLPPolicy: {**tokens, "hidden": ((8, 8), (8, 4)), "token_format": ("s", TokenFormat("s", Louder))},
+    Mamba: {**tokens, "n_layer": (1, 2), "d_state": (4, 8), "d_conv": (4, 2), "expand": (2, 1), "d_ff": (0, 8)},
+    GatedDeltaNet: {**tokens, "n_layer": (1, 2), "n_head": (2, 4), "d_conv": (4, 2), "d_ff": (8, 0)},
+    FFM: {**tokens, "memory_size": (4, 8), "context_size": (3, 2), "max_period": (1024, 100)},
+    SHM: {**tokens, "memory_size": (4, 8), "rows": (8, 4)},
     MemoryDesign: {
         "memory_size": (2, 3), "memory_init_std": (0.0, 1.0), "memory_dropout": (0.0, 0.5), "read": (True, False),
         "write": (LRU(), None), "bias": (MemoryBias, None), "steps": (MemoryDesign().steps, Mirrored()),

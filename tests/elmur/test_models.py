@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from elmur.baselines.recurrent import GRU
+from elmur.baselines.ffm import FFM
+from elmur.baselines.gated_deltanet import GatedDeltaNet
+from elmur.baselines.mamba import Mamba
+from elmur.baselines.mlp import MLPPolicy
+from elmur.baselines.recurrent import GRU, LSTM
+from elmur.baselines.shm import SHM
 from elmur.baselines.transformer import Transformer
 from elmur.model import ELMUR
 from elmur.sequence_model import SequenceModel
@@ -19,6 +24,16 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
     "elmur": partial(ELMUR, **small),
     "transformer": partial(Transformer, token_format="sra", **small),
     "gru": partial(GRU, d_model=16),
+    "gru sra": partial(GRU, d_model=16, n_layer=2, token_format="sra"),
+    "lstm": partial(LSTM, d_model=16, n_layer=2),
+    "lstm sra": partial(LSTM, d_model=16, token_format="sra"),
+    "mlp": partial(MLPPolicy, d_model=16, hidden=(8,)),
+    "mamba": partial(Mamba, d_model=16, d_state=4),
+    "mamba sra": partial(Mamba, d_model=16, d_state=4, d_ff=32, token_format="sra"),
+    "gated_deltanet": partial(GatedDeltaNet, d_model=16, n_head=2, d_ff=32),
+    "gated_deltanet sra": partial(GatedDeltaNet, d_model=16, n_head=2, d_ff=0, token_format="sra"),
+    "ffm": partial(FFM, d_model=16, memory_size=4, context_size=3),
+    "shm": partial(SHM, d_model=16, memory_size=4, rows=8),
 }
 # Parts of the names of parameters that get no gradient, as the docstring of the model says.
 UNTRAINED: dict[str, tuple[str, ...]] = {}

@@ -1,4 +1,4 @@
-"""The GRU baseline against its equations in numpy."""
+"""The GRU baseline against its equations in numpy, the LSTM against torch's own cell."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from elmur.baselines.recurrent import GRU
+from elmur.baselines.recurrent import GRU, LSTM
 from tests.elmur.samples import SPEC, make_batch
 
 D = 6
@@ -54,3 +54,24 @@ def test_the_state_begins_at_zero_with_the_lane_first() -> None:
 def test_no_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="must be 1 or more; found 6 and 0"):
         make(n_layer=0)
+
+
+@pytest.mark.parametrize("token_format", ["s", "sra"])
+def test_the_lstm_is_torchs_cell_step_by_step(token_format: str) -> None:
+    torch.manual_seed(0)
+    model = LSTM(SPEC, d_model=D, token_format=token_format).double().eval()
+    cell, window = torch.nn.LSTMCell(D, D).double(), make_batch(2, 6)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in model.net.state_dict().items()})
+    memory, found = model.initial_memory(2), []
+    for segment in window.split(4):
+        output, memory = model(segment, memory)
+        found.append(output.prediction)
+    h = c = torch.zeros(2, D, dtype=torch.float64)
+    hidden = []
+    for token in model.tokens(window).unbind(1):
+        h, c = cell(token, (h, c))
+        hidden.append(h)
+    at = 0 if token_format == "s" else 1  # the state token
+    expected = model.head(torch.stack(hidden, 1)[:, at :: len(token_format)])
+    assert (torch.cat(found, 1) - expected).abs().max() < 1e-12
+    assert all((mine[:, 0] - last).abs().max() < 1e-12 for mine, last in zip(memory, (h, c), strict=True))
