@@ -94,7 +94,7 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
         "token_format": ("s", "sa"), "position": (Relative, Rope), "feedforward": (MLP, SwiGLU),
         "residual": (PostNorm, PreNorm), "memory": (None, MemoryDesign()),
     },
-    **dict.fromkeys((GRU, LSTM), {**tokens, "n_layer": (1, 2), "observation": (None, Louder)}),
+    **{kind: {**tokens, "n_layer": (1, 2), "observation": (None, Louder)} for kind in (GRU, LSTM)},
     MLPPolicy: {**tokens, "hidden": ((8, 8), (8, 4)), "token_format": ("s", TokenFormat("s", Louder))},
     Mamba: {**tokens, "n_layer": (1, 2), "d_state": (4, 8), "d_conv": (4, 2), "expand": (2, 1), "d_ff": (0, 8)},
     GatedDeltaNet: {**tokens, "n_layer": (1, 2), "n_head": (2, 4), "d_conv": (4, 2), "d_ff": (8, 0)},

@@ -44,7 +44,7 @@ def test_a_long_episode_stays_finite_and_bounded() -> None:
     torch.manual_seed(0)
     model = FFM(SPEC, d_model=8, memory_size=M, context_size=C)
     with torch.no_grad():
-        model.layers[0].rate[1] *= -1
+        dict(model.named_parameters())["layers.0.rate"][1] *= -1
         state = model.initial_memory(1)
         for _ in range(10):
             x, state = model.recur(10 * torch.randn(1, 10_000, 8), state)

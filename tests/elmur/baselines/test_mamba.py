@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -77,8 +79,11 @@ def test_a_long_episode_stays_finite() -> None:
 
 @pytest.mark.parametrize(
     ("sizes", "said"),
-    [({"n_layer": 0}, "must be 1 or more; found 96, 0, 16 and 2"), ({"d_conv": 1}, "d_conv must be 2 or more; found 1")],
+    [
+        ({"n_layer": 0}, "must be 1 or more; found 96, 0, 16 and 2"),
+        ({"d_conv": 1}, "d_conv must be 2 or more; found 1"),
+    ],
 )
-def test_sizes_that_cannot_be(sizes: dict[str, int], said: str) -> None:
+def test_sizes_that_cannot_be(sizes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Mamba(SPEC, **sizes)

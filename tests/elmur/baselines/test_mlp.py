@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -35,6 +37,6 @@ def test_its_layers() -> None:
         ({"token_format": "sra"}, "token_format must be s; found tokens rsa"),
     ],
 )
-def test_what_it_cannot_be(knobs: dict[str, object], said: str) -> None:
+def test_what_it_cannot_be(knobs: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         MLPPolicy(SPEC, **knobs)

@@ -20,7 +20,7 @@ def make(**sizes: float) -> GRU:
 
 def by_hand(model: GRU, x: np.ndarray, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Outputs `[T, D]` and the last hidden state of a one-layer GRU, reset, update and new gate in this order."""
-    w = {name: value.detach().numpy() for name, value in model.gru.named_parameters()}
+    w = {name: value.detach().numpy() for name, value in model.net.named_parameters()}
     outputs = []
     for step in x:
         i = w["weight_ih_l0"] @ step + w["bias_ih_l0"]

@@ -15,9 +15,7 @@ def draw(steps: int, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, 
     decay = torch.rand(2, steps, 3, 2, generator=g, dtype=torch.float64) * 1.3
     decay[:, ::5] = 0.0
     turn = torch.randn(decay.shape, generator=g, dtype=torch.float64) if dtype.is_complex else torch.zeros_like(decay)
-    update, initial = (
-        torch.randn(shape, generator=g, dtype=dtype) for shape in (decay.shape, (2, *decay.shape[2:]))
-    )
+    update, initial = (torch.randn(shape, generator=g, dtype=dtype) for shape in (decay.shape, (2, *decay.shape[2:])))
     return torch.polar(decay, turn).to(dtype) if dtype.is_complex else decay, update, initial
 
 
