@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elmur.batch import SegmentBatch
+from elmur.dropout import Dropout
 from elmur.encoders import ObservationEncoder
 from elmur.heads import head_for
 from elmur.sequence_model import Output
@@ -40,7 +41,7 @@ class RecurrentModel(TokenModel):
         self, spec: TaskSpec, d_model: int, dropout: float = 0.0, token_format: str | TokenFormat = "s"
     ) -> None:
         super().__init__(spec, d_model, token_format)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     @abstractmethod
     def recur(self, x: Float[Tensor, "B T D"], memory: Any) -> tuple[Float[Tensor, "B T D"], Any]:

@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elmur.baselines.recurrent import RecurrentModel
+from elmur.dropout import Dropout
 from elmur.feedforward import MLP
 from elmur.heads import head_for
+from elmur.residual import PreNorm
 from elmur.spec import TaskSpec
 from elmur.tokens import TokenFormat
 
@@ -34,20 +36,24 @@ class Block(Mixer):
 
     def __init__(self, mixer: Mixer, d_model: int, d_ff: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
-        self.mixer_norm, self.mixer = nn.LayerNorm(d_model), mixer
-        self.dropout = nn.Dropout(dropout)
-        self.feedforward_norm = nn.LayerNorm(d_model) if d_ff else None
+        self.mixer, self.mixer_residual = mixer, PreNorm(d_model)
+        self.dropout = Dropout(dropout)
         self.feedforward = MLP(d_model, dropout, d_ff) if d_ff else None
+        self.feedforward_residual = PreNorm(d_model) if d_ff else None
 
     def initial(self, like: Tensor, batch_size: int) -> Any:
         return self.mixer.initial(like, batch_size)
 
     def forward(self, x: Float[Tensor, "B T D"], state: Any) -> tuple[Float[Tensor, "B T D"], Any]:
-        mixed, state = self.mixer(self.mixer_norm(x), state)
-        x = x + self.dropout(mixed)
-        if self.feedforward is not None and self.feedforward_norm is not None:
-            x = x + self.feedforward(self.feedforward_norm(x))[0]
+        x, state = self.mixer_residual(x, lambda normed: self.mixed(normed, state))
+        if self.feedforward is not None and self.feedforward_residual is not None:
+            x, _ = self.feedforward_residual(x, self.feedforward)
         return x, state
+
+    def mixed(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """The mixer with dropout behind it."""
+        x, state = self.mixer(x, state)
+        return self.dropout(x), state
 
 
 class Stack(RecurrentModel):

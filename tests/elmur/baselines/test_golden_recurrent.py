@@ -22,7 +22,7 @@ UNUSED = {r"embed_timestep\.|pos_emb|global_pos_emb": ""}
 STATES_ONLY = {**UNUSED, r"action_embeddings\.": "", r"ret_emb\.": ""}
 BLOCK = {
     **UNUSED,
-    r"blocks\.(\d)\.norm_mamba\.": r"layers.\1.mixer_norm.",
+    r"blocks\.(\d)\.norm_mamba\.": r"layers.\1.mixer_residual.norm.",
     r"blocks\.(\d)\.mamba\.in_proj\.": r"layers.\1.mixer.into.",
     r"blocks\.(\d)\.mamba\.conv1d\.": r"layers.\1.mixer.convolution.",
     r"blocks\.(\d)\.mamba\.x_proj\.": r"layers.\1.mixer.select.",
@@ -30,7 +30,7 @@ BLOCK = {
     r"blocks\.(\d)\.mamba\.out_proj\.": r"layers.\1.mixer.out.",
     r"blocks\.(\d)\.mamba\.D$": r"layers.\1.mixer.skip",
     r"blocks\.(\d)\.mamba\.A_log": r"layers.\1.mixer.A_log",
-    r"blocks\.(\d)\.ln2\.": r"layers.\1.feedforward_norm.",
+    r"blocks\.(\d)\.ln2\.": r"layers.\1.feedforward_residual.norm.",
     r"blocks\.(\d)\.mlp_channels\.0\.": r"layers.\1.feedforward.up.",
     r"blocks\.(\d)\.mlp_channels\.2\.": r"layers.\1.feedforward.down.",
     r"ln_f\.": "norm.",
@@ -40,7 +40,7 @@ BLOCK = {
 def decision_mamba(spec: Any, d_model: int, config: dict[str, Any], norm: Callable[[int], nn.Module]) -> SequenceModel:
     model = Mamba(spec, d_model, config["n_layer"], d_ff=4 * d_model, token_format="sra")
     for layer in model.layers:
-        layer.mixer_norm = norm(d_model)
+        layer.mixer_residual.norm = norm(d_model)
     return model
 
 
