@@ -43,16 +43,18 @@ def test_there_are_48_tasks_and_all_models() -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_all_tasks_compose_with_every_model(conf: None, model: str) -> None:
-    found = {}
-    for task in TASKS:
+def test_tasks_compose_with_every_model(conf: None, model: str) -> None:
+    """All 48 with elmur, every sixth with the others: every level, and every kind of observation and action."""
+    found, some = {}, TASKS[::6]
+    for task in TASKS if model == "elmur" else some:
         settings = settings_of(f"task={task}", f"model={model}")
         found[task] = settings["env"]["id"]
-        if len(found) % 6 == 1:  # every level, and every kind of observation and action
+        if task in some:
             env = build_env(settings)
             assert env["reference"].expert > env["reference"].random
             learner(settings).build_model(env["make"](num_envs=1).spec)
-    assert set(found.values()) == {entry["id"] for entry in popgym.envs.ALL.values()}
+    assert len(set(found.values())) == (48 if model == "elmur" else 8)
+    assert set(found.values()) <= {entry["id"] for entry in popgym.envs.ALL.values()}
 
 
 def test_published_values_of_every_task(conf: None) -> None:

@@ -40,14 +40,13 @@ class _Scan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         decay, initial, states = ctx.saved_tensors
-        back = decay.conj().resolve_conj()
-        after = torch.cat([torch.zeros_like(back[:, :1]), back[:, 1:].flip(1)], dim=1)
-        of_states = _scan(after, grad.flip(1), torch.zeros_like(initial)).flip(1)
+        of_states = _scan_back(decay, grad)
         of_decay = None
         if ctx.needs_input_grad[0]:
-            before = torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
-            of_decay = of_states * before.conj()
-        return of_decay, of_states, back[:, 0] * of_states[:, 0]
+            of_decay = torch.empty_like(of_states)
+            torch.mul(of_states[:, 0], initial.conj(), out=of_decay[:, 0])
+            torch.mul(of_states[:, 1:], states[:, :-1].conj(), out=of_decay[:, 1:])
+        return of_decay, of_states, decay[:, 0].conj() * of_states[:, 0]
 
 
 def _scan(decay: Tensor, update: Tensor, initial: Tensor) -> Tensor:
@@ -69,6 +68,18 @@ def _scan(decay: Tensor, update: Tensor, initial: Tensor) -> Tensor:
     left = decays.cumprod(dim=2)
     entering = torch.cat([initial.unsqueeze(1), _one_by_one(left[:, :-1, -1], own[:, :-1, -1], initial)], dim=1)
     return (own + left * entering.unsqueeze(2)).flatten(1, 2)[:, :steps]
+
+
+def _scan_back(decay: Tensor, grad: Tensor) -> Tensor:
+    """d_t = grad_t + conj(decay_{t+1}) d_{t+1}, with nothing behind the last."""
+    if grad.shape[1] > SHORT:
+        after = torch.cat([torch.zeros_like(decay[:, :1]), decay[:, 1:].flip(1).conj().resolve_conj()], dim=1)
+        return _scan(after, grad.flip(1), torch.zeros_like(grad[:, 0])).flip(1)
+    found, steps = torch.empty_like(grad), grad.shape[1]
+    found[:, -1] = grad[:, -1]
+    for t in reversed(range(steps - 1)):
+        torch.addcmul(grad[:, t], decay[:, t + 1].conj(), found[:, t + 1], out=found[:, t])
+    return found
 
 
 def _one_by_one(decay: Tensor, update: Tensor, state: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ BLOCK = {
 def decision_mamba(spec: Any, d_model: int, config: dict[str, Any], norm: Callable[[int], nn.Module]) -> SequenceModel:
     model = Mamba(spec, d_model, config["n_layer"], d_ff=4 * d_model, token_format="sra")
     for layer in model.layers:
-        layer.mixer_residual.norm = norm(d_model)
+        layer.get_submodule("mixer_residual").norm = norm(d_model)
     return model
 
 

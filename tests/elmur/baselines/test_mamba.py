@@ -46,7 +46,7 @@ def test_its_equations() -> None:
     out, state = mixer(u, mixer.initial(u, 2))
     for lane in range(2):
         np.testing.assert_allclose(out[lane].detach().numpy(), by_hand(mixer, u[lane].numpy()), atol=1e-12)
-    assert state.space.shape == (2, E, N) and state.window.shape == (2, K - 1, E)
+    assert state.space.shape == (2, N, E) and state.window.shape == (2, K - 1, E)
 
 
 def test_time_steps_begin_between_a_thousandth_and_a_tenth() -> None:
