@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from elmur.files import write_text
 
 PATIENCE = 5  # seconds in which a server has to answer
 log = logging.getLogger(__name__)
@@ -41,21 +45,36 @@ def wandb_logger(
     )
 
     def connect() -> Logger:
-        made = WandbLogger(project=project, save_dir=save_dir, offline=offline, settings=limits, **settings)
+        made = WandbLogger(
+            project=project, save_dir=save_dir, offline=offline, settings=limits, id=_identity(Path(save_dir)),
+            resume="allow", **settings,
+        )  # fmt: skip
         made.experiment  # noqa: B018 - connects, which may fail
         return made
 
-    return [Sink("wandb", connect, save_dir)]
+    # Else the next run of this process, of a sweep, would be logged into this one.
+    return [Sink("wandb", connect, save_dir, close=lambda made: made.experiment.finish())]
+
+
+def _identity(folder: Path) -> str:
+    """The id under which the run in this folder is known, the same when it goes on."""
+    path = folder / "wandb.id"
+    if not path.exists():
+        write_text(path, secrets.token_hex(4))
+    return path.read_text().strip()
 
 
 class Sink(Logger):
     """A logger that is made when it is first needed; at its first error it is given up with a warning.
 
-    connect: makes the logger, in whatever time it is given by its own settings.
+    connect: makes the logger, in whatever time it is given by its own settings. close: ends it when the run is over.
     """
 
-    def __init__(self, name: str, connect: Callable[[], Logger], save_dir: str) -> None:
+    def __init__(
+        self, name: str, connect: Callable[[], Logger], save_dir: str, close: Callable[[Any], object] | None = None
+    ) -> None:
         super().__init__()
+        self._close = close
         self._name, self._save_dir = name, save_dir
         self._connect: Callable[[], Logger] | None = connect
         self._logger: Logger | None = None
@@ -89,6 +108,10 @@ class Sink(Logger):
     def finalize(self, status: str) -> None:
         if self._logger is not None:
             self._tell("finalize", status)
+            if self._logger is not None and self._close is not None:
+                with suppress(Exception):  # what a client raises when its server is gone does not end the run
+                    self._close(self._logger)
+                self._logger = None
 
     def _tell(self, method: str, *args: Any, **kwargs: Any) -> None:
         """Pass a call on; whatever it raises ends the sink."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from callbacks.metriclog import MetricLog
 from elmur.policy import StreamingPolicy
 from envs.vector import VectorEnv
 
+log = logging.getLogger(__name__)
 BEST = "best.ckpt"
 
 
@@ -24,8 +27,8 @@ class RolloutSelection(Callback):
     """Logs `eval/<metric>` every so many updates and at the end, and keeps the best checkpoint as `best.ckpt`.
 
     The score is the mean of the metric over the variants; of equal ones the later is kept. The seeds
-    `first_seed, first_seed + 1, ...` are used for nothing else. device: where it acts, with a copy of the model if that
-    trains on another.
+    `first_seed, first_seed + 1, ...` are used for nothing else. sample, target_return: the policy acts as it will be
+    judged (`StreamingPolicy`). device: where it acts, with a copy of the model if that trains on another.
     """
 
     def __init__(
@@ -39,6 +42,8 @@ class RolloutSelection(Callback):
         num_envs: int = 100,
         first_seed: int = 0,
         device: str = "auto",
+        sample: bool = False,
+        target_return: float = 1.0,
     ) -> None:
         for name, value in {
             "every_n_updates": every_n_updates,
@@ -57,6 +62,7 @@ class RolloutSelection(Callback):
             num_envs,
             first_seed,
         )
+        self.acting = {"sample": sample, "target_return": target_return}
         self.best: float | None = None
         self.evaluated_at = -1
 
@@ -79,7 +85,8 @@ class RolloutSelection(Callback):
         length, side_by_side = module.context_length, min(self.num_envs, self.num_episodes)
         on_gpu = module.device.type == "cuda"
         model = placed(module.model, length, side_by_side, self.device, on_gpu)  # type: ignore[arg-type]
-        policy = StreamingPolicy(model, length)  # type: ignore[arg-type]
+        policy = StreamingPolicy(model, length, **self.acting)  # type: ignore[arg-type]
+        begin = time.monotonic()
         alone = trainer.world_size == 1  # of several, none may leave the others waiting
         outcomes = evaluate(
             policy,
@@ -88,7 +95,6 @@ class RolloutSelection(Callback):
             self.num_episodes,
             self.first_seed,
             self.num_envs,
-            progress=False,
             pause=lambda: signals.leave(lambda: save_resume_point(trainer)) if alone else None,
         )
         module.train(was_training)
@@ -101,7 +107,13 @@ class RolloutSelection(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, MetricLog):
                 callback.write(trainer, logged)
-        if self.best is None or score >= self.best:
+        better = self.best is None or score >= self.best
+        if trainer.is_global_zero:
+            of, took = f"{self.num_episodes} episodes of {', '.join(scores)}", time.monotonic() - begin
+            kept = "the best so far, kept" if better else f"the best so far is {self.best:.2f}"
+            log.info("selection at update %d: %s %.2f over %s in %.0f s; %s", trainer.global_step, self.metric, score,
+                     of, took, kept)  # fmt: skip
+        if better:
             self.best = score
             trainer.save_checkpoint(self.best_path)
 

@@ -36,14 +36,22 @@ def clip(spec: TaskSpec, episodes: list[Steps]) -> int:
 
 
 def tell(paths: list[Path]) -> None:
-    """Say how many actions of these shards were clipped, where the task's actions have bounds."""
+    """Say what these shards hold: how many episodes, their return, and how many of their actions were clipped."""
     clipped = steps = 0
+    returns: list[float] = []
+    bounded = False
     for path in paths:
         with Shard(path) as shard:
-            if not isinstance(shard.spec.action, Vector):
-                return
+            bounded = isinstance(shard.spec.action, Vector)
             clipped += shard.attribute("provenance").get(CLIPPED, 0)
             steps += int(shard.offsets[-1])
+            returns += np.add.reduceat(shard.read("reward", 0, int(shard.offsets[-1])), shard.offsets[:-1]).tolist()
+    if returns:
+        log.info(
+            "%d episodes, %d steps, mean return %.2f (worst %.2f)", len(returns), steps, np.mean(returns), min(returns)
+        )
+    if not bounded:
+        return
     if clipped:
         share = 100 * clipped / steps
         log.warning("%d of %d actions (%.1f %%) lay outside the bounds and were clipped to them", clipped, steps, share)

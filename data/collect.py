@@ -17,12 +17,11 @@ from data.bounds import CLIPPED, clip, tell
 from data.errors import ShardError, require_same_task
 from data.forecast import forecast
 from data.index import Collection, find_shards, shard_name
-from data.progress import episodes_bar as episodes_bar
-from data.progress import waiting
 from data.provenance import describe, other_versions
 from data.shard import Shard, Steps, write_shard
 from elmur.children import end_with_parent
 from elmur.files import exclusive, leftovers
+from elmur.progress import shown
 from elmur.spec import Vector
 from envs.rollout import Episode, Policy, RandomPolicy, rollout
 from envs.vector import VectorEnv
@@ -106,8 +105,9 @@ class _Job:
             assert first is not None
             return first
 
-        title = f"collecting {self.root.name}: the first steps"
-        with waiting(title, progress), closing(self.make_env(num_envs=len(seeds))) as env:
+        if progress:
+            log.info("collecting %s: the first steps", self.root.name)
+        with closing(self.make_env(num_envs=len(seeds))) as env:
             side_by_side = len(seeds), min(processes, len(missing))
             found = forecast(env.spec, play, episodes, self.shard_episodes, *side_by_side)
             if self.check is not None and self.disturbed != Disturbed():
@@ -161,8 +161,8 @@ def collect(
         missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
         if missing:
             episodes = job.rehearse(missing, processes, progress)
-            with episodes_bar(f"collecting {root.name}", episodes, progress) as advance:
-                _run(job, missing, min(processes, len(missing)), advance)
+            with shown("collecting", episodes, "episodes", progress) as bar:
+                _run(job, missing, min(processes, len(missing)), bar.advance)
             tell([root / shard_name(number) for number in missing])
     _warn_of_versions(root, depends_on or {})
     return find_shards(root)

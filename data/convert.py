@@ -18,13 +18,14 @@ import numpy as np
 from data.bounds import CLIPPED, clip, tell
 from data.errors import ShardError
 from data.index import Collection, find_shards, shard_name
-from data.progress import episodes_bar
 from data.shard import Array, Steps, check_episode, write_shard
 from elmur.files import exclusive
+from elmur.progress import shown
 from elmur.spec import Image, TaskSpec, Vector
 
 log = logging.getLogger(__name__)
 MOST_NAMED = 10
+MOST_CLIPPED = 0.5  # share of an episode's actions; more of them outside the bounds are another kind of action
 SHARD_EPISODES, WITH_PICTURES = 1000, 25
 FILE = re.compile(r"train_data_(\d+)\.npz")
 
@@ -64,8 +65,8 @@ def convert(
     root.mkdir(parents=True, exist_ok=True)
     with exclusive(root / ".collecting", wait=True):
         check_target(root, source)
-        with episodes_bar(f"checking {source.name}", len(files), progress) as advance:
-            bad = {path.name: found for path in files if (found := _fault(reader, path, advance))}
+        with shown("checking", len(files), "files", progress) as bar:
+            bad = {path.name: found for path in files if (found := _fault(reader, path, bar.advance))}
         if bad and (on_bad_file == "fail" or len(bad) == len(files)):
             raise ConvertError(f"{source}: {listed(bad, len(files))}; fetch them again, or leave them out")
         if bad:
@@ -79,14 +80,14 @@ def convert(
             path.unlink()
         Collection({"converted": str(source), "episodes": len(good)}, len(chunks)).write(root)
         vectors = [name for name, part in reader.spec.observation.items() if normalise and isinstance(part, Vector)]
-        with episodes_bar(f"converting {source.name}", len(good), progress) as advance:
+        with shown("converting", len(good), "files", progress) as bar:
             for number, paths in enumerate(chunks):
                 episodes = [reader.read(arrays_of(path, reader.keys)) for path in paths]
                 clipped = clip(reader.spec, episodes)
                 about: dict[str, Any] = {"converted": source.name, "files": [paths[0].name, paths[-1].name]}
                 about |= {"left_out": sorted(bad), "versions": dict(reader.made_with), CLIPPED: clipped}
                 write_shard(root / shard_name(number), reader.spec, episodes, about, normalise=vectors)
-                advance(len(paths))
+                bar.advance(len(paths))
     tell(find_shards(root))
     return find_shards(root)
 
@@ -138,7 +139,12 @@ def _fault(reader: Reader, path: Path, advance: Any) -> str | None:
     """What is wrong with a file, None where nothing is."""
     try:
         episode = reader.read(arrays_of(path, reader.keys))
-        clip(reader.spec, [episode])
+        clipped, steps = clip(reader.spec, [episode]), len(episode.reward)
+        if clipped > MOST_CLIPPED * steps:
+            return (
+                f"{clipped} of {steps} actions outside the bounds {reader.spec.action}, so they are no actions of this "
+                "task (absolute positions, where it takes differences?)"
+            )
         check_episode(path, reader.spec, episode)
     except ShardError as error:
         return f"{error.key}: found {error.found}, expected {error.expected}"

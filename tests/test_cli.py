@@ -160,6 +160,20 @@ def test_wandb_goes_offline_without_an_account_and_says_so(cli: CommandLine, tmp
     assert list((folder / "wandb").glob("offline-run-*"))
 
 
+def test_each_run_of_a_sweep_is_a_run_of_wandb_and_keeps_its_id_when_it_goes_on(cli: CommandLine) -> None:
+    sweep = cli.folder / "wandb_sweep"
+    small = [*TINY, *DEEP, "logger=wandb", "logger.mode=offline", "trainer.max_steps=2"]
+    command = ["-m", *small, "seed=0,1", f"hydra.sweep.dir={sweep}"]
+    assert (done := cli.run(*command)).code == 0, done.stderr
+    rows = sorted(sweep.rglob("result.json"))
+    ids = [{path.name.rpartition("-")[2] for path in row.parent.glob("wandb/offline-run-*")} for row in rows]
+    assert len(rows) == 2 and all(len(each) == 1 for each in ids) and ids[0] != ids[1]
+    rows[0].unlink()
+    assert (done := cli.run(*command)).code == 0, done.stderr
+    names = [path.name for path in rows[0].parent.glob("wandb/offline-run-*")]
+    assert {name.rpartition("-")[2] for name in names} == ids[0]
+
+
 def test_help_lists_groups_settings_and_examples(cli: CommandLine) -> None:
     done = cli.run("--help")
     assert done.code == 0

@@ -63,7 +63,7 @@ def test_the_published_archive_becomes_shards_without_the_suite(cli: CommandLine
         np.savez(
             source / f"train_data_{number}.npz",
             rgb=rng.integers(0, 256, (60, 128, 128, 6), np.uint8), joints=np.zeros((60, 25), np.float32),
-            action=rng.normal(size=(60, 8)).astype(np.float32), reward=np.zeros(60, np.float32),
+            action=rng.normal(scale=0.5, size=(60, 8)).astype(np.float32), reward=np.zeros(60, np.float32),
             success=np.zeros(60, int), done=np.arange(60) // 59,
         )  # fmt: skip
     convert = ("stage=convert", TASK, f"source={source}", "shards=" + str(cli.folder / "converted"))
@@ -75,6 +75,11 @@ def test_the_published_archive_becomes_shards_without_the_suite(cli: CommandLine
         assert sorted(shard.spec.observation) == ["base_camera", "hand_camera"]
         assert np.abs(shard.read("action", 0, 120)).max() == 1.0
     assert "lay outside the bounds and were clipped to them" in done.stdout + done.stderr
+    with np.load(source / "train_data_1.npz") as archive:
+        absolute = {**archive, "action": archive["action"] + 2.0}  # positions of the joints, not differences
+    np.savez(source / "train_data_1.npz", **absolute)
+    said = sentence(cli.run(*convert, "observation=rgb"))
+    assert "train_data_1.npz: 60 of 60 actions outside the bounds" in said and "absolute positions" in said
     (source / "train_data_1.npz").write_bytes(b"PK")
     assert "1 of 2 files are bad: train_data_1.npz: not a whole npz" in sentence(cli.run(*convert, "observation=rgb"))
 

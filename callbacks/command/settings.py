@@ -53,6 +53,12 @@ def check_settings(settings: dict[str, Any]) -> None:
     if not isinstance(settings["allow_mismatch"], list):
         found = settings["allow_mismatch"]
         raise UsageError(f"allow_mismatch: expected a list, allow_mismatch=[{found}]; found {found!r}")
+    if str(settings["trainer"].get("precision")).startswith("16"):
+        found = settings["trainer"]["precision"]
+        raise UsageError(
+            f"trainer.precision: {found} is refused: gradients would be clipped, and seen to be infinite, while they are "
+            "scaled; use bf16-mixed"
+        )
     clip = settings["trainer"].get("gradient_clip_val")
     if isinstance(clip, int | float) and clip < 0:
         raise UsageError(f"trainer.gradient_clip_val: expected 0 or more, or null; found {clip}")

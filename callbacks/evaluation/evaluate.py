@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from callbacks.evaluation.halfway import Halfway
 from callbacks.evaluation.outcomes import Outcome
 from elmur import ranks
+from elmur.progress import shown
 from envs.isolated import IsolatedVector, rollout_isolated
 from envs.rollout import Episode, Policy, can_keep, rollout
 from envs.vector import VectorEnv
-
-PATIENCE = 2.0  # seconds before a progress bar appears
 
 
 def evaluate(
@@ -49,7 +46,7 @@ def evaluate(
     mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
     played: dict[tuple[str, int], list[Episode]] = {}
     halfway = halfway or Halfway()
-    with one_thread(), _bar(len(variants), progress and rank == 0) as show:
+    with one_thread(), shown("evaluating", len(variants), "variants", progress and rank == 0) as bar:
         for done, (name, variant) in enumerate(variants.items()):
             numbers = [number for variant_name, number in mine if variant_name == name]
             if not numbers:
@@ -58,7 +55,7 @@ def evaluate(
             def on_step(step: int, running: int, done: int = done, name: str = name) -> None:
                 pause()
                 if step % 256 == 0:
-                    show(done, name, step, running)
+                    bar.update(done, f"{name} step {step:,}, {running} running")
 
             env = _open(make_env, min(num_envs, num_episodes), variant, isolation)
             act = rollout_isolated if isinstance(env, IsolatedVector) else rollout
@@ -111,27 +108,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _bar(total: int, wanted: bool) -> Iterator[Callable[[int, str, int, int], None]]:
-    """A progress bar over variants, with the steps of the one in work; shown once it takes longer than PATIENCE."""
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
-    bar = Progress(*columns, TimeRemainingColumn(), transient=True)
-    task = bar.add_task("", total=total)
-    begin, started = time.monotonic(), False
-
-    def show(done: int, name: str, step: int, running: int) -> None:
-        nonlocal started
-        if wanted and not started and time.monotonic() - begin > PATIENCE:
-            bar.start()
-            started = True
-        bar.update(
-            task, completed=done, description=f"{name} step {step:,}, {running} episodes running" if step else name
-        )
-
-    try:
-        yield show
-    finally:
-        if started:
-            bar.stop()

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from callbacks.errors import UsageError
 from callbacks.evaluation.evaluate import one_thread
 from elmur.files import atomic_open
+from elmur.progress import shown
 from elmur.spec import TaskSpec
 from envs.rollout import Policy, rollout
 from envs.vector import Observation, Rendered, Step, VectorEnv
@@ -79,17 +79,15 @@ def film(
     make_env: called as make_env(num_envs=episodes, **variant); gives environments that are `Rendered`. An mp4 where
     imageio and its ffmpeg are installed, else a gif at a quarter of the size.
     """
-    columns = (TextColumn("filming"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     env = make_env(num_envs=episodes, **variant)
     try:
         path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
-        with one_thread(), Progress(*columns, transient=True, disable=not progress) as bar, _Writer(path) as writer:
-            task = bar.add_task("", total=env.spec.horizon)
+        with one_thread(), shown("filming", env.spec.horizon, "steps", progress) as bar, _Writer(path) as writer:
             played = rollout(
                 Filmed(env, lambda frames: writer.add(tiled(frames))),
                 policy,
                 range(first_seed, first_seed + episodes),
-                on_step=lambda step, running: bar.update(task, completed=step),
+                on_step=lambda step, running: bar.update(step),
             )
     finally:
         env.close()

@@ -271,26 +271,22 @@ def test_seeds_are_kept_apart_and_alternate() -> None:
 
 def test_progress_counts_every_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    original = collect_module.episodes_bar
+    original: Any = collect_module.shown  # type: ignore[attr-defined]
 
     class Bar:
-        def __init__(self, title: str, total: int, wanted: bool) -> None:
-            self.inside = original(title, total, wanted)
+        def __init__(self, title: str, total: int, unit: str, wanted: bool) -> None:
+            self.inside = original(title, total, unit, wanted)
             assert total == 25
 
         def __enter__(self) -> Any:
-            advance = self.inside.__enter__()
-
-            def both(episodes: int) -> None:
-                told.append(episodes)
-                advance(episodes)
-
-            return both
+            bar = self.inside.__enter__()
+            monkeypatch.setattr(bar, "advance", told.append)
+            return bar
 
         def __exit__(self, *error: Any) -> Any:
             return self.inside.__exit__(*error)
 
-    monkeypatch.setattr(collect_module, "episodes_bar", Bar)
+    monkeypatch.setattr(collect_module, "shown", Bar)
     gather(tmp_path)
     assert sum(told) == 25 and min(told) >= 1
 

@@ -1,0 +1,115 @@
+"""Figures over seeds and tasks with their intervals, as the field reports them.
+
+Scores are arrays by task, one number per seed: `{"tmaze": [1.0, 0.9, 1.0], ...}`. Intervals are at 95 %. Aggregates
+follow Agarwal et al. 2021 (Deep RL at the Edge of the Statistical Precipice): seeds are resampled within each task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+
+Array = NDArray[np.float64]
+Scores = Mapping[str, Sequence[float]]
+Interval = tuple[float, float]
+
+
+def wilson(won: int, played: int) -> Interval:
+    """Wilson's interval of a share of episodes. Raises ValueError for no episodes."""
+    interval = stats.binomtest(won, played).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def success_interval(successes: Sequence[Sequence[bool]], seed: int = 0) -> Interval:
+    """The interval of the mean success over seeds, from each seed's episodes.
+
+    Wilson's of all episodes together tells nothing of how seeds differ, and a bootstrap over seeds nothing where all
+    are alike; this reaches as far as either. With one seed it is Wilson's.
+    """
+    low, high = wilson(sum(sum(one) for one in successes), sum(len(one) for one in successes))
+    if len(successes) == 1:
+        return low, high
+    over_seeds = bootstrap({"": [float(np.mean(one)) for one in successes]}, mean, seed)
+    return min(low, over_seeds[0]), max(high, over_seeds[1])
+
+
+def mean_and_error(values: Sequence[float], otherwise: float) -> tuple[float, float]:
+    """Mean over seeds and its standard error; of a single one `otherwise`, the error of its own episodes."""
+    return float(np.mean(values)), float(stats.sem(values)) if len(values) > 1 else otherwise
+
+
+def mean(scores: Array) -> Array:
+    """Mean over tasks and seeds: `[resamples, tasks x seeds] -> [resamples]`."""
+    result: Array = scores.mean(axis=-1)
+    return result
+
+
+def interquartile_mean(scores: Array) -> Array:
+    """Mean of the middle half of all runs, which neither one lucky task nor one hopeless task moves."""
+    result: Array = stats.trim_mean(scores, 0.25, axis=-1)
+    return result
+
+
+def bootstrap(scores: Scores, statistic: Callable[[Array], Array], seed: int = 0) -> Interval:
+    """The interval of a statistic over all runs: percentiles over resamples of the seeds within each task."""
+    rng = np.random.default_rng(seed)
+    drawn = [resampled(values, rng) for values in scores.values()]
+    return percentiles(statistic(np.concatenate(drawn, axis=1)))
+
+
+def bootstrap_of_tasks(scores: Scores, seed: int = 0) -> Interval:
+    """The interval of the mean over tasks where tasks are drawn too: for what would be said of others of their kind."""
+    rng = np.random.default_rng(seed)
+    means = np.stack([resampled(values, rng).mean(axis=1) for values in scores.values()])
+    task = rng.integers(len(means), size=means.shape)
+    resample = rng.integers(RESAMPLES, size=means.shape)  # a task that is drawn twice brings two resamples of its seeds
+    return percentiles(means[task, resample].mean(axis=0))
+
+
+def resampled(values: Sequence[float], rng: np.random.Generator) -> Array:
+    """`[RESAMPLES, seeds]`: the seeds of one task, drawn with replacement."""
+    array = np.asarray(values, np.float64)
+    return array[rng.integers(len(array), size=(RESAMPLES, len(array)))]
+
+
+def percentiles(values: Array) -> Interval:
+    """The interval that holds the middle 95 %."""
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+def probability_of_improvement(ours: Scores, theirs: Scores, seed: int = 0) -> tuple[float, Interval]:
+    """How probable it is that a run of ours scores above one of theirs on a task of both, and the interval.
+
+    The mean over tasks of P(X > Y) + P(X = Y) / 2 (Mann and Whitney's U over the number of pairs). Raises ValueError
+    where they have no task in common.
+    """
+    tasks = [task for task in ours if task in theirs]
+    if not tasks:
+        raise ValueError("no task in common: there is nothing to compare")
+    rng = np.random.default_rng(seed)
+    exact, drawn = [], []
+    for task in tasks:
+        exact.append(share_above(np.asarray(ours[task])[None], np.asarray(theirs[task])[None])[0])
+        drawn.append(share_above(resampled(ours[task], rng), resampled(theirs[task], rng)))
+    return float(np.mean(exact)), percentiles(np.mean(drawn, axis=0))
+
+
+def share_above(x: Array, y: Array) -> Array:
+    """P(X > Y) + P(X = Y) / 2 over all pairs: `[n, a], [n, b] -> [n]`."""
+    difference = x[:, :, None] - y[:, None, :]
+    result: Array = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
+    return result
+
+
+def performance_profile(scores: Scores, thresholds: Sequence[float]) -> Array:
+    """The share of runs that score above each threshold, every task weighing the same: `[thresholds]`."""
+    tau = np.asarray(thresholds)[:, None]
+    result: Array = np.mean([(np.asarray(values)[None] > tau).mean(axis=1) for values in scores.values()], axis=0)
+    return result
