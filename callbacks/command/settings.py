@@ -56,8 +56,8 @@ def check_settings(settings: dict[str, Any]) -> None:
     if str(settings["trainer"].get("precision")).startswith("16"):
         found = settings["trainer"]["precision"]
         raise UsageError(
-            f"trainer.precision: {found} is refused: gradients would be clipped, and seen to be infinite, while they are "
-            "scaled; use bf16-mixed"
+            f"trainer.precision: {found} is refused: gradients would be clipped, and seen to be infinite, while "
+            "they are scaled; use bf16-mixed"
         )
     clip = settings["trainer"].get("gradient_clip_val")
     if isinstance(clip, int | float) and clip < 0:
