@@ -177,7 +177,12 @@ def bare_products(module: nn.Module, step: Work, kind: torch.dtype, device: torc
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             replay()
-    return graph.replay, operations
+
+    def replayed() -> int:
+        graph.replay()
+        return len(met)  # they must live as long as the graph, which reads them
+
+    return replayed, operations
 
 
 Players = Mapping[str, tuple[SequenceModel, int, tuple[int, ...]]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA is used: else its sums may differ
 HERE = Path(__file__).parent
 MISSING = "no CUDA device is visible; where there is one: make test-gpu, or CUDA_VISIBLE_DEVICES=0 pytest -m gpu"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,15 @@ def train(shards: Path, folder: Path, updates: int, capture: str) -> None:
     )  # fmt: skip
 
 
+@pytest.fixture
+def sums_in_one_order() -> Iterator[None]:
+    """Nothing is added up by atomic operations, whose order differs from run to run."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("sums_in_one_order")
 @pytest.mark.parametrize("capture", ["never", "always"])
 def test_resume_is_exact(tmp_path: Path, capture: str) -> None:
     shards = tmp_path / "shards"
