@@ -9,43 +9,67 @@ if __name__ == "__main__":  # before the imports that take seconds: a signal dur
 import logging
 import operator
 import os
+import shlex
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from callbacks import signals
 from callbacks.command import sweeps
 from callbacks.command.allocator import keep_freed_memory
+from callbacks.command.arguments import expanded, explained, usual
 from callbacks.command.choices import check_choices, in_force
 from callbacks.command.identity import (
+    ROW,
     SETTINGS,
     alone_in,
     check_no_run,
     check_same_run,
-    comparable,
-    run_label,
+    evaluation_identity,
+    portable,
+    remove_traces,
 )
-from callbacks.command.parts import build_env, build_trainer, check_buildable, learner, plan
+from callbacks.command.label import run_label
+from callbacks.command.parts import (
+    check_buildable,
+    check_variants,
+    env_family,
+    evaluation_plan,
+    learner,
+    trainer,
+)
 from callbacks.command.processes import check_shared, is_first_process, settle
 from callbacks.command.quiet import quieten
 from callbacks.command.registry import PLATFORM
-from callbacks.command.resume import expanded, resumed
-from callbacks.command.settings import check_settings, check_variants
+from callbacks.command.resume import resumed
+from callbacks.command.settings import Settings, check_spelling
 from callbacks.command.targets import allow_typed_plugins, guard_composition, refuse_pickles
 from callbacks.errors import UsageError, refuse
 from elmur.children import end_with_parent
 from envs import suites
 
+if TYPE_CHECKING:
+    from callbacks.report.row import Row
+    from data.datamodule import TrajectoryDataModule
+
 log = logging.getLogger("run")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
-OmegaConf.register_new_resolver("run_label", run_label)
+
+
+def label_of(overrides: ListConfig, *, _root_: DictConfig) -> str:
+    """What the overrides of a command set, for `${run_label:...}` in the name of a folder."""
+    return run_label(list(overrides), OmegaConf.to_container(_root_, resolve=False))  # type: ignore[arg-type]
+
+
+OmegaConf.register_new_resolver("run_label", label_of)
 OmegaConf.register_new_resolver("times", operator.mul)
 OmegaConf.register_new_resolver("suite", suites.number)
 
@@ -62,211 +86,268 @@ def command(config: DictConfig) -> None:
     try:
         run_stage(config)
     except Exception as error:
+        remove_traces(Path(HydraConfig.get().runtime.output_dir))
         refuse(error)
 
 
 def run_stage(config: DictConfig) -> None:
     """Check the configuration and carry out its stage."""
     settings = prepared(config)
-    STAGE_FUNCTIONS[settings["stage"]](settings)
+    STAGE_FUNCTIONS[settings.stage](settings)
 
 
-def prepared(config: DictConfig) -> dict[str, Any]:
+def prepared(config: DictConfig) -> Settings:
     """The settings of a configuration, checked."""
     signals.install()  # again, for a job that a launcher has started
-    choices, overrides = HydraConfig.get().runtime.choices, HydraConfig.get().overrides.task
+    choices, overrides = HydraConfig.get().runtime.choices, list(HydraConfig.get().overrides.task)
+    check_spelling(overrides)
     check_choices(choices)
     processes = settle(OmegaConf.to_container(config.trainer, resolve=True))  # type: ignore[arg-type]
     if processes > 1 and not is_first_process():
         end_with_parent()
     quieten()
     keep_freed_memory()
+    label = label_of(overrides, _root_=config)  # type: ignore[arg-type]
+    if HydraConfig.get().job.chdir:  # what is relative was typed where the command was
+        for key in ("shards", "checkpoint", "source"):
+            if config.get(key):
+                config[key] = str(Path(HydraConfig.get().runtime.cwd, config[key]))
     # Resolved once, here; nothing below sees a DictConfig.
-    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    settings = in_force(settings, overrides)
-    check_settings(settings)
-    settings["model_name"] = choices["model"]
-    settings["model_was_chosen"] = any(o.startswith("model=") for o in overrides)
-    settings = resumed(settings, overrides)
-    check_shared(settings, processes)
+    tree: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    tree = in_force(tree, overrides)
+    about = {
+        "model_name": choices["model"],
+        "model_was_chosen": any(o.startswith("model=") for o in overrides),
+        "label": label,
+        "command": shlex.join(["run.py", *overrides]),
+    }
+    settings = Settings.of(tree, **about)
+    if settings.resume is not None:
+        found = resumed(tree, overrides)
+        about |= {"model_name": found.pop("model_name"), "label": found.pop("label", None)}
+        settings = Settings.of({key: value for key, value in found.items() if key != "code"}, **about)
+    check_shared(vars(settings), processes)
     return settings
 
 
-def train(settings: dict[str, Any]) -> None:
+def train(settings: Settings) -> None:
     """Collect what is missing, train, act with the best checkpoint on seeds of its own, write row and figure."""
-    import torch
-
-    from callbacks.report.row import ROW, read_row
+    from callbacks.report.row import read_row
     from callbacks.report.show import show
     from callbacks.selection import chosen
-    from data.provenance import code_version
-    from elmur.files import write_json
+    from elmur.code import code_hash
 
-    folder = Path(settings["run_dir"])
-    compared = {**comparable(settings), "code": code_version()}
+    folder = Path(settings.run_dir)
     with alone_in(folder):
-        check_same_run(folder, compared, settings["allow_mismatch"])
-        if (row := read_row(folder / ROW)) is not None:
-            log.info("finished before (%s); delete %s to run again", row["finished"], folder)
+        changes = check_same_run(folder, settings, usual, code_hash())
+        row = read_row(folder / ROW)
+        if row is not None and not changes:
+            log.info("finished before (%s); delete %s to run again", row.finished, folder)
+            tell_of_other_shards(settings, folder)
         else:
             check_buildable(settings)
-            if is_first_process():
-                write_json(folder / SETTINGS, {**compared, "shards": settings["shards"]})
-            updates, seconds = fit(settings, folder)
-            about = {"updates": updates, "train_seconds": seconds, "threads": torch.get_num_threads()}
+            about = fit(settings, folder)
             row = judge(settings, folder, chosen(folder / "checkpoints"), about)
         if is_first_process():
-            show(row, folder, settings["env"].get("chance"))
+            show(row, folder, env_family(settings).chance)
 
 
-def datamodule(settings: dict[str, Any]) -> Any:
+def tell_of_other_shards(settings: Settings, folder: Path) -> None:
+    """Say where a finished run is shown although other data are asked for."""
+    from callbacks.command.identity import read_settings
+
+    there = read_settings(folder).get("shards")
+    if there is not None and Path(there).resolve() != Path(settings.shards).resolve():
+        log.warning(
+            "what is shown was trained on the shards in %s; give hydra.run.dir=ANOTHER to train on those in %s",
+            there, settings.shards,
+        )  # fmt: skip
+
+
+def datamodule(settings: Settings) -> TrajectoryDataModule:
     """The data of the env, collected by its expert where they are missing."""
     from elmur.build import build
 
-    data = build(settings["data"], "data", "data", PLATFORM, collect=collector(settings))
-    data.allow_other_data = "data" in settings["allow_mismatch"]
-    return data
+    made: TrajectoryDataModule = build(settings.data, "data", "data", PLATFORM, collect=collector(settings))
+    made.allow_other_data = "data" in settings.allow_mismatch
+    return made
 
 
-def collector(settings: dict[str, Any]) -> Callable[[], Any]:
+def collector(settings: Settings) -> Callable[[], Any]:
     """Collects what is missing of the env's data."""
     from data.collect import collect
     from elmur.build import build, call
 
-    how = build(settings["collect"], "collect", "env", PLATFORM)
-    expert = build(settings["env"]["expert"], "env.expert", "expert", PLATFORM)
-    return partial(call, collect, {"expert": expert, "root": settings["data"]["root"], "seed": 0, **how}, "collect")
+    how, expert = build(settings.collect, "collect", "env", PLATFORM), env_family(settings).expert
+    return partial(call, collect, {"expert": expert, "root": settings.data["root"], "seed": 0, **how}, "collect")
 
 
-def fit(settings: dict[str, Any], folder: Path) -> tuple[int, float]:
-    """Train to the end, from the last checkpoint where there is one; updates and seconds in all."""
+def fit(settings: Settings, folder: Path) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint where there is one; what the row says of it."""
     import lightning
-    from lightning.pytorch.callbacks import Timer
 
     from callbacks.checkpoint import LAST, resume_point
-    from callbacks.selection import chosen
+    from callbacks.record import Clock, RunRecord
+    from callbacks.selection import RolloutSelection, chosen
 
-    lightning.seed_everything(settings["seed"], workers=True, verbose=False)
-    module, data, trainer = learner(settings), datamodule(settings), build_trainer(settings)
-    timer = Timer()  # of training alone, without collecting, and of what was done before an interruption too
-    trainer.callbacks.append(timer)
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    module, data, loop = learner(settings), datamodule(settings), trainer(settings)
+    record = RunRecord(lambda: accept(settings, folder, data))
+    loop.callbacks[:] = [record, *loop.callbacks, clock := Clock()]  # type: ignore[attr-defined]
     resume = resume_point(folder / "checkpoints")
     if resume is not None:
         log.info("going on from %s", resume)
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    loop.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     signals.leave()
+    if loop.global_step == 0:
+        raise UsageError("no update was made, so there is nothing to judge; look at trainer.max_steps and the like")
     # Where no callback that writes one was asked for. All processes save, or none.
-    if not trainer.strategy.broadcast(chosen(folder / "checkpoints").exists()):
-        trainer.save_checkpoint(folder / "checkpoints" / LAST)
-    return int(trainer.global_step), timer.time_elapsed()
+    if not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
+        loop.save_checkpoint(folder / "checkpoints" / LAST)
+    spent = [callback for callback in loop.callbacks if isinstance(callback, RolloutSelection)]  # type: ignore[attr-defined]
+    selection, selection_cpu = sum(c.seconds for c in spent), sum(c.cpu_seconds for c in spent)
+    return {
+        "updates": int(loop.global_step),
+        "train_seconds": clock.time_elapsed() - selection,
+        "train_cpu_seconds": clock.cpu_seconds - selection_cpu,
+        "selection_seconds": selection,
+        "selection_cpu_seconds": selection_cpu,
+    }
 
 
-def judge(settings: dict[str, Any], folder: Path, checkpoint: Path, about: dict[str, Any]) -> dict[str, Any]:
+def accept(settings: Settings, folder: Path, data: TrajectoryDataModule) -> dict[str, Any]:
+    """Write down what is trained, now that nothing refuses it; this is kept in its checkpoints too."""
+    from elmur.code import code_hash
+    from elmur.files import write_json
+
+    kept = portable(settings)
+    if is_first_process():
+        write_json(folder / SETTINGS, {**kept, "code": code_hash()})
+        if (folder / ROW).exists():  # of fewer updates, or judged otherwise
+            (folder / ROW).replace(folder / f"previous-{ROW}")
+    return {"settings": kept, "data": data.provenance()}
+
+
+def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, Any]) -> Row:
     """Act with a checkpoint in every variant of the env, on report seeds, and write the row."""
     from callbacks.evaluation.device import placed
-    from callbacks.evaluation.evaluate import Halfway, evaluate
+    from callbacks.evaluation.evaluate import evaluate
+    from callbacks.evaluation.halfway import Halfway
     from callbacks.evaluation.video import check_filmable, film
-    from callbacks.report.row import ROW, write_row
-    from elmur.checkpoint import load_model
+    from callbacks.report.row import row_of
+    from callbacks.selection import BEST
+    from elmur.checkpoint import CheckpointError, load_model
     from elmur.policy import StreamingPolicy
 
-    env, how = build_env(settings), plan(settings)
-    check_filmable(env, how.video)
-    model, length = load_model(checkpoint, check_variants(env))
-    side_by_side, on_gpu = min(how.num_envs, how.num_episodes), settings["trainer"].get("accelerator") != "cpu"
-    policy = StreamingPolicy(placed(model, length, side_by_side, how.device, on_gpu), length, **how.acting)
-    halfway = Halfway.of(folder, checkpoint, settings)
-    outcomes = evaluate(policy, env["make"], env["variants"], *how.asked, isolation=how.isolation, halfway=halfway)  # type: ignore[misc]
-    about = {
-        "stage": settings["stage"],
-        "task": env["id"],
-        "model": settings["model_name"],
-        "seed": settings["seed"],
-        "metric": env["metric"],
-        "suite": env.get("suite"),
-        "checkpoint": str(checkpoint),
-        "parameters": policy.model.num_parameters(),
-        "evaluation_seconds": sum(outcome.wall_seconds for outcome in outcomes.values()),
-        "actions": "sampled" if how.sample else "argmax",
-        **about,
-        "settings": settings,
-    }
-    row = write_row(folder / ROW, outcomes, about, env.get("reference")) if is_first_process() else {}
-    if how.video and is_first_process():
-        film(policy, env["render"], next(iter(env["variants"].values())), how.video, how.first_seed, folder)
+    family, plan = env_family(settings), evaluation_plan(settings)
+    check_filmable(family, plan.video)
+    try:
+        model, length = load_model(checkpoint, check_variants(family))
+    except CheckpointError as error:
+        if settings.stage == "train" and checkpoint.name == BEST:
+            raise CheckpointError(f"{error}; delete it, and the same command judges the last one") from error
+        raise
+    side_by_side, on_gpu = min(plan.num_envs, plan.num_episodes), settings.trainer.get("accelerator") != "cpu"
+    policy = StreamingPolicy(placed(model, length, side_by_side, plan.device, on_gpu), length, **plan.acting)
+    identity = evaluation_identity(settings, checkpoint)
+    halfway, begin = Halfway.of(folder, identity), time.process_time()
+    outcomes = evaluate(policy, family.make, family.variants, plan, halfway=halfway)
+    about |= {"identity": identity, "evaluation_cpu_seconds": time.process_time() - begin}
+    about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if plan.sample else "argmax"}
+    row = row_of(settings, family, checkpoint, outcomes, about)
+    if is_first_process():
+        row.write(folder / ROW)
+        if plan.video:
+            assert family.render is not None
+            film(policy, family.render, next(iter(family.variants.values())), plan.video, plan.first_seed, folder)
     halfway.remove()
     return row
 
 
-def collect_data(settings: dict[str, Any]) -> None:
+def collect_data(settings: Settings) -> None:
     """The shards that training would use, collected now."""
     shards = collector(settings)()
-    log.info("%d shards in %s", len(shards), settings["data"]["root"])
+    log.info("%d shards in %s", len(shards), settings.data["root"])
 
 
-def convert_archive(settings: dict[str, Any]) -> None:
+def convert_archive(settings: Settings) -> None:
     """A published archive as shards where training looks for them."""
     from data.convert import convert
 
-    env, data = build_env(settings), settings["data"]
-    if settings["source"] is None or env.get("archive") is None:
+    archive, data = env_family(settings).archive, settings.data
+    if settings.source is None or archive is None:
         known = "an env whose archive was published, task=popgym_... or task=mikasa_... observation=rgb"
         raise UsageError(f"stage=convert needs source=FOLDER of npz files, and {known}")
-    normalise = bool(settings["collect"].get("normalise"))
-    shards = convert(env["archive"](), settings["source"], data["root"], data["on_bad_shard"], normalise=normalise)
+    normalise = bool(settings.collect.get("normalise"))
+    shards = convert(archive(), settings.source, data["root"], data["on_bad_shard"], normalise=normalise)
     log.info("%d shards in %s", len(shards), data["root"])
 
 
-def evaluate_checkpoint(settings: dict[str, Any]) -> None:
-    """Act with a checkpoint; the row goes into the output folder."""
+def evaluate_checkpoint(settings: Settings) -> None:
+    """Act with a checkpoint; the row, of the checkpoint's own model, seed and settings, goes into the output folder."""
+    from callbacks.record import origin_of
+    from callbacks.report.row import read_row
     from callbacks.report.show import show
     from elmur.checkpoint import CheckpointError, read_checkpoint
     from elmur.files import exclusive
     from elmur.registry import MODELS
 
-    if settings["checkpoint"] is None:
+    if settings.checkpoint is None:
         raise UsageError("stage=evaluate needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
     learner(settings)  # refuses unknown keys, though the model comes from the checkpoint
-    path = Path(settings["checkpoint"])
-    found = read_checkpoint(path)["elmur"]["model"]
-    target = str(found.get("_target_"))
-    if settings["model_was_chosen"] and target != settings["model"]["_target_"]:
-        raise CheckpointError(f"{path}: expected model={settings['model_name']}, found {target}; leave model= out")
-    settings = {**settings, "model": found, "model_name": MODELS.short_name(target, "model")}
-    folder = Path(settings["run_dir"])
+    path, folder = Path(settings.checkpoint), Path(settings.run_dir)
+    found = read_checkpoint(path)
+    model = found["elmur"]["model"]
+    target = str(model.get("_target_"))
+    if settings.model_was_chosen and target != settings.model["_target_"]:
+        raise CheckpointError(f"{path}: expected model={settings.model_name}, found {target}; leave model= out")
     with exclusive(folder / ".running"):
         check_no_run(folder)
-        row = judge(settings, folder, path, {})
-        show(row, folder, settings["env"].get("chance"))
+        row = read_row(folder / ROW)
+        if row is None:
+            made = origin_of(path, found)
+            own = {"model": model, "env": settings.env, "evaluation": settings.evaluation}
+            about = {
+                "model": made.get("model_name") or MODELS.short_name(target, "model"),
+                "seed": made.get("seed"),
+                "label": "+".join(filter(None, (made.get("label"), settings.label))),
+                "settings": {**made, **own},
+            }
+            row = judge(settings, folder, path, about)
+        elif row.identity == evaluation_identity(settings, path):
+            log.info("acted before (%s); delete %s to act again", row.finished, folder)
+        else:
+            raise UsageError(f"{folder} holds the row of another evaluation; give hydra.run.dir=ANOTHER")
+        show(row, folder, env_family(settings).chance)
 
 
-def import_published(settings: dict[str, Any]) -> None:
+def import_published(settings: Settings) -> None:
     """A run of the published code as a checkpoint of ours."""
     from elmur.published.run import import_run
 
-    if settings["source"] is None:
+    if settings.source is None:
         raise UsageError("stage=import needs a source: source=FOLDER of a published run, or one of its .pth files")
-    check_no_run(folder := Path(settings["run_dir"]))
-    path = import_run(Path(settings["source"]), folder / "checkpoints" / "best.ckpt")
+    check_no_run(folder := Path(settings.run_dir))
+    path = import_run(Path(settings.source), folder / "checkpoints" / "best.ckpt")
     log.info("checkpoint: %s", path)
 
 
-def benchmark(settings: dict[str, Any]) -> None:
+def benchmark(settings: Settings) -> None:
     """Speed of training, acting and data on this machine, as ratios."""
     from callbacks.benchmark.gpu import tables
     from callbacks.benchmark.run import run_benchmarks
     from data.imagespeed import measure_images
 
-    parts = learner(settings), datamodule(settings), build_env(settings)
+    parts = learner(settings), datamodule(settings), env_family(settings)
     others = {"pictures": measure_images, **tables(*parts[:2])}
-    run_benchmarks(settings["seed"], Path(settings["run_dir"]), *parts, others)
+    run_benchmarks(settings.seed, Path(settings.run_dir), *parts, others)
 
 
-def report_runs(settings: dict[str, Any]) -> None:
+def report_runs(settings: Settings) -> None:
     """What the runs below a folder reached, as tables, files and figures."""
     from callbacks.report.suite import report
 
-    report(Path(settings["source"] or "outputs/runs"), Path(settings["run_dir"]))
+    report(Path(settings.source or "outputs/runs"), Path(settings.run_dir))
 
 
 STAGE_FUNCTIONS = {
@@ -298,7 +379,7 @@ def main() -> None:
         guarded()
     except Exception as error:
         sweeps.summarise()
-        refuse(error)
+        refuse(explained(error))
 
 
 if __name__ == "__main__":

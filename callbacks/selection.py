@@ -12,9 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import signals
 from callbacks.checkpoint import LAST, save_resume_point
-from callbacks.evaluation.device import check_device, placed
+from callbacks.evaluation.device import placed
 from callbacks.evaluation.evaluate import evaluate
-from callbacks.evaluation.outcomes import check_metric
+from callbacks.evaluation.plan import EvaluationPlan
 from callbacks.metriclog import MetricLog
 from elmur.policy import StreamingPolicy
 from envs.vector import VectorEnv
@@ -26,9 +26,9 @@ BEST = "best.ckpt"
 class RolloutSelection(Callback):
     """Logs `eval/<metric>` every so many updates and at the end, and keeps the best checkpoint as `best.ckpt`.
 
-    The score is the mean of the metric over the variants; of equal ones the later is kept. The seeds
-    `first_seed, first_seed + 1, ...` are used for nothing else. sample, target_return: the policy acts as it will be
-    judged (`StreamingPolicy`). device: where it acts, with a copy of the model if that trains on another.
+    The score is the mean of the metric over the variants; of equal ones the later is kept. The policy acts as it will
+    in the report (`sample`, `target_return`), on seeds `first_seed, first_seed + 1, ...`, used for nothing else.
+    device: where it acts, with a copy of the model if that trains on another.
     """
 
     def __init__(
@@ -45,24 +45,12 @@ class RolloutSelection(Callback):
         sample: bool = False,
         target_return: float = 1.0,
     ) -> None:
-        for name, value in {
-            "every_n_updates": every_n_updates,
-            "num_episodes": num_episodes,
-            "num_envs": num_envs,
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} must be 1 or more; found {value}")
-        check_metric(metric)
-        check_device(device)
-        self.best_path = Path(folder) / BEST
-        self.make_env, self.variants, self.metric, self.device = make_env, variants, metric, device
-        self.every, self.num_episodes, self.num_envs, self.first_seed = (
-            every_n_updates,
-            num_episodes,
-            num_envs,
-            first_seed,
-        )
-        self.acting = {"sample": sample, "target_return": target_return}
+        if every_n_updates < 1:
+            raise ValueError(f"every_n_updates must be 1 or more; found {every_n_updates}")
+        self.plan = EvaluationPlan(num_episodes, num_envs, first_seed, sample, target_return, device=device)
+        self.best_path, self.every = Path(folder) / BEST, every_n_updates
+        self.make_env, self.variants, self.metric = make_env, variants, metric
+        self.seconds = self.cpu_seconds = 0.0  # that choosing has taken
         self.best: float | None = None
         self.evaluated_at = -1
 
@@ -81,23 +69,22 @@ class RolloutSelection(Callback):
         """Act, log, and keep the checkpoint if none was better; once per update at the most."""
         if self.evaluated_at == trainer.global_step:
             return
-        was_training = module.training
-        length, side_by_side = module.context_length, min(self.num_envs, self.num_episodes)
-        on_gpu = module.device.type == "cuda"
-        model = placed(module.model, length, side_by_side, self.device, on_gpu)  # type: ignore[arg-type]
-        policy = StreamingPolicy(model, length, **self.acting)  # type: ignore[arg-type]
-        begin = time.monotonic()
+        was_training, begin = module.training, (time.monotonic(), time.process_time())
+        length, plan = module.context_length, self.plan
+        side_by_side, on_gpu = min(plan.num_envs, plan.num_episodes), module.device.type == "cuda"
+        model = placed(module.model, length, side_by_side, plan.device, on_gpu)  # type: ignore[arg-type]
+        policy = StreamingPolicy(model, length, **plan.acting)  # type: ignore[arg-type]
         alone = trainer.world_size == 1  # of several, none may leave the others waiting
         outcomes = evaluate(
             policy,
             self.make_env,
             self.variants,
-            self.num_episodes,
-            self.first_seed,
-            self.num_envs,
+            plan,
             pause=lambda: signals.leave(lambda: save_resume_point(trainer)) if alone else None,
         )
         module.train(was_training)
+        took, cpu = time.monotonic() - begin[0], time.process_time() - begin[1]
+        self.seconds, self.cpu_seconds = self.seconds + took, self.cpu_seconds + cpu
         self.evaluated_at = trainer.global_step
         scores = {name: outcome.metric(self.metric) for name, outcome in outcomes.items()}
         score = sum(scores.values()) / len(scores)
@@ -109,7 +96,7 @@ class RolloutSelection(Callback):
                 callback.write(trainer, logged)
         better = self.best is None or score >= self.best
         if trainer.is_global_zero:
-            of, took = f"{self.num_episodes} episodes of {', '.join(scores)}", time.monotonic() - begin
+            of = f"{plan.num_episodes} episodes of {', '.join(scores)}"
             kept = "the best so far, kept" if better else f"the best so far is {self.best:.2f}"
             log.info("selection at update %d: %s %.2f over %s in %.0f s; %s", trainer.global_step, self.metric, score,
                      of, took, kept)  # fmt: skip
@@ -118,10 +105,11 @@ class RolloutSelection(Callback):
             trainer.save_checkpoint(self.best_path)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "evaluated_at": self.evaluated_at}
+        return {name: getattr(self, name) for name in ("best", "evaluated_at", "seconds", "cpu_seconds")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.evaluated_at = state_dict["best"], state_dict["evaluated_at"]
+        self.seconds, self.cpu_seconds = (state_dict.get(name, 0.0) for name in ("seconds", "cpu_seconds"))
 
 
 def chosen(folder: Path) -> Path:

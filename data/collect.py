@@ -23,7 +23,8 @@ from elmur.children import end_with_parent
 from elmur.files import exclusive, leftovers
 from elmur.progress import shown
 from elmur.spec import Vector
-from envs.rollout import Episode, Policy, RandomPolicy, rollout
+from envs.observers import Noise, Recorder
+from envs.rollout import Episode, Observer, Policy, RandomPolicy, Wave, rollout
 from envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class _Job:
         episodes = sum(len(self.episodes_of(number)) for number in missing)
 
         def play(steps: int) -> Steps:
-            first = rollout(env, self.expert, seeds, max_steps=steps, record=True)[0].steps
+            first = rollout(env, self.expert, seeds, max_steps=steps, observers=[Recorder()])[0].steps
             assert first is not None
             return first
 
@@ -248,28 +249,26 @@ def _play(
     advance: Callable[[int], None],
 ) -> list[Episode]:
     """One recorded episode for each seed."""
-    rng = np.random.default_rng([*stream, NOISE_STREAM]) if noise else None
     policy_seed = int(np.random.SeedSequence([*stream, POLICY_STREAM]).generate_state(1)[0])
-    on_step = _Ended(len(seeds), env.num_envs, advance)
-    return rollout(env, expert, seeds, policy_seed=policy_seed, record=True, noise=noise, rng=rng, on_step=on_step)
+    observers: list[Observer] = [Recorder(), _Ended(advance)]
+    if noise:
+        observers.append(Noise(noise, np.random.default_rng([*stream, NOISE_STREAM])))
+    return rollout(env, expert, seeds, policy_seed=policy_seed, observers=observers)
 
 
-@dataclass
-class _Ended:
-    """Tells `advance` how many episodes ended at each step of a rollout, which reports how many still run."""
+class _Ended(Observer):
+    """Tells `advance` how many episodes ended at each step."""
 
-    waiting: int
-    num_envs: int
-    advance: Callable[[int], None]
-    running: int = 0
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self.advance = advance
 
-    def __call__(self, step: int, running: int) -> None:
-        if step == 1:  # a wave has begun
-            self.running = min(self.waiting, self.num_envs)
-            self.waiting -= self.running
-        if running != self.running:
-            self.advance(self.running - running)
-            self.running = running
+    def on_reset(self, wave: Wave) -> None:
+        self.running = wave.running
+
+    def on_step(self, wave: Wave) -> None:
+        if wave.running != self.running:
+            self.advance(self.running - wave.running)
+            self.running = wave.running
 
 
 def _run(job: _Job, missing: Sequence[int], processes: int, advance: Callable[[int], None]) -> None:

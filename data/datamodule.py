@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import WindowDataset
-from data.index import Index, build_index
+from data.index import Collection, Index, build_index
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
 from data.shard import Array
@@ -93,6 +93,17 @@ class TrajectoryDataModule(LightningDataModule):
     def spec(self) -> TaskSpec:
         """The task of the shards, with normalisation statistics where they ask for it."""
         return self.index.spec
+
+    def provenance(self) -> dict[str, Any]:
+        """Which data these are, as plain values: how many, their digest, and how they were collected, where known."""
+        recorded = Collection.read(self.root)
+        return {
+            "folder": self.root.name,
+            "episodes": len(self.index),
+            "steps": int(self.index.lengths.sum()),
+            "digest": self.index.digest,
+            "collection": None if recorded is None else recorded.parameters,
+        }
 
     def prepare_data(self) -> None:
         """Collect what is missing."""

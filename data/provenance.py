@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import platform
-import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
+
+from elmur.code import code_hash, commit
 
 PACKAGES = ("elmur", "numpy", "h5py", "hdf5plugin", "gymnasium", "popgym", "mani_skill", "mikasa-robo-suite")
 
 
 def origin() -> dict[str, Any]:
-    """Versions of Python and of the packages that shape data, the code version, and the time (UTC, ISO 8601)."""
+    """Versions of Python and of the packages that shape data, the code, and the time (UTC, ISO 8601)."""
     return {
         "versions": dict(_versions()),
-        "code": code_version(),
+        "code": code_hash(),
+        "commit": commit(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -27,20 +28,6 @@ def other_versions(made: Mapping[str, str], packages: Iterable[str]) -> list[tup
     """(package, version that data were made with, version installed) of the packages for which the two differ."""
     found = [(package, made.get(package, "unknown"), _version(package)) for package in packages]
     return [(package, old, new) for package, old, new in found if "unknown" not in (old, new) and old != new]
-
-
-@functools.cache
-def code_version() -> str:
-    """The commit of this checkout (with `-dirty` where files were changed), else the version of the package."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        root = Path(__file__).resolve().parent.parent
-        if not (root / ".git").exists():  # else an installed copy would report the repository that it lies in
-            return _version("elmur")
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return _version("elmur")
-    return done.stdout.strip()
 
 
 @functools.cache

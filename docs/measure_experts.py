@@ -13,7 +13,8 @@ import time
 import numpy as np
 
 from envs.experts.mikasa import expert_for
-from envs.mikasa import TASKS, in_this_process
+from envs.mikasa import METRICS, TASKS, in_this_process
+from envs.observers import Recorder
 from envs.rollout import rollout
 
 SIDE_BY_SIDE = 10
@@ -32,12 +33,12 @@ def row(task: str, seeds: range) -> str:
     """How the expert of a task does: success at any step and at the last one, and what its actions are."""
     begin = time.perf_counter()
     env = in_this_process(min(SIDE_BY_SIDE, len(seeds)), task)
-    episodes = rollout(env, expert_for(task), list(seeds), record=True)
+    episodes = rollout(env, expert_for(task), list(seeds), observers=[Recorder()])
     env.close()
     actions = np.concatenate([episode.steps.action for episode in episodes if episode.steps is not None])
     if np.abs(actions).max() > 1.0:
         raise ValueError(f"{task}: the expert left the bounds, {np.abs(actions).max()}")
-    once, at_end = (np.mean([getattr(episode, key) for episode in episodes]) for key in ("success", "success_at_end"))
+    once, at_end = (np.mean([episode.metrics[key] for episode in episodes]) for key in METRICS)
     at_bound = (np.abs(actions[:, :7]) >= 1.0).any(axis=1).mean()
     failed = [episode.seed for episode in episodes if not episode.success]
     sys.stderr.write(f"{task}: failed {failed}\n")

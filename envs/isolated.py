@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from elmur.spec import TaskSpec
-from envs.rollout import Episode, Policy, rollout
+from envs.rollout import Episode, Observer, Policy, rollout
 from envs.vector import Observation, Step, VectorEnv
 
 log = logging.getLogger(__name__)
@@ -48,14 +48,19 @@ class IsolatedVector:
         self._make, self._arguments = make_env, dict(arguments)
         self._process: Any = None
         self._pipe: Any = None
-        self._spec: TaskSpec | None = None
+        self._about: tuple[TaskSpec, tuple[str, ...]]
 
     @property
     def spec(self) -> TaskSpec:
         """The task; starts the child where it does not run yet."""
         self._start()
-        assert self._spec is not None
-        return self._spec
+        return self._about[0]
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """See VectorEnv."""
+        self._start()
+        return self._about[1]
 
     def alone(self) -> IsolatedVector:
         """The same with one environment."""
@@ -98,7 +103,7 @@ class IsolatedVector:
         self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
-        self._spec = self._receive("make", START_SECONDS)
+        self._about = self._receive("make", START_SECONDS)
 
     def _ask(self, name: str, *arguments: Any) -> Any:
         if self._process is None:
@@ -133,14 +138,14 @@ def rollout_isolated(
     seeds: Sequence[int],
     *,
     policy_seed: int = 0,
-    on_step: Callable[[int, int], None] | None = None,
+    observers: Sequence[Observer] = (),
 ) -> list[Episode]:
     """The same as `rollout`; where the environment is lost, every episode once more by itself, in the seeds' order.
 
     By itself an episode is row 0 of a batch of one: what a policy draws at random may differ from the first try.
     """
     try:
-        return rollout(env, policy, seeds, policy_seed=policy_seed, on_step=on_step)
+        return rollout(env, policy, seeds, policy_seed=policy_seed, observers=observers)
     except EnvError as error:
         log.warning("an environment was lost (%s): %d episodes are repeated one by one", error, len(seeds))
     episodes = []
@@ -148,10 +153,10 @@ def rollout_isolated(
     try:
         for seed in seeds:
             try:
-                episodes += rollout(alone, policy, [seed], policy_seed=policy_seed, on_step=on_step)
+                episodes += rollout(alone, policy, [seed], policy_seed=policy_seed, observers=observers)
             except EnvError as error:
                 log.warning("the episode of seed %d is counted as env_error (%s)", seed, error)
-                episodes.append(Episode(int(seed), 0, 0.0, False, error=str(error)))
+                episodes.append(Episode(int(seed), 0, 0.0, {}, error=str(error)))
     finally:
         alone.close()
     return episodes
@@ -167,7 +172,7 @@ def _serve(pipe: Connection, parent: int, make_env: Callable[..., VectorEnv], ar
     env = None
     try:
         env = make_env(**arguments)
-        pipe.send((False, env.spec))
+        pipe.send((False, (env.spec, tuple(env.metrics))))
         while True:
             name, given = pipe.recv()
             pipe.send((False, getattr(env, name)(*given)))

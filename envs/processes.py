@@ -51,6 +51,12 @@ class ProcessVector:
         first, *_ = list(self._threads.map(lambda child: child.spec, self._children))  # all: one thread to a child
         return first
 
+    @property
+    def metrics(self) -> Sequence[str]:
+        """See VectorEnv."""
+        first, *_ = list(self._threads.map(lambda child: child.metrics, self._children))
+        return first
+
     def reset(self, seeds: Sequence[int | None]) -> Observation:
         """See VectorEnv."""
         found = check_seeds(seeds, self.num_envs)
@@ -61,12 +67,14 @@ class ProcessVector:
         """See VectorEnv."""
         parts: list[Step] = self._everywhere("step", [(action[rows], active[rows]) for rows in self._rows])
         shown = {name: np.concatenate([part.observation[name] for part in parts]) for name in parts[0].observation}
-        reward, terminated, truncated, success, loss_mask = (
-            np.concatenate(column) for column in zip(*(part[1:6] for part in parts), strict=True)
-        )
-        last = [part.success_at_end for part in parts if part.success_at_end is not None]
-        at_end = np.concatenate(last) if last else None
-        return Step(shown, reward, terminated, truncated, success, loss_mask, at_end)
+        arrays = zip(*((p.reward, p.terminated, p.truncated, p.loss_mask) for p in parts), strict=True)
+        reward, terminated, truncated, loss_mask = (np.concatenate(array) for array in arrays)
+        measured = {name: part.metrics[name] for part in parts for name in part.metrics}
+        whole = {
+            name: np.concatenate([p.metrics.get(name, np.zeros(len(p.reward), kind.dtype)) for p in parts])
+            for name, kind in measured.items()
+        }
+        return Step(shown, reward, terminated, truncated, loss_mask, whole)
 
     def render(self) -> np.ndarray:
         """See Rendered; for environments that can."""

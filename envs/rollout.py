@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from elmur.spec import Discrete, TaskSpec
-from envs.vector import Observation, Step, VectorEnv, as_array
+from envs.vector import Observation, Step, VectorEnv
 
 # Keeps the streams of a policy and of an environment apart when both are given the same seed.
 _RANDOM_POLICY_STREAM = 0x9A11
+KEPT = ("count", "running", "active", "returns", "lengths", "terminated", "truncated", "metrics")  # of a wave
 
 
 class Policy(Protocol):
@@ -27,19 +27,6 @@ class Policy(Protocol):
 
     def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
         """Take note of what was really executed and received (noise may have replaced the answer of `act`)."""
-
-
-class Keep(Protocol):
-    """Where the state inside a wave is kept, so that it can go on after the process was lost."""
-
-    def load(self) -> dict[str, Any] | None:
-        """The state to go on from, None to begin."""
-
-    def due(self) -> bool:
-        """Whether to save; asked after every step."""
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Keep a state, a nest of arrays and plain values."""
 
 
 @dataclass
@@ -60,18 +47,42 @@ class Trajectory:
 
 @dataclass
 class Episode:
-    """How one episode went; `steps` only when it was recorded. `error`: why it could not be played to its end.
+    """How one episode went: its return, and what the environment measured when it ended (metric -> value).
 
-    success_at_end: the goal was met at the last step too, where the environment tells that apart (see Step).
+    steps: only where a Recorder looked on. error: why it could not be played to its end.
     """
 
     seed: int
     length: int
     episode_return: float
-    success: bool
+    metrics: dict[str, float]
     steps: Trajectory | None = None
     error: str | None = None
-    success_at_end: bool = False
+
+    @property
+    def success(self) -> bool:
+        """Whether the goal was met."""
+        return bool(self.metrics.get("success", False))
+
+
+class Observer:
+    """Looks on while a policy acts: recording, disturbing, filming, keeping and telling are observers of one loop.
+
+    Every method may be left out. The wave is theirs to read; only `on_action` decides on anything.
+    """
+
+    def on_reset(self, wave: Wave) -> None:
+        """The first observations of a wave are there."""
+
+    def on_action(self, wave: Wave, action: np.ndarray) -> np.ndarray:
+        """The action to execute in place of this one; `wave.answer` is the policy's own."""
+        return action
+
+    def on_step(self, wave: Wave) -> None:
+        """A step was made: `wave.observation` is what was acted on, `wave.step` what came of it."""
+
+    def on_end(self, wave: Wave, episodes: list[Episode]) -> None:
+        """All episodes of the wave are over."""
 
 
 def rollout(
@@ -81,11 +92,7 @@ def rollout(
     *,
     policy_seed: int = 0,
     max_steps: int | None = None,
-    record: bool = False,
-    noise: float = 0.0,
-    rng: np.random.Generator | None = None,
-    on_step: Callable[[int, int], None] | None = None,
-    keep: Keep | None = None,
+    observers: Sequence[Observer] = (),
 ) -> list[Episode]:
     """One episode for each seed, in the order of the seeds.
 
@@ -94,175 +101,86 @@ def rollout(
     the start of a wave, also for rows that stay empty in the last one, so that all rows count the same steps.
 
     max_steps: episodes longer than this are cut, count as truncated and not as a success.
-    noise: probability that an executed action is replaced by a uniform one (per step and episode); needs `rng`.
-    on_step: called after every step with the number of steps of this wave and of episodes still running.
-    keep: goes on from its state and saves there, for one wave, env and policy that have `snapshot` and `restore`.
+    observers: look on, in this order (see envs/observers.py).
     """
     if max_steps is not None and max_steps < 1:
         raise ValueError(f"max_steps: expected 1 or more, or None; found {max_steps}")
-    if not 0.0 <= noise <= 1.0:
-        raise ValueError(f"noise: expected a probability from 0 to 1; found {noise}")
-    if noise > 0.0 and rng is None:
-        raise ValueError(f"noise={noise} needs a generator: give rng=numpy.random.default_rng(seed)")
-    if keep is not None and (record or noise or len(seeds) > env.num_envs):
-        raise ValueError("keep: expected one wave, without noise and not recorded")
     policy.start(env.num_envs, policy_seed)
-    loop = _Loop(env, policy, max_steps, record, noise, rng, on_step, keep)
     episodes: list[Episode] = []
     for start in range(0, len(seeds), env.num_envs):
-        episodes += loop.wave([int(seed) for seed in seeds[start : start + env.num_envs]])
+        wave = Wave(env, policy, [int(seed) for seed in seeds[start : start + env.num_envs]], observers)
+        episodes += wave.play(max_steps)
     return episodes
 
 
-@dataclass
-class _Loop:
-    """The arguments of one `rollout` and its wave."""
+class Wave:
+    """Up to `num_envs` episodes that are played side by side, as observers see them.
 
-    env: VectorEnv
-    policy: Policy
-    max_steps: int | None
-    record: bool
-    noise: float
-    rng: np.random.Generator | None
-    on_step: Callable[[int, int], None] | None
-    keep: Keep | None = None
+    count: steps so far; running: episodes that still play; active: bool [N], which rows those are.
+    observation, answer, action, step: of the last step.
+    returns, lengths, terminated, truncated, metrics: of each row, filled in as episodes end.
+    """
 
-    def wave(self, seeds: list[int]) -> list[Episode]:
-        """The episodes of up to `num_envs` seeds, played side by side."""
-        env, policy = self.env, self.policy
-        observation = env.reset([*seeds, *[None] * (env.num_envs - len(seeds))])
-        active = np.arange(env.num_envs) < len(seeds)
-        result = _Result.of(env.num_envs)
-        recorder = _Recorder() if self.record else None
-        later = _constant(np.zeros(env.num_envs, np.bool_))
-        is_first = _constant(np.ones(env.num_envs, np.bool_))
-        running, count = len(seeds), 0
-        saved = None if self.keep is None else self.keep.load()
-        if saved is not None:
-            observation, is_first, count = saved["observation"], later, saved["count"]
-            active, result, running = saved["active"], _Result(**saved["result"]), int(saved["active"].sum())
-            env.restore(saved["env"])  # type: ignore[attr-defined]
-            policy.restore(saved["policy"])  # type: ignore[attr-defined]
-        while running:
-            answer = policy.act(observation, is_first)
-            action = self._disturbed(answer) if self.noise else answer
-            step = env.step(action, active)
-            policy.observe(action, step.reward)
-            if recorder is not None:
-                recorder.add(observation, answer, action, step)
-            result.returns += step.reward
-            observation, is_first, count = step.observation, later, count + 1
-            ended = (step.terminated | step.truncated) & active
+    def __init__(self, env: VectorEnv, policy: Policy, seeds: list[int], observers: Sequence[Observer] = ()) -> None:
+        self.env, self.policy, self.seeds, self.observers = env, policy, seeds, tuple(observers)
+        number = env.num_envs
+        self.observation = env.reset([*seeds, *[None] * (number - len(seeds))])
+        self.count, self.running = 0, len(seeds)
+        self.active = np.arange(number) < len(seeds)
+        self.returns, self.lengths = np.zeros(number), np.zeros(number, np.int64)
+        self.terminated, self.truncated = np.zeros((2, number), np.bool_)
+        self.metrics: dict[str, np.ndarray] = {}
+        self.answer: np.ndarray
+        self.action: np.ndarray
+        self.step: Step
+
+    def play(self, max_steps: int | None) -> list[Episode]:
+        """The episodes, played to their ends."""
+        first, later = (_constant(np.full(self.env.num_envs, value)) for value in (True, False))
+        for observer in self.observers:
+            observer.on_reset(self)
+        while self.running:
+            self.answer = self.action = self.policy.act(self.observation, later if self.count else first)
+            for observer in self.observers:
+                self.action = observer.on_action(self, self.action)
+            self.step = step = self.env.step(self.action, self.active)
+            self.policy.observe(self.action, step.reward)
+            self.returns += step.reward
+            self.count += 1
+            ended = (step.terminated | step.truncated) & self.active
             if ended.any():
-                result.end(ended, count, step)
-                active = active & ~ended
-                running = int(active.sum())
-            if running and count == self.max_steps:
-                result.cut(active, count)
-                running = 0
-            if self.on_step is not None:
-                self.on_step(count, running)
-            if self.keep is not None and running and self.keep.due():
-                self._save(self.keep, {"observation": observation, "count": count, "active": active}, result)
-        return [result.episode(i, seed, recorder) for i, seed in enumerate(seeds)]
+                self._end(ended)
+            if self.running and self.count == max_steps:
+                self.lengths[self.active], self.truncated[self.active] = self.count, True
+                self.running = 0
+            for observer in self.observers:
+                observer.on_step(self)
+            self.observation = step.observation
+        episodes = [self._episode(row, seed) for row, seed in enumerate(self.seeds)]
+        for observer in self.observers:
+            observer.on_end(self, episodes)
+        return episodes
 
-    def _save(self, keep: Keep, state: dict[str, Any], result: _Result) -> None:
-        """Save the wave, if the policy is where its state can be given."""
-        policy = self.policy.snapshot()  # type: ignore[attr-defined]
-        if policy is not None:
-            env = self.env.snapshot()  # type: ignore[attr-defined]
-            keep.save({**state, "result": dict(vars(result)), "policy": policy, "env": env})
+    def state(self) -> dict[str, Any]:
+        """What the wave itself goes on from, after a step: a nest of arrays and plain values."""
+        return {**{name: vars(self)[name] for name in KEPT}, "observation": self.step.observation}
 
-    def _disturbed(self, answer: np.ndarray) -> np.ndarray:
-        """The answer with each row replaced by a uniform action with probability `noise`."""
-        assert self.rng is not None
-        answer = np.asarray(answer)
-        # Both draws are made for every row, so the stream does not depend on who is still running.
-        replaced = self.rng.random(self.env.num_envs) < self.noise
-        uniform = uniform_action(self.env.spec, self.env.num_envs, self.rng)
-        if answer.shape != uniform.shape:
-            raise ValueError(f"action: expected {list(uniform.shape)}; the policy gave {list(answer.shape)}")
-        return np.where(replaced.reshape(-1, *[1] * (answer.ndim - 1)), uniform, answer)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        vars(self).update({name: state[name] for name in (*KEPT, "observation")})
 
-
-@dataclass
-class _Result:
-    """Outcome of each row of a wave, filled in as episodes end."""
-
-    returns: np.ndarray
-    lengths: np.ndarray
-    success: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    at_end: np.ndarray
-
-    @classmethod
-    def of(cls, num_envs: int) -> _Result:
-        flags = (np.zeros(num_envs, np.bool_) for _ in range(4))
-        return cls(np.zeros(num_envs), np.zeros(num_envs, np.int64), *flags)
-
-    def end(self, ended: np.ndarray, count: int, step: Step) -> None:
+    def _end(self, ended: np.ndarray) -> None:
         """Note the episodes that ended by themselves."""
-        self.lengths[ended] = count
-        self.success[ended] = step.success[ended]
-        self.at_end[ended] = (step.success if step.success_at_end is None else step.success_at_end)[ended]
-        self.terminated[ended] = step.terminated[ended]
-        self.truncated[ended] = step.truncated[ended]
+        self.lengths[ended] = self.count
+        self.terminated[ended], self.truncated[ended] = self.step.terminated[ended], self.step.truncated[ended]
+        for name, values in self.step.metrics.items():
+            self.metrics.setdefault(name, np.zeros_like(values))[ended] = values[ended]
+        self.active = self.active & ~ended
+        self.running = int(self.active.sum())
 
-    def cut(self, running: np.ndarray, count: int) -> None:
-        """Note the episodes that `max_steps` cut off."""
-        self.lengths[running] = count
-        self.truncated[running] = True
-
-    def episode(self, i: int, seed: int, recorder: _Recorder | None) -> Episode:
-        """Row i as an Episode."""
-        length = int(self.lengths[i])
-        steps = None
-        if recorder is not None:
-            steps = recorder.trajectory(i, length, bool(self.terminated[i]), bool(self.truncated[i]))
-        success, at_end = bool(self.success[i]), bool(self.at_end[i])
-        return Episode(seed, length, float(self.returns[i]), success, steps, success_at_end=at_end)
-
-
-@dataclass
-class _Recorder:
-    """Steps of a wave in arrays `[capacity, N, ...]` that double when full; what a GPU shows stays there."""
-
-    count: int = 0
-    arrays: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, observation: Observation, answer: np.ndarray, action: np.ndarray, step: Step) -> None:
-        """Append one step of all rows."""
-        own = step.loss_mask
-        if action is not answer:  # imitating noise would teach it, so only the policy's own choices count
-            same = action == answer
-            own = own & (same if same.ndim == 1 else same.all(axis=-1))
-        row = {f"observation/{part}": value for part, value in observation.items()}
-        row |= {"action": np.asarray(action), "reward": step.reward, "loss_mask": own}
-        if not self.arrays:
-            self.arrays = {name: _room(64, value) for name, value in row.items()}
-        elif self.count == len(self.arrays["action"]):
-            larger = {name: _room(2 * self.count, old[0]) for name, old in self.arrays.items()}
-            for name, old in self.arrays.items():
-                larger[name][: self.count] = old
-            self.arrays = larger
-        for name, value in row.items():
-            self.arrays[name][self.count] = value
-        self.count += 1
-
-    def trajectory(self, i: int, length: int, terminated: bool, truncated: bool) -> Trajectory:
-        """The first `length` steps of row i, in arrays of their own."""
-        taken = {name: as_array(array[:length, i]).copy() for name, array in self.arrays.items()}
-        prefix = "observation/"
-        observation = {name.removeprefix(prefix): taken[name] for name in taken if name.startswith(prefix)}
-        return Trajectory(observation, taken["action"], taken["reward"], terminated, truncated, taken["loss_mask"])
-
-
-def _room(steps: int, like: Any) -> Any:
-    """Room for so many arrays or tensors like this one, where it lies."""
-    if isinstance(like, torch.Tensor):
-        return like.new_empty((steps, *like.shape))
-    return np.empty((steps, *like.shape), like.dtype)
+    def _episode(self, row: int, seed: int) -> Episode:
+        metrics = {name: values[row].item() for name, values in self.metrics.items()}
+        return Episode(seed, int(self.lengths[row]), float(self.returns[row]), metrics)
 
 
 class RandomPolicy:
@@ -283,11 +201,6 @@ class RandomPolicy:
 
     def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
         """Nothing to learn from."""
-
-
-def can_keep(env: VectorEnv, policy: Policy) -> bool:
-    """Whether both can give their state, as `keep` asks for it."""
-    return all(callable(getattr(thing, "snapshot", None)) for thing in (env, policy))
 
 
 def uniform_action(spec: TaskSpec, num_envs: int, rng: np.random.Generator) -> np.ndarray:

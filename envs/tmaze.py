@@ -22,7 +22,7 @@ import gymnasium
 import numpy as np
 
 from elmur.spec import Discrete, TaskSpec, Vector
-from envs.vector import Observation, Step, check_active, check_playing, check_seeds
+from envs.vector import SUCCESS, Observation, Step, check_active, check_playing, check_seeds
 
 PART = "state"
 Y, HINT, FLAG, NOISE = range(4)  # components of the state
@@ -122,7 +122,7 @@ class TMaze(gymnasium.Env[Any, Any]):
         truncated = not terminated and self._steps >= self._corridor + 2
         success = self._y == self._goal
         self._playing = not (terminated or truncated)
-        return self._observe(), float(success), terminated, truncated, {"success": success}
+        return self._observe(), float(success), terminated, truncated, {SUCCESS: success}
 
     def _observe(self) -> dict[str, np.ndarray]:
         if self._steps % NOISE_BLOCK == 0:
@@ -134,6 +134,8 @@ class TMaze(gymnasium.Env[Any, Any]):
 
 class VectorTMaze:
     """N T-Mazes in numpy arrays: a step costs the same few array operations for 1 environment as for 100."""
+
+    metrics = (SUCCESS,)
 
     def __init__(
         self, num_envs: int, time_limit: int, random_corridor: bool = False, min_time_limit: int | None = None
@@ -195,9 +197,8 @@ class VectorTMaze:
         self._until_refill -= 1
         if self._until_refill == 0:
             self._refill()
-        return Step(
-            {PART: state.copy()}, success.astype(np.float32), terminated, truncated, success, self._loss_mask, success
-        )
+        reward, seen = success.astype(np.float32), {PART: state.copy()}
+        return Step(seen, reward, terminated, truncated, self._loss_mask, {SUCCESS: success})
 
     def close(self) -> None:
         """Nothing to free."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
@@ -12,30 +12,39 @@ import torch
 from elmur.spec import Discrete, Field, Image, TaskSpec
 
 Observation = dict[str, np.ndarray]
+SUCCESS = "success"  # the metric that every environment has which says nothing else
 
 
 class Step(NamedTuple):
     """What one step of N environments gave. The caller may keep the arrays: the environment writes to them no more.
 
     observation: part -> [N, ...]; reward: float32 [N]; terminated, truncated: bool [N];
-    success: bool [N], meaningful only where an episode ended at this step;
     loss_mask: bool [N], whether the action just taken counts in an imitation loss;
-    success_at_end: bool [N], whether the goal is met at the last step, where that is not the same as `success`.
+    metrics: name -> [N], what the environment measures, bool or float; meaningful only where an episode ended at this
+    step. The names are those of its `metrics`.
     """
 
     observation: Observation
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
-    success: np.ndarray
     loss_mask: np.ndarray
-    success_at_end: np.ndarray | None = None
+    metrics: Mapping[str, np.ndarray]
+
+    @property
+    def success(self) -> np.ndarray:
+        """Whether the goal was met: bool [N]."""
+        return self.metrics.get(SUCCESS, np.zeros(len(self.reward), np.bool_))
 
 
 class VectorEnv(Protocol):
     """N environments of one task. An episode that has ended stays ended until its row is reset by a seed."""
 
     num_envs: int
+
+    @property
+    def metrics(self) -> Sequence[str]:
+        """The names of what is measured beside the return: here, and nowhere else, does an environment state them."""
 
     @property
     def spec(self) -> TaskSpec:
@@ -113,10 +122,9 @@ class SyncVector:
     """N Gymnasium environments stepped one after another in this process.
 
     Each environment's observation is a dict with the parts of its `task_spec`, and with those of its `privileged` where
-    it has that attribute: they are passed on for an expert, and no data set and no network gets them. An episode is a
-    success by `info["success"]` at its last step, or, where the environment says nothing, when its rewards sum to more
-    than 0.
-    `info["loss_mask"]` is passed on (True where absent), `info["success_at_end"]` too (where absent, it is `success`).
+    it has that attribute: they are passed on for an expert, and no data set and no network gets them.
+    `info["loss_mask"]` is passed on (True where absent), and from the last step what the environment's `metrics` names.
+    One without that attribute has `success`: what `info` says, or else whether its rewards sum to more than 0.
     """
 
     def __init__(self, factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
@@ -130,6 +138,7 @@ class SyncVector:
             if differences:
                 raise ValueError(f"SyncVector: environment {i} differs from environment 0: {'; '.join(differences)}")
         parts = {**self.spec.observation, **getattr(self._envs[0].unwrapped, "privileged", {})}
+        self.metrics: tuple[str, ...] = tuple(getattr(self._envs[0].unwrapped, "metrics", (SUCCESS,)))
         self._observation = {
             part: np.zeros((self.num_envs, *field.shape), field_dtype(field)) for part, field in parts.items()
         }
@@ -152,7 +161,8 @@ class SyncVector:
         action = check_action(self.spec, action, active)
         check_playing(active, self._playing)
         reward = np.zeros(self.num_envs, np.float32)
-        terminated, truncated, success, at_end = np.zeros((4, self.num_envs), np.bool_)
+        terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
+        measured = {name: np.zeros(self.num_envs, np.bool_) for name in self.metrics}
         loss_mask = np.ones(self.num_envs, np.bool_)
         for i in np.flatnonzero(active).tolist():
             chosen = int(action[i]) if isinstance(self.spec.action, Discrete) else action[i].astype(np.float32)
@@ -163,9 +173,14 @@ class SyncVector:
             loss_mask[i] = info.get("loss_mask", True)
             if terminated[i] or truncated[i]:
                 self._playing[i] = False
-                success[i] = info.get("success", self._returns[i] > 0.0)
-                at_end[i] = info.get("success_at_end", success[i])
-        return Step(self._seen(), reward, terminated, truncated, success, loss_mask, at_end)
+                found = {SUCCESS: self._returns[i] > 0.0, **info}
+                for name in self.metrics:
+                    if name not in found:
+                        raise ValueError(f"environment {i}: expected info[{name!r}], one of its metrics, at its end")
+                    value = np.asarray(found[name])
+                    measured[name] = measured[name].astype(value.dtype, copy=False)
+                    measured[name][i] = value
+        return Step(self._seen(), reward, terminated, truncated, loss_mask, measured)
 
     def render(self) -> np.ndarray:
         """Frames uint8 [N, h, w, 3] of environments that give them by `render`, as Gymnasium's do in "rgb_array"."""

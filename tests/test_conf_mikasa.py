@@ -12,8 +12,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import run
+from callbacks.command.choices import check_choices
 from callbacks.command.parts import learner
-from callbacks.command.settings import check_choices
+from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
 from elmur.model import ELMUR
 from elmur.spec import Image, TaskSpec, Vector
@@ -35,10 +36,10 @@ def conf() -> Iterator[None]:
         yield
 
 
-def settings_of(task: str, experiment: str) -> dict[str, Any]:
+def settings_of(task: str, experiment: str) -> Settings:
     config: DictConfig = compose("run", [f"task=mikasa_{task}", f"experiment={experiment}", "run_dir=out"])
-    found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return found
+    tree: Any = OmegaConf.to_container(config, resolve=True)
+    return Settings.of(tree, model_name="of this test")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -48,13 +49,13 @@ def test_has_the_published_number_of_parameters(conf: None, task: str, experimen
     settings = settings_of(FILES[task], experiment)
     module = learner(settings)
     module.build_model(TaskSpec(task, CAMERAS, Vector(8, (-1.0,) * 8, (1.0,) * 8), 180))
-    width = settings["model"]["d_model"]
+    width = settings.model["d_model"]
     assert isinstance(module.model, ELMUR)
     assert module.model.num_parameters() == SIZES[task] - (8 * width + width) - (width + width)
-    assert (settings["env"]["id"], settings["observation"]) == (f"{task}-v0", "rgb")
-    assert settings["env"]["make"]["observation"] == settings["collect"]["make_env"]["observation"] == "rgb"
-    collected = [settings["collect"][key] for key in ("num_episodes", "noise", "shard_episodes")]
-    assert collected == [1000, 0.0, 40] and "collect" not in settings["env"]
+    assert (settings.env["id"], settings.observation) == (f"{task}-v0", "rgb")
+    assert settings.env["make"]["observation"] == settings.collect["make_env"]["observation"] == "rgb"
+    collected = [settings.collect[key] for key in ("num_episodes", "noise", "shard_episodes")]
+    assert collected == [1000, 0.0, 40] and "collect" not in settings.env
 
 
 @pytest.mark.skipif(not HPARAMS.exists(), reason="the publication's values are kept elsewhere")
@@ -64,7 +65,7 @@ def test_values_are_the_publications(conf: None, task: str, experiment: str) -> 
     published = json.loads(HPARAMS.read_text())["elmur"][f"mikasa_{task}-v0"]
     theirs, training, derived = published["model"], published["training"], published["derived"]
     ours, code = settings_of(FILES[task], experiment), experiment.endswith("code")
-    model, module, data = ours["model"], ours["module"], ours["data"]
+    model, module, data = ours.model, ours.module, ours.data
     for key in ("d_model", "n_layer", "n_head", "dropout", "dropatt"):
         assert model[key] == theirs[key], key
     for key in ("memory_size", "memory_init_std", "memory_dropout"):
@@ -74,9 +75,9 @@ def test_values_are_the_publications(conf: None, task: str, experiment: str) -> 
     assert model["memory"]["write"]["lru_blend_alpha"] == theirs["lru_blend_alpha"]
     assert (module["context_length"], data["lanes"]) == (training["context_length"], training["batch_size"])
     assert data["backprop_segments"] == (1 if code else training["sections"])
-    assert ours["trainer"]["gradient_clip_val"] == training["grad_norm_clip"]
+    assert ours.trainer["gradient_clip_val"] == training["grad_norm_clip"]
     assert module["optimizer"]["lr"] == training["learning_rate"]
-    assert ours["trainer"]["max_steps"] == derived["optimizer_steps_total"] // (1 if code else training["sections"])
+    assert ours.trainer["max_steps"] == derived["optimizer_steps_total"] // (1 if code else training["sections"])
     if code:
         optimizer = module["optimizer"]
         assert optimizer["betas"] == [training["beta_1"], training["beta_2"]]

@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import run
-from callbacks.command.parts import build_env, learner
+from callbacks.command.parts import env_family, learner
+from callbacks.command.settings import Settings
 from elmur.model import ELMUR
 from envs import suites
 
@@ -32,10 +33,10 @@ def conf() -> Iterator[None]:
         yield
 
 
-def settings_of(*overrides: str) -> dict[str, Any]:
+def settings_of(*overrides: str) -> Settings:
     config: DictConfig = compose("run", [*overrides, "run_dir=out"])
-    found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    return found
+    tree: Any = OmegaConf.to_container(config, resolve=True)
+    return Settings.of(tree, model_name="of this test")
 
 
 def test_there_are_48_tasks_and_all_models() -> None:
@@ -48,11 +49,11 @@ def test_tasks_compose_with_every_model(conf: None, model: str) -> None:
     found, some = {}, TASKS[::6]
     for task in TASKS if model == "elmur" else some:
         settings = settings_of(f"task={task}", f"model={model}")
-        found[task] = settings["env"]["id"]
+        found[task] = settings.env["id"]
         if task in some:
-            env = build_env(settings)
-            assert env["reference"].expert > env["reference"].random
-            learner(settings).build_model(env["make"](num_envs=1).spec)
+            env = env_family(settings)
+            assert env.reference is not None and env.reference.expert > env.reference.random
+            learner(settings).build_model(env.make(num_envs=1).spec)
     assert len(set(found.values())) == (48 if model == "elmur" else 8)
     assert set(found.values()) <= {entry["id"] for entry in popgym.envs.ALL.values()}
 
@@ -61,9 +62,9 @@ def test_published_values_of_every_task(conf: None) -> None:
     suite = suites.read("popgym48")
     for task in TASKS[::5]:
         settings = settings_of(f"task={task}", "experiment=popgym_published")
-        numbers = suite.tasks[settings["env"]["id"]].numbers
-        assert settings["module"]["context_length"] == settings["data"]["context_length"] == numbers["context_length"]
-        assert settings["data"]["backprop_segments"] == numbers["segments"] == 3
+        numbers = suite.tasks[settings.env["id"]].numbers
+        assert settings.module["context_length"] == settings.data["context_length"] == numbers["context_length"]
+        assert settings.data["backprop_segments"] == numbers["segments"] == 3
         assert numbers["context_length"] * 3 <= numbers["max_length"]
 
 
@@ -82,18 +83,18 @@ def test_the_published_model_of_autoencode_easy(conf: None, experiment: str) -> 
     """3,694,224 parameters, less the embeddings that format s never uses, with our encoder for theirs."""
     settings = settings_of("task=popgym_autoencode_easy", f"experiment={experiment}")
     module = learner(settings)
-    module.build_model(build_env(settings)["make"](num_envs=1).spec)
+    module.build_model(env_family(settings).make(num_envs=1).spec)
     unused = (4 + 1) * 64 + 2 * 64  # actions with a row for padding, returns
     theirs, ours = (
         (1 + 1) * 64,
         (2 + 4 + 2) * 64,
     )
     assert module.model.num_parameters() == 3_694_224 - unused - theirs + ours
-    assert isinstance(module.model, ELMUR) and settings["module"]["context_length"] == 35
+    assert isinstance(module.model, ELMUR) and settings.module["context_length"] == 35
     code = experiment.endswith("code")
-    assert settings["data"]["backprop_segments"] == (1 if code else 3)
-    assert settings["model"]["memory"]["memory_dropout"] == 0.17
+    assert settings.data["backprop_segments"] == (1 if code else 3)
+    assert settings.model["memory"]["memory_dropout"] == 0.17
     if code:
-        assert settings["trainer"]["max_steps"] == 57_600 and settings["module"]["schedule"]["floor"] == 1.0
-        assert settings["model"]["position"]["_target_"].endswith("PublishedRelative")
-        assert settings["evaluation"]["sample"] and settings["module"]["label_smoothing"] == 0.22
+        assert settings.trainer["max_steps"] == 57_600 and settings.module["schedule"]["floor"] == 1.0
+        assert settings.model["position"]["_target_"].endswith("PublishedRelative")
+        assert settings.evaluation["sample"] and settings.module["label_smoothing"] == 0.22

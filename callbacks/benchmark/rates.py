@@ -9,6 +9,7 @@ from typing import Any
 from callbacks.benchmark.timing import take_turns, threads
 from elmur.module import SequenceModule
 from elmur.policy import StreamingPolicy
+from envs.observers import Recorder
 from envs.rollout import rollout
 
 NUM_ENVS, MOST_STEPS = 64, 100
@@ -25,7 +26,7 @@ def measure_tasks(module: SequenceModule, tasks: Sequence[Mapping[str, Any]], se
         module.build_model(vector.spec)
         play = partial(rollout, vector, seeds=range(NUM_ENVS), max_steps=MOST_STEPS)
         works = {
-            "collecting": partial(play, policy=task["expert"](), record=True),
+            "collecting": partial(play, policy=task["expert"](), observers=[Recorder()]),
             "acting": partial(play, policy=StreamingPolicy(module.model, module.context_length)),
         }
         with threads(1):

@@ -32,6 +32,7 @@ from elmur.policy import StreamingPolicy
 from elmur.published.config import model_config
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, TaskSpec, Vector
+from envs.family import EnvFamily
 from envs.rollout import Policy, rollout
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def run_benchmarks(
     folder: Path,
     module: SequenceModule,
     data: Any,
-    env: Mapping[str, Any],
+    env: EnvFamily,
     others: Mapping[str, Callable[[], Rows]],
 ) -> None:
     """Measure, show a table per subject, and write `benchmark.json` into the folder. Takes about two minutes.
@@ -71,8 +72,8 @@ def run_benchmarks(
         "rollouts": partial(measure_rollouts, module, env),
         **others,
     }
-    if env.get("benchmark"):  # last, for it changes the module's model
-        parts["tasks"] = partial(measure_tasks, module, env["benchmark"], SECONDS / 3)
+    if env.benchmark:  # last, for it changes the module's model
+        parts["tasks"] = partial(measure_tasks, module, env.benchmark, SECONDS / 3)
     results: dict[str, Rows] = {}
     bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), transient=True)
     with bar, torch.random.fork_rng():
@@ -268,15 +269,15 @@ def measure_data(module: SequenceModule, data: Any) -> Rows:
     }]  # fmt: skip
 
 
-def measure_rollouts(module: SequenceModule, env: Mapping[str, Any]) -> Rows:
+def measure_rollouts(module: SequenceModule, env: EnvFamily) -> Rows:
     """Steps per second of the acting loop, all environments together, in the longest variant."""
     rows: Rows = []
     policies: dict[str, Policy] = {
-        "expert": env["expert"], "recipe": StreamingPolicy(module.model, module.context_length)
+        "expert": env.expert, "recipe": StreamingPolicy(module.model, module.context_length)
     }  # fmt: skip
-    variant = list(env["variants"].values())[-1]
+    variant = list(env.variants.values())[-1]
     for num_envs in (1, 20, 100):
-        vector = env["make"](num_envs=num_envs, **variant)
+        vector = env.make(num_envs=num_envs, **variant)
         with threads(1):
             works = {
                 name: partial(rollout, vector, policy, range(num_envs), max_steps=200)

@@ -1,56 +1,56 @@
-"""What makes a run this run and no other: its settings, its folder, its code."""
+"""What makes a run this run and no other: what it computes, by its settings and its code. Its folder holds the two."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from fnmatch import fnmatchcase
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from callbacks.command.processes import is_first_process
+from callbacks.command.registry import PLATFORM
+from callbacks.command.settings import Settings, leaves
 from callbacks.errors import UsageError
 from elmur.aliases import renamed
 
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
-MAX_LABEL = 60
 MOST_OF_A_VALUE = 80  # characters of it that an error shows
-# What does not make a run another one.
-NOT_SETTINGS = (
-    "recipe", "selection", "run_dir", "resume", "logger", "stage", "shards", "model_was_chosen", "allow_mismatch",
-    "plugins",
-)  # fmt: skip
-# In each section: where a run is carried out, which does not make it another one.
+# In each section: where a run is carried out.
 PLACE = {
     "trainer": ("accelerator", "devices", "num_nodes", "strategy"),
     "module": ("gpu",),
     "data": ("keep",),
     "evaluation": ("device",),
 }
-# Neither do the processes that collect, what is shown in the end, and what training does not read.
-NOT_COMPARED = {
-    **PLACE,
-    "collect": ("processes",),
-    "evaluation": (*PLACE["evaluation"], "video"),
-    "env": ("archive", "benchmark", "render", "recipe"),
-}
-
-
-def run_label(overrides: str) -> str:
-    """A folder name for the overrides of a command, e.g. `model.d_model-128+model.n_layer-3`.
-
-    Without `=` and `,`, so that a path inside can be typed into a command as it is. What is long or holds other signs
-    is shortened, with a hash.
-    """
-    safe = re.sub(r"[^\w.+-]", "_", overrides.replace("=", "-").replace(",", "+"))
-    if len(safe) <= MAX_LABEL and not re.search(r"[^\w.=,+-]", overrides):
-        return safe or "default"
-    return f"{safe[: MAX_LABEL - 9]}-{hashlib.sha256(overrides.encode()).hexdigest()[:8]}"
+# Keys that do not make a run another one: where and how it is carried out, what is shown of it and logged, and what
+# other stages read.
+UNCOUNTED = (
+    "run_dir", "shards", "resume", "checkpoint", "source", "stage", "allow_mismatch", "model_was_chosen", "label",
+    "command", "code", "plugins", "logger", "logger.*",
+    *(f"{section}.{key}*" for section, keys in PLACE.items() for key in keys),
+    "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler*",
+    "trainer.enable_model_summary", "data.num_workers", "data.verify", "data.root", "collect.processes",
+    "*.processes", "callbacks.*.folder", "callbacks.*.device", "evaluation.video", "evaluation.isolate",
+    "evaluation.step_timeout",
+    "env.archive*", "env.benchmark*", "env.render*", "env.chance", "env.reference*", "env.suite", "env.name",
+)  # fmt: skip
+REFERRED = ("recipe", "recipe.*", "selection", "selection.*")  # to, by keys that count
+# Callbacks that only look on, tell or save, by their short names.
+ONLOOKERS = ("progress", "throughput", "metrics", "stop", "resume", "summary", "plain_summary", "device_stats",
+             "learning_rate")  # fmt: skip
+# What cannot change in the middle of a run, whatever is allowed: its streams, its order of data, the network's shapes.
+FIXED = ("seed", "*.seed", "data.lanes", "data.backprop_segments", "data.validation_fraction", "*.context_length",
+         "model_name", "model.*", "module._target_", "module.optimizer._target_", "env.id", "env.make*")  # fmt: skip
+FREE_IN_MODELS = ("*dropout", "*dropatt", "*lru_blend_alpha", "*load_balancing_loss_coef")
+# Settings of a run that are a path, and where they lie: names of places stand for the places in a settings file.
+PLACED = ("root", "folder", "default_root_dir", "save_dir")
 
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:
@@ -60,70 +60,143 @@ def alone_in(folder: Path) -> AbstractContextManager[None]:
     return exclusive(folder / ".running") if is_first_process() else nullcontext()
 
 
-def comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """What makes a run this one: neither where it is carried out or its files lie, nor who is told of it."""
-    places = {settings[key]: f"${{{key}}}" for key in ("run_dir", "shards")}
+def counts(key: str, tree: Mapping[str, Any]) -> bool:
+    """Whether a run with another value of this key computes something else; tree: the settings that it is one of."""
+    parts = key.replace("/", ".").split(".")
+    if parts[0] == "callbacks" and len(parts) > 1:
+        callback, known = (tree.get("callbacks") or {}).get(parts[1]), PLATFORM.roles["callback"].names
+        if isinstance(callback, Mapping) and callback.get("_target_") in (*ONLOOKERS, *map(known.get, ONLOOKERS)):
+            return False
+    return not any(fnmatchcase(".".join(parts), pattern) for pattern in UNCOUNTED)
 
-    def portable(node: Any) -> Any:
+
+def essence(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run computes: dotted key -> value, of the settings that count."""
+    counted = {path: value for path, value in leaves(tree) if counts(path, tree)}
+    return {path: value for path, value in counted.items() if not any(fnmatchcase(path, of) for of in REFERRED)}
+
+
+def portable(settings: Settings) -> dict[str, Any]:
+    """The settings as a file keeps them: with the names of places instead of the places."""
+    places = {settings.run_dir: "${run_dir}", settings.shards: "${shards}"}
+
+    def named(node: Any, key: str = "") -> Any:
         if isinstance(node, dict):
-            return {key: portable(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [portable(value) for value in node]
-        for place, name in places.items() if isinstance(node, str) else ():
+            return {name: named(value, name) for name, value in node.items()}
+        for place, name in places.items() if key in PLACED and isinstance(node, str) else ():
             if node == place or node.startswith(f"{place}/"):
                 return name + node[len(place) :]
         return node
 
-    parts = {
-        section: {key: value for key, value in settings[section].items() if key not in left_out}
-        for section, left_out in NOT_COMPARED.items()
-    }
-    return portable({key: value for key, value in {**settings, **parts}.items() if key not in NOT_SETTINGS})
+    left_out = ("run_dir", "resume", "stage", "allow_mismatch", "model_was_chosen", "checkpoint", "source", "command")
+    return {key: named(value) for key, value in vars(settings).items() if key not in left_out}
 
 
-def check_same_run(folder: Path, compared: dict[str, Any], allowed: Sequence[str] = ()) -> None:
-    """Raises UsageError where the folder holds a run with other settings, or of other code, that has got somewhere.
-
-    allowed: keys that may differ, with all below them; what then does is said. A finished run may be of other code.
-    """
-    if not any((folder / "checkpoints").glob("*.ckpt")) and not (folder / ROW).exists():
-        return
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a run in this folder began with. Raises FileNotFoundError, or UsageError for a damaged file."""
+    path = folder / SETTINGS
     try:
-        there = renamed(json.loads((folder / SETTINGS).read_text()))
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path}: damaged ({error}); delete {folder} to run again") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: expected the settings of a run, found {type(found).__name__}")
+    settings: dict[str, Any] = renamed(found)
+    if isinstance(settings.get("env"), dict):
+        settings["env"].pop("recipe", None)  # where it stood once; what was read of it stands where it was read
+    return settings
+
+
+def check_same_run(
+    folder: Path, settings: Settings, defaults: Callable[[], Mapping[str, Any]], code: str | None = None
+) -> list[str]:
+    """The keys in which the run in the folder differs, all of them allowed; none where there is no run.
+
+    defaults: gives the settings that this command would have without typed values; a key that was not known when the
+    run began and has its default is no difference. code: of this run; a finished one may be of other code.
+    Raises UsageError for other differences, or where what is there is no training run.
+    """
+    finished = (folder / ROW).exists()
+    if not finished and not any((folder / "checkpoints").glob("*.ckpt")):
+        return []
+    try:
+        there = read_settings(folder)
     except FileNotFoundError:
         raise UsageError(
             f"{folder} holds checkpoints or a result of another stage; give hydra.run.dir=ANOTHER"
         ) from None
-    except ValueError as error:
-        raise UsageError(f"{folder / SETTINGS}: damaged ({error}); delete {folder} to run again") from error
-    there.pop("shards", None)  # where they lay
-    there.get("env", {}).pop("recipe", None)  # read by tuned/ alone, which has given its values to those who use them
-    here = json.loads(json.dumps(compared))
-    if (folder / ROW).exists() or "code" not in here or "code" not in there:
-        there, here = ({key: value for key, value in one.items() if key != "code"} for one in (there, here))
-    found = changed(there, here)
-    refused = [path for path in sorted(found) if not any(f"{path}.".startswith(f"{key}.") for key in allowed)]
-    if refused:
-        raise UsageError(
-            f"{folder} holds a run with other settings: {'; '.join(found[path] for path in refused[:5])}; delete the "
-            f"folder, or give hydra.run.dir=ANOTHER, or go on all the same with allow_mismatch=[{','.join(refused)}]"
-        )
-    for path in found:
-        log.warning("%s goes on although %s", folder, found[path])
+    here = json.loads(json.dumps(portable(settings)))
+    found = changed(essence(there), essence(here), defaults)
+    if not finished and code is not None and "code" in there and there["code"] != code:
+        found["code"] = f"code is {there['code']} there, {code} here"
+    _check_allowed(folder, found, settings.allow_mismatch)
+    for sentence in found.values():
+        log.warning("%s goes on although %s", folder, sentence)
+    return list(found)
 
 
-def changed(old: Any, new: Any, path: str = "") -> dict[str, str]:
-    """What differs between two configurations: key -> a sentence."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        found: dict[str, str] = {}
-        for key in sorted(set(old) | set(new)):
-            found |= changed(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-        return found
-    was, now = (shorten(str(value), MOST_OF_A_VALUE, placeholder=" ...") for value in (old, new))
-    return {} if old == new else {path: f"{path} is {was} there, {now} here"}
+def changed(
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Callable[[], Mapping[str, Any]] = dict
+) -> dict[str, str]:
+    """What differs between two essences: key -> a sentence."""
+    differ = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+    if unknown := {key for key in differ if key not in old}:
+        usual = essence(defaults())
+        differ -= {key for key in unknown if key in usual and usual[key] == new[key]}
+    found = {}
+    for key in sorted(differ):
+        was, now = (shorten(str(of.get(key)), MOST_OF_A_VALUE, placeholder=" ...") for of in (old, new))
+        found[key] = f"{key} is {was} there, {now} here"
+    return found
+
+
+def can_change(key: str) -> bool:
+    """Whether a value of this key, changed in the middle of a run, has an effect from there on."""
+    if key.startswith("model.") and any(fnmatchcase(key, pattern) for pattern in FREE_IN_MODELS):
+        return True
+    return not any(fnmatchcase(key, pattern) for pattern in FIXED)
+
+
+def _check_allowed(folder: Path, found: Mapping[str, str], allowed: list[str]) -> None:
+    """Raises UsageError for a difference that is not allowed, or that nothing can come of."""
+    fixed = [key for key in found if not can_change(key)]
+    refused = [key for key in found if not any(f"{key}.".startswith(f"{name}.") for name in allowed)]
+    if not (fixed or refused):
+        return
+    said = "; ".join(found[key] for key in [*fixed, *(key for key in refused if key not in fixed)][:5])
+    ways = "delete the folder, or give hydra.run.dir=ANOTHER"
+    if fixed:
+        ways += f"; {', '.join(fixed[:5])} cannot change in the middle of a run"
+    else:
+        ways += f", or go on all the same with allow_mismatch=[{','.join(refused)}]"
+    raise UsageError(f"{folder} holds a run with other settings: {said}; {ways}")
 
 
 def check_no_run(folder: Path) -> None:
     """Raises UsageError where the folder holds a training run, whose result would be overwritten."""
     if (folder / SETTINGS).exists():
         raise UsageError(f"{folder} holds a training run; give hydra.run.dir=ANOTHER")
+
+
+def evaluation_identity(settings: Settings, checkpoint: Path) -> str:
+    """What makes an evaluation this one: the env, the plan, and the checkpoint to the byte."""
+    about = essence({"env": settings.env, "evaluation": settings.evaluation})
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    digest.update(checkpoint.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def remove_traces(folder: Path) -> None:
+    """Remove the folder of a command that was refused, where there is nothing in it but what every command leaves."""
+    from elmur.files import LockError, exclusive
+
+    ours = {".hydra", ".running", "run.log"}
+    if not is_first_process() or not folder.is_dir() or {path.name for path in folder.iterdir()} - ours:
+        return
+    try:
+        with exclusive(folder / ".running"):
+            shutil.rmtree(folder)
+        for above in list(folder.parents)[:4]:
+            above.rmdir()
+    except (LockError, OSError):  # another command is at work there, or the folder above holds more
+        return

@@ -1,73 +1,104 @@
-"""The parts of a run, built from its settings: policy's plan, learner, environment, trainer.
+"""The parts of a run, built from its settings: env family, plan, learner, trainer.
 
 What takes seconds to import is imported where it is needed, so that an early error need not wait for it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from callbacks.command.registry import PLATFORM
-from callbacks.command.settings import check_variants
+from callbacks.command.settings import Settings
+from callbacks.errors import UsageError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from callbacks.evaluation.plan import EvaluationPlan
+    from elmur.module import SequenceModule
+    from elmur.spec import TaskSpec
+    from envs.family import EnvFamily
 
 
-def check_buildable(settings: dict[str, Any]) -> None:
+def check_buildable(settings: Settings) -> None:
     """Build everything once, so that a bad value is found before anything is collected or trained."""
-    from callbacks.evaluation.outcomes import check_metric
     from callbacks.evaluation.video import check_filmable
+    from callbacks.selection import RolloutSelection
     from elmur.build import BuildError, build
 
-    env = build_env(settings)
-    check_filmable(env, plan(settings).video)
-    check_metric(env["metric"])
-    build_trainer(settings)
+    env, plan = env_family(settings), evaluation_plan(settings)
+    check_filmable(env, plan.video)
+    for callback in trainer(settings).callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, RolloutSelection) and plan.shares_seeds(callback.plan):
+            raise UsageError(
+                f"evaluation.first_seed={plan.first_seed}: the report would play episodes by which the checkpoint is "
+                f"chosen, of seeds from {callback.plan.first_seed}; leave it at 500000"
+            )
     module = learner(settings)
-    build(settings["data"], "data", "data", PLATFORM)
+    build(settings.data, "data", "data", PLATFORM)
     spec = check_variants(env)
     try:
         module.build_model(spec)
         module.configure_optimizers()
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
 
 
-def plan(settings: dict[str, Any]) -> Any:
+def env_family(settings: Settings) -> EnvFamily:
+    """The world of the settings, its functions built."""
+    from elmur.build import build, call
+    from envs.family import EnvFamily
+
+    family: EnvFamily = call(EnvFamily, build(settings.env, "env", "env", PLATFORM), "env")
+    return family
+
+
+def evaluation_plan(settings: Settings) -> EvaluationPlan:
     """How a policy is judged."""
-    from callbacks.evaluation.plan import Plan
+    from callbacks.evaluation.plan import EvaluationPlan
     from elmur.build import call
 
-    return call(Plan, dict(settings["evaluation"]), "evaluation")
+    plan: EvaluationPlan = call(EvaluationPlan, dict(settings.evaluation), "evaluation")
+    return plan
 
 
-def learner(settings: dict[str, Any]) -> Any:
+def learner(settings: Settings) -> SequenceModule:
     """The SequenceModule that the settings describe; its network is built later, for a task."""
     from elmur.build import build
 
-    model = build({**settings["model"], "_partial_": True}, "model", "model")
-    return build(settings["module"], "module", "module", model=model, model_config=settings["model"])
+    model = build({**settings.model, "_partial_": True}, "model", "model")
+    module: SequenceModule = build(settings.module, "module", "module", model=model, model_config=settings.model)
+    return module
 
 
-def build_env(settings: dict[str, Any]) -> dict[str, Any]:
-    """The env section with its functions built."""
-    from elmur.build import build
-
-    env: dict[str, Any] = build(settings["env"], "env", "env", PLATFORM)
-    return env
-
-
-def build_trainer(settings: dict[str, Any]) -> Any:
+def trainer(settings: Settings) -> Trainer:
     """Lightning's Trainer with the callbacks and the logger of the settings."""
     from callbacks.checkpoint import AtomicCheckpointIO
     from elmur import ranks
     from elmur.build import build
 
-    return build(
-        settings["trainer"],
-        "trainer",
-        "trainer",
-        PLATFORM,
-        callbacks=list(build(settings["callbacks"], "callbacks", "callbacks", PLATFORM).values()),
-        logger=build(settings["logger"], "logger", "logger", PLATFORM) or False,
-        plugins=[AtomicCheckpointIO(), ranks.environment()],
-        enable_checkpointing=False,
-    )
+    own: dict[str, Any] = {
+        "callbacks": list(build(settings.callbacks, "callbacks", "callbacks", PLATFORM).values()),
+        "logger": build(settings.logger, "logger", "logger", PLATFORM) or False,
+        "plugins": [AtomicCheckpointIO(), ranks.environment()],
+        "enable_checkpointing": False,
+    }
+    asked = {key: value for key, value in settings.trainer.items() if key not in own}
+    made: Trainer = build(asked, "trainer", "trainer", PLATFORM, **own)
+    return made
+
+
+def check_variants(family: EnvFamily) -> TaskSpec:
+    """The TaskSpec of an env, each variant of which is made once. Raises BuildError for one that cannot be."""
+    from elmur.build import call
+
+    first = call(family.make, {"num_envs": 1}, "env.make")
+    try:
+        spec: TaskSpec = first.spec
+        family.check_metric(first)
+    finally:
+        first.close()
+    for section, variants in {"variants": family.variants, "selection": family.selection}.items():
+        for name, variant in variants.items():
+            call(family.make, {"num_envs": 1, **variant}, f"env.{section} {name}").close()
+    return spec

@@ -1,82 +1,172 @@
-"""Checks on the settings of a command before anything is done."""
+"""Settings: what a command asks for, read once from its configuration and checked before anything is done."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+from callbacks.command.choices import CONF
 from callbacks.errors import UsageError
+from elmur.registry import plugins
 
 STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark")
 LARGEST_SEED = 2**32 - 1
-# The keys of the sections that are nobody's arguments; every other section is checked by the signature it goes to.
-# fmt: off
-SECTIONS = {
-    "": (
-        "stage", "seed", "resume", "allow_mismatch", "checkpoint", "source", "shards", "run_dir", "collect",
-        "evaluation", "env", "model", "module", "data", "trainer", "callbacks", "logger", "observation", "plugins",
-        "recipe", "selection",
-    ),
-    "env": (
-        "name", "id", "metric", "chance", "reference", "suite", "lengths", "make", "variants", "selection", "expert",
-        "dataset", "archive", "benchmark", "render",
-    ),
+SECTIONS = ("env", "model", "module", "data", "trainer", "callbacks", "collect", "evaluation")
+PATHS = ("shards", "run_dir", "resume", "checkpoint", "source")
+# Arguments of Lightning's Trainer that would act beside what this project does: those of their values that are
+# harmless, and what to do instead.
+NOT_OURS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "accumulate_grad_batches": ((1,), "every window is an update; data.lanes is its batch"),
+    "fast_dev_run": ((False, 0), "trainer=debug makes a few updates"),
+    "overfit_batches": ((0, 0.0), "collect.num_episodes says how many episodes there are to overfit"),
+    "barebones": ((False,), "callbacks=none and logger=null leave out what is not needed"),
+    "plugins": ((None,), "checkpoints and SLURM have this project's own"),
+    "callbacks": ((None,), "callbacks are a section of their own: +callbacks.NAME._target_=..."),
+    "logger": ((None,), "logger=csv, tensorboard or wandb chooses one"),
+    "enable_checkpointing": ((False,), "callbacks.resume writes checkpoints"),
 }
 
+ABOUT = ("model_name", "model_was_chosen", "label", "command")  # fields that are no keys of the configuration
 
-def check_settings(settings: dict[str, Any]) -> None:
-    """Raises UsageError for keys that nothing reads and values that no stage can use."""
-    from elmur.registry import plugins
+Section = dict[str, Any]  # of a configuration, to be built by `elmur.build.build`
 
-    for section, known in SECTIONS.items():
-        for key in settings[section] if section else settings:
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a command asks for; the fields are the root keys of the configuration, and there are no others.
+
+    Sections are built by callbacks/command/parts.py, each by the signature of what it describes.
+    model_name: the option of the group `model`, which `model_was_chosen` says was typed. label: what was set beside the
+    defaults, as folders and tables name it. command: what was typed.
+    observation, recipe, selection: values that the sections refer to.
+    """
+
+    stage: str
+    seed: int
+    run_dir: str
+    shards: str
+    env: Section
+    model: Section
+    module: Section
+    data: Section
+    trainer: Section
+    callbacks: Section
+    collect: Section
+    evaluation: Section
+    logger: Section | None = None
+    resume: str | None = None
+    checkpoint: str | None = None
+    source: str | None = None
+    allow_mismatch: list[str] = field(default_factory=list)
+    plugins: list[str] = field(default_factory=list)
+    observation: str | None = None
+    recipe: Section | None = None
+    selection: Section | None = None
+    model_name: str
+    model_was_chosen: bool = False
+    label: str | None = None
+    command: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise UsageError(f"stage: expected one of {', '.join(STAGES)}; found {self.stage!r}")
+        if type(self.seed) is not int or not 0 <= self.seed <= LARGEST_SEED:
+            raise UsageError(f"seed: expected a whole number from 0 to {LARGEST_SEED}; found {self.seed!r}")
+        found: Any = self.allow_mismatch
+        if not isinstance(found, list):
+            raise UsageError(f"allow_mismatch: expected a list, allow_mismatch=[{found}]; found {found!r}")
+        for name in PATHS:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                where = " (or the variable ELMUR_SHARDS)" if name == "shards" else ""
+                raise UsageError(f"{name}{where}: expected a path; found {value!r}")
+        if unnamed := [name for name in self.plugins or () if name not in plugins()]:
+            raise UsageError(
+                f"plugins: {unnamed[0]!r} stands in a file, which cannot allow it; type plugins=[{unnamed[0]}] or set "
+                "ELMUR_PLUGINS"
+            )
+        for name in SECTIONS:
+            if not isinstance(getattr(self, name), dict):
+                raise UsageError(f"{name}: expected a section of settings; found {getattr(self, name)!r}")
+        self._check_parts()
+
+    @classmethod
+    def of(cls, tree: Mapping[str, Any], **about: Any) -> Settings:
+        """The settings of a resolved configuration. Raises UsageError for keys that nothing reads."""
+        known = [key.name for key in fields(cls) if key.name not in ABOUT]
+        for key in tree:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise UsageError(f"{section}{'.' * bool(section)}{key}: there is no such setting; {hint}")
-    for name, callback in settings["callbacks"].items():
-        if not isinstance(callback, dict) or "_target_" not in callback:
-            raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
-    if settings["logger"] and "_target_" not in settings["logger"]:
-        key = next(iter(settings["logger"]))
-        raise UsageError(
-            f"logger.{key}: there is no such setting; the CSV log takes none, choose logger=tensorboard or wandb"
+                raise UsageError(f"{key}: there is no such setting; {_instead(key, known)}")
+        for path, value in leaves(tree):
+            for number in value if isinstance(value, list) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise UsageError(f"{path}: expected a finite number; found {value}")
+        return cls(**{**tree, **about})
+
+    def _check_parts(self) -> None:
+        """Raises UsageError for values that no stage can use."""
+        from envs.family import EnvFamily
+
+        known = [key.name for key in fields(EnvFamily)]
+        for key in self.env:
+            if key not in known:
+                raise UsageError(f"env.{key}: there is no such setting; {_instead(key, known, 'env.')}")
+        for name, callback in self.callbacks.items():
+            if not isinstance(callback, dict) or "_target_" not in callback:
+                raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
+        if self.logger is not None and not isinstance(self.logger, dict):
+            raise UsageError(f"logger: expected logger=csv, tensorboard, wandb or null; found {self.logger!r}")
+        if self.logger and "_target_" not in self.logger:
+            key = next(iter(self.logger))
+            raise UsageError(
+                f"logger.{key}: there is no such setting; the CSV log takes none, choose logger=tensorboard or wandb"
+            )
+        for key, (harmless, instead) in NOT_OURS.items():
+            if key in self.trainer and self.trainer[key] not in harmless:
+                raise UsageError(f"trainer.{key}: {self.trainer[key]!r} is refused; {instead}")
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        """Raises UsageError for numbers of the trainer that Lightning would take and stumble over later."""
+        precision = str(self.trainer.get("precision"))
+        if precision.startswith("16"):
+            raise UsageError(
+                f"trainer.precision: {precision} is refused: gradients would be clipped, and seen to be infinite, "
+                "while they are scaled; use bf16-mixed"
+            )
+        clip, every, updates = (
+            self.trainer.get(key) for key in ("gradient_clip_val", "log_every_n_steps", "max_steps")
         )
-    if unnamed := [name for name in settings["plugins"] or () if name not in plugins()]:
-        raise UsageError(
-            f"plugins: {unnamed[0]!r} stands in a file, which cannot allow it; type plugins=[{unnamed[0]}] or set "
-            "ELMUR_PLUGINS"
-        )
-    if settings["stage"] not in STAGES:
-        raise UsageError(f"stage: expected one of {', '.join(STAGES)}; found {settings['stage']!r}")
-    if not isinstance(settings["allow_mismatch"], list):
-        found = settings["allow_mismatch"]
-        raise UsageError(f"allow_mismatch: expected a list, allow_mismatch=[{found}]; found {found!r}")
-    if str(settings["trainer"].get("precision")).startswith("16"):
-        found = settings["trainer"]["precision"]
-        raise UsageError(
-            f"trainer.precision: {found} is refused: gradients would be clipped, and seen to be infinite, while "
-            "they are scaled; use bf16-mixed"
-        )
-    clip = settings["trainer"].get("gradient_clip_val")
-    if isinstance(clip, int | float) and clip < 0:
-        raise UsageError(f"trainer.gradient_clip_val: expected 0 or more, or null; found {clip}")
-    seed = settings["seed"]
-    if type(seed) is not int or not 0 <= seed <= LARGEST_SEED:
-        raise UsageError(f"seed: expected a whole number from 0 to {LARGEST_SEED}; found {seed!r}")
+        if isinstance(clip, int | float) and clip < 0:
+            raise UsageError(f"trainer.gradient_clip_val: expected 0 or more, or null; found {clip}")
+        if isinstance(every, int) and every < 1:
+            raise UsageError(f"trainer.log_every_n_steps: expected 1 or more; found {every}")
+        endless = self.trainer.get("max_time") is None and self.trainer.get("max_epochs") in (None, -1)
+        if isinstance(updates, int) and (updates == 0 or updates < -1 or (updates == -1 and endless)):
+            raise UsageError(f"trainer.max_steps: expected 1 update or more; found {updates}")
 
 
-def check_variants(env: Mapping[str, Any]) -> Any:
-    """The TaskSpec of an env, each variant of which is made once. Raises BuildError for one that cannot be."""
-    from elmur.build import call
+def leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a nested configuration by its dotted path; lists are values, and so are empty sections."""
+    if isinstance(node, Mapping) and (node or not path):
+        for key, value in node.items():
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node
 
-    first = call(env["make"], {"num_envs": 1}, "env.make")
-    try:
-        spec = first.spec
-    finally:
-        first.close()
-    for section in ("variants", "selection"):
-        for name, variant in env[section].items():
-            call(env["make"], {"num_envs": 1, **variant}, f"env.{section} {name}").close()
-    return spec
+
+def _instead(key: str, known: Sequence[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    return f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(known)}"
+
+
+def check_spelling(overrides: Sequence[str]) -> None:
+    """Raises UsageError where an option of a group inside a section is chosen with a dot, `model.position=rope`."""
+    for override in overrides:
+        key, equals, value = override.lstrip("+").partition("=")
+        group = key.replace(".", "/")
+        if equals and "." in key and (CONF / group / f"{value}.yaml").is_file():
+            raise UsageError(f"{override}: an option of a group is chosen with a slash, {group}={value}")

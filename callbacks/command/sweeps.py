@@ -22,7 +22,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 
-from callbacks.command.identity import ROW, check_same_run, comparable
+from callbacks.command.arguments import usual
+from callbacks.command.identity import ROW, check_same_run
+from callbacks.command.settings import Settings
 from callbacks.errors import sentence
 from elmur.children import end_with_parent
 from elmur.files import append_bytes
@@ -51,7 +53,7 @@ def is_job() -> bool:
     return JOURNAL in os.environ and "MULTIRUN" in str(HydraConfig.get().mode)
 
 
-def job(prepared: Callable[[], dict[str, Any]], run: Callable[[], object]) -> None:
+def job(prepared: Callable[[], Settings], run: Callable[[], object]) -> None:
     """Carry out one run of a sweep; what goes wrong is noted, so that the others go on.
 
     prepared: gives the settings of the run. run: does the run in this process, which a cluster's job has to itself;
@@ -82,13 +84,12 @@ def job(prepared: Callable[[], dict[str, Any]], run: Callable[[], object]) -> No
     log.log(level, "%s after %.0f s: %s", about["state"], time.monotonic() - begin, error or about["folder"])
 
 
-def finished_before(settings: dict[str, Any]) -> bool:
+def finished_before(settings: Settings) -> bool:
     """Whether the folder of a training run holds its row. Raises UsageError for the row of another run."""
-    folder = Path(settings["run_dir"])
-    if settings["stage"] != "train" or not (folder / ROW).exists():
+    folder = Path(settings.run_dir)
+    if settings.stage != "train" or not (folder / ROW).exists():
         return False
-    check_same_run(folder, comparable(settings))
-    return True
+    return not check_same_run(folder, settings, usual)
 
 
 def run_apart(folder: Path) -> str | None:

@@ -11,10 +11,12 @@ import torch
 
 from callbacks.evaluation.halfway import Halfway
 from callbacks.evaluation.outcomes import Outcome
+from callbacks.evaluation.plan import EvaluationPlan
 from elmur import ranks
 from elmur.progress import shown
 from envs.isolated import IsolatedVector, rollout_isolated
-from envs.rollout import Episode, Policy, can_keep, rollout
+from envs.observers import Telling, can_keep
+from envs.rollout import Episode, Observer, Policy, rollout
 from envs.vector import VectorEnv
 
 
@@ -22,12 +24,10 @@ def evaluate(
     policy: Policy,
     make_env: Callable[..., VectorEnv],
     variants: Mapping[str, Mapping[str, Any]],
-    num_episodes: int,
-    first_seed: int,
-    num_envs: int = 100,
+    plan: EvaluationPlan,
+    *,
     policy_seed: int = 0,
     progress: bool = True,
-    isolation: float | None = None,
     halfway: Halfway | None = None,
     pause: Callable[[], object] = lambda: None,
 ) -> dict[str, Outcome]:
@@ -38,10 +38,10 @@ def evaluate(
     Episodes are played in waves of `num_envs`, each of which depends on its own seeds alone. Several processes share
     the waves and all of them get the outcomes, the same as those of one; so all of them must call this.
     halfway: what of this evaluation was played before, and where it is kept. pause: called after every step.
-    isolation: environments run in a process of their own, where each step may take so many seconds; an episode that is
-    lost there twice is an `env_error` (see envs/isolated.py). None: they run in this process, and an error is raised.
+    Where the plan isolates, an episode that is lost twice is an `env_error` (see envs/isolated.py); else the
+    environments run in this process, and an error is raised.
     """
-    waves = waves_of(num_episodes, first_seed, num_envs)
+    waves = plan.waves()
     rank, count = ranks.place()
     mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
     played: dict[tuple[str, int], list[Episode]] = {}
@@ -57,25 +57,25 @@ def evaluate(
                 if step % 256 == 0:
                     bar.update(done, f"{name} step {step:,}, {running} running")
 
-            env = _open(make_env, min(num_envs, num_episodes), variant, isolation)
-            act = rollout_isolated if isinstance(env, IsolatedVector) else rollout
-            play = partial(act, env, policy, on_step=on_step)  # type: ignore[arg-type]
-            exact = isolation is None and can_keep(env, policy)
+            env = _open(make_env, min(plan.num_envs, plan.num_episodes), variant, plan.isolation)
+            act: Callable[..., list[Episode]] = partial(rollout, env, policy)
+            if isinstance(env, IsolatedVector):
+                act = partial(rollout_isolated, env, policy)
+            exact = plan.isolation is None and can_keep(env, policy)
             try:
                 for number in numbers:
-                    wave = partial(play, seeds=waves[number], policy_seed=policy_seed + number)
+                    wave = partial(_wave, act, waves[number], policy_seed + number, on_step)
                     played[name, number] = halfway.wave(name, number, wave, exact)
             finally:
                 env.close()
     return gathered(ranks.from_all((played, halfway.spent)), variants, len(waves))
 
 
-def waves_of(num_episodes: int, first_seed: int, num_envs: int) -> list[range]:
-    """The seeds of the episodes that are played side by side. Raises ValueError for none."""
-    if num_episodes < 1 or num_envs < 1:
-        raise ValueError(f"evaluation needs num_episodes and num_envs of 1 or more; found {num_episodes}, {num_envs}")
-    seeds = range(first_seed, first_seed + num_episodes)
-    return [seeds[i : i + num_envs] for i in range(0, num_episodes, num_envs)]
+def _wave(
+    act: Callable[..., list[Episode]], seeds: range, policy_seed: int, tell: Callable[[int, int], None], *keep: Observer
+) -> list[Episode]:
+    """The episodes of a wave."""
+    return act(seeds, policy_seed=policy_seed, observers=[Telling(tell), *keep])
 
 
 def gathered(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from callbacks import signals
 from elmur import ranks
 from elmur.checkpoint import CheckpointError, load_plain
 from elmur.files import atomic_open
-from envs.rollout import Episode, Keep
+from envs.observers import Keep
+from envs.rollout import Episode
 
 log = logging.getLogger(__name__)
 
@@ -34,23 +34,20 @@ class Halfway:
     def __init__(self, path: Path | None = None, identity: str = "", every_seconds: float = 30.0) -> None:
         self.path, self.identity, self.every = path, identity, every_seconds
         self.spent: dict[str, float] = {}
-        self._played: dict[str, list[list[Any]]] = {}
+        self._played: dict[str, list[dict[str, Any]]] = {}
         self._wave: dict[str, Any] | None = None
         self._since = time.monotonic()
         if path is not None and path.exists():
             self._read(path)
 
     @classmethod
-    def of(cls, folder: Path, checkpoint: Path, settings: Mapping[str, Any]) -> Halfway:
-        """What `folder` holds of the evaluation of a checkpoint under these settings."""
+    def of(cls, folder: Path, identity: str) -> Halfway:
+        """What `folder` holds of this process's share in an evaluation."""
         rank, count = ranks.place()
-        about = {"env": settings["env"], "evaluation": settings["evaluation"], "share": [rank, count]}
-        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-        digest.update(checkpoint.read_bytes())
-        return cls(folder / f"evaluation-{rank}.partial", digest.hexdigest())
+        return cls(folder / f"evaluation-{rank}.partial", f"{identity} {rank} of {count}")
 
     def wave(self, name: str, number: int, play: Callable[..., list[Episode]], exact: bool) -> list[Episode]:
-        """The episodes of a variant's wave: those kept, else those that `play(keep=...)` gives.
+        """The episodes of a variant's wave: those kept, else those that `play(*observers)` gives.
 
         exact: environment and policy can give their state. A signal waits until it is saved, otherwise for nothing.
         """
@@ -59,16 +56,13 @@ class Halfway:
             self._since = time.monotonic()
             keep = _Kept(self, key, name) if exact and self.path is not None else None
             with signals.held() if keep else nullcontext():
-                episodes = play() if keep is None else play(keep=keep)
-                self._played[key] = [
-                    [e.seed, e.length, e.episode_return, e.success, e.error, e.success_at_end] for e in episodes
-                ]
+                episodes = play(*([keep] if keep else []))
+                self._played[key] = [asdict(episode) for episode in episodes]
                 self._wave = None
                 self.write(name)
             if keep is not None:
                 signals.leave()
-        kept = self._played[key]
-        return [Episode(seed, length, won, met, None, error, at_end) for seed, length, won, met, error, at_end in kept]
+        return [Episode(**kept) for kept in self._played[key]]
 
     def write(self, name: str) -> None:
         """Keep what there is; the time since the last call was spent on the variant `name`."""

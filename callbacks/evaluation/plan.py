@@ -12,7 +12,7 @@ MOST_FILMED = 64
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts.
 
     device: on which the policy acts, as `callbacks.evaluation.device.placed` has it.
@@ -39,17 +39,23 @@ class Plan:
         if not 0 <= self.video <= MOST_FILMED:
             raise ValueError(f"video={self.video}; it must be a number of episodes from 0 to {MOST_FILMED}")
         if min(self.num_episodes, self.num_envs) < 1:
-            raise ValueError(f"num_episodes={self.num_episodes}, num_envs={self.num_envs}; each must be 1 or more")
+            found = f"num_episodes={self.num_episodes}, num_envs={self.num_envs}"
+            raise ValueError(f"expected num_episodes and num_envs of 1 or more; found {found}")
         if not 0 <= self.first_seed <= FIRST_SEED_OF_COLLECTION - self.num_episodes:
             raise ValueError(
                 f"first_seed={self.first_seed}: {self.num_episodes} seeds from there must lie between 0 and "
                 f"{FIRST_SEED_OF_COLLECTION}, where those of the training data begin"
             )
 
-    @property
-    def asked(self) -> tuple[int, int, int]:
-        """How many episodes, from which seed on, how many side by side: arguments of `evaluate`."""
-        return self.num_episodes, self.first_seed, self.num_envs
+    def waves(self) -> list[range]:
+        """The seeds of the episodes that are played side by side."""
+        seeds = range(self.first_seed, self.first_seed + self.num_episodes)
+        return [seeds[i : i + self.num_envs] for i in range(0, self.num_episodes, self.num_envs)]
+
+    def shares_seeds(self, other: EvaluationPlan) -> bool:
+        """Whether the two play episodes of the same seeds."""
+        latest = max(self.first_seed, other.first_seed)
+        return latest < min(self.first_seed + self.num_episodes, other.first_seed + other.num_episodes)
 
     @property
     def acting(self) -> dict[str, Any]:

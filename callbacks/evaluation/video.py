@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from callbacks.errors import UsageError
 from callbacks.evaluation.evaluate import one_thread
 from elmur.files import atomic_open
 from elmur.progress import shown
-from elmur.spec import TaskSpec
-from envs.rollout import Policy, rollout
-from envs.vector import Observation, Rendered, Step, VectorEnv
+from envs.family import EnvFamily
+from envs.observers import Telling
+from envs.rollout import Observer, Policy, Wave, rollout
+from envs.vector import Rendered, VectorEnv
 
 log = logging.getLogger(__name__)
 FRAMES_PER_SECOND = 20
@@ -28,41 +29,24 @@ class VideoError(RuntimeError):
     """Episodes that cannot be filmed, and why."""
 
 
-def check_filmable(env: Mapping[str, Any], episodes: int) -> None:
-    """Raises UsageError where a video is asked for of an env section that does not say how to render."""
-    if episodes and env.get("render") is None:
-        raise UsageError(f"evaluation.video={episodes}: env={env['name']} cannot be rendered; leave it at 0")
+def check_filmable(family: EnvFamily, episodes: int) -> None:
+    """Raises UsageError where a video is asked for of a world that does not say how it is rendered."""
+    if episodes and family.render is None:
+        raise UsageError(f"evaluation.video={episodes}: env={family.name} cannot be rendered; leave it at 0")
 
 
-class Filmed:
-    """A VectorEnv that hands a frame of every step, uint8 [N, h, w, 3], to `keep`."""
+class Camera(Observer):
+    """Hands a frame of every moment, uint8 [N, h, w, 3], to `keep`."""
 
-    def __init__(self, env: VectorEnv, keep: Callable[[np.ndarray], object]) -> None:
-        if not isinstance(env, Rendered):
-            raise VideoError(f"{env.spec.name}: its environments have no render(), so there is nothing to film")
-        self.env, self._render, self._keep = env, env.render, keep
-        self.num_envs = env.num_envs
+    def __init__(self, keep: Callable[[np.ndarray], object]) -> None:
+        self._keep = keep
 
-    @property
-    def spec(self) -> TaskSpec:
-        """The task."""
-        return self.env.spec
+    def on_reset(self, wave: Wave) -> None:
+        if not isinstance(wave.env, Rendered):
+            raise VideoError(f"{wave.env.spec.name}: its environments have no render(), so there is nothing to film")
+        self._keep(wave.env.render())
 
-    def reset(self, seeds: Sequence[int | None]) -> Observation:
-        """See VectorEnv."""
-        observation = self.env.reset(seeds)
-        self._keep(self._render())
-        return observation
-
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
-        """See VectorEnv."""
-        step = self.env.step(action, active)
-        self._keep(self._render())
-        return step
-
-    def close(self) -> None:
-        """See VectorEnv."""
-        self.env.close()
+    on_step = on_reset
 
 
 def film(
@@ -83,12 +67,9 @@ def film(
     try:
         path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
         with one_thread(), shown("filming", env.spec.horizon, "steps", progress) as bar, _Writer(path) as writer:
-            played = rollout(
-                Filmed(env, lambda frames: writer.add(tiled(frames))),
-                policy,
-                range(first_seed, first_seed + episodes),
-                on_step=lambda step, running: bar.update(step),
-            )
+            camera = Camera(lambda frames: writer.add(tiled(frames)))
+            tell = Telling(lambda step, running: bar.update(step))
+            played = rollout(env, policy, range(first_seed, first_seed + episodes), observers=[camera, tell])
     finally:
         env.close()
     told = ", ".join(f"{episode.seed} {'succeeded' if episode.success else 'failed'}" for episode in played)

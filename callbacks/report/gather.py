@@ -6,24 +6,22 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from callbacks.report.row import ROW, read_row
+from callbacks.report.row import ROW, Row, read_row
 
 log = logging.getLogger(__name__)
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one model with one set of settings: `label` is the folder that a command's settings name."""
+    """Rows of one stage and one model with one set of settings, which `label` names: what was set by the command."""
 
+    stage: str
     model: str
     label: str
     metric: str
@@ -33,17 +31,22 @@ class Group:
     @property
     def name(self) -> str:
         """Model and settings."""
-        return self.model if self.label == "default" else f"{self.model} ({self.label})"
+        name = self.model if self.label == "default" else f"{self.model} ({self.label})"
+        return name if self.stage == "train" else f"{name}, acting again"
 
     def by_task(self) -> dict[str, list[Row]]:
         """The rows of each task, by seed."""
-        tasks = sorted({row["task"] for row in self.rows})
-        return {task: sorted((r for r in self.rows if r["task"] == task), key=lambda r: r["seed"]) for task in tasks}
+        tasks = sorted({row.task for row in self.rows})
+        seeded = sorted(self.rows, key=lambda row: -1 if row.seed is None else row.seed)
+        return {task: [row for row in seeded if row.task == task] for task in tasks}
 
 
 def groups(source: Path) -> list[Group]:
-    """The rows below a folder, grouped. Raises ValueError where there are none; damaged ones are left out, and said."""
-    found: dict[tuple[str, str, str, str | None], list[Row]] = {}
+    """The rows below a folder, grouped. Raises ValueError where there are none.
+
+    Damaged ones are left out, and copies of one run, and that is said.
+    """
+    found: dict[tuple[str, str, str, str, str | None], dict[tuple[str, int | None], Row]] = {}
     for path in sorted(source.rglob(ROW)):
         try:
             row = read_row(path)
@@ -51,11 +54,15 @@ def groups(source: Path) -> list[Group]:
             log.warning("left out: %s", error)
             continue
         if row is not None:
-            key = row["model"], path.parent.parent.name, row.get("metric", "success"), row.get("suite")
-            found.setdefault(key, []).append(row)
+            label = path.parent.parent.name if row.label is None else row.label
+            group = found.setdefault((row.stage, row.model, label, row.metric, row.suite), {})
+            if (row.task, row.seed) in group and row.seed is not None:
+                log.warning("left out: %s, %s with seed %s and the same settings once more", path, row.task, row.seed)
+                continue
+            group[row.task, row.seed] = row
     if not found:
         raise ValueError(f"source={source}: expected a folder of runs, found no {ROW} below it")
-    return [Group(*key, tuple(rows)) for key, rows in found.items()]
+    return [Group(*key, tuple(rows.values())) for key, rows in found.items()]
 
 
 def mean_and_error(values: Sequence[float], otherwise: float) -> tuple[float, float]:

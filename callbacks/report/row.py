@@ -4,74 +4,200 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
+import re
+import resource
+import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from callbacks.command.identity import ROW as ROW
-from callbacks.evaluation.outcomes import Outcome
+from callbacks.command.identity import portable
+from callbacks.command.settings import Settings
+from callbacks.evaluation.outcomes import RETURN, Outcome
 from elmur.files import write_json
+from envs.family import EnvFamily
 
 FORMAT = 1
 KEYS = {"finished": str, "task": str, "model": str, "seed": int, "outcomes": dict}
-OUTCOME_KEYS = ("episodes", *(key.name for key in fields(Outcome) if key.default is key.default_factory is MISSING))
+NAMES = ("stage", "task", "model", "metric", "suite", "actions")  # of which folders and figures are named
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy", "h5py", "popgym", "mani_skill")
 
 
-def write_row(
-    path: Path | str, outcomes: Mapping[str, Outcome], about: Mapping[str, Any], reference: Any = None
-) -> dict[str, Any]:
-    """Write the row of one evaluation and give it back; `about` is plain JSON values (task, seed, settings, ...).
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a row took: seconds of wall and of processor time, training without selection; bytes at the most."""
 
-    reference: what is known of the task, a dataclass with the mean returns `random` and `expert` and the method
-    `normalised` (0 for random play, 1 for the expert); it is noted beside the returns, with the normalised score.
+    train_seconds: float | None = None
+    train_cpu_seconds: float | None = None
+    selection_seconds: float | None = None
+    selection_cpu_seconds: float | None = None
+    evaluation_seconds: float | None = None
+    evaluation_cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a row comes from: the command, the code (a commit, and a hash of its files), the machine."""
+
+    command: str | None = None
+    commit: str | None = None
+    code: str | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One evaluation of one policy; its fields are the keys of the file, those of `cost` and `origin` among them.
+
+    stage: `train`, or `evaluate` for a checkpoint that acted once more. seed: None where a checkpoint does not say its
+    own. label: what was set beside the defaults. settings: of the run that made the checkpoint, with the env and the
+    evaluation of this row. identity: of checkpoint, env and evaluation. selection_score: of the checkpoint, where it
+    was chosen. data: what was trained on. reference: mean returns of random play and of the expert.
     """
-    found = {name: outcome.to_json() for name, outcome in outcomes.items()}
-    if reference is not None:
-        about = {**about, "reference": asdict(reference)}
-        for name, outcome in outcomes.items():
-            found[name]["normalised"] = reference.normalised(outcome.mean_return)
-    row = {
-        "format": FORMAT,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **about,
-        "versions": versions(),
-        "outcomes": found,
+
+    task: str
+    model: str
+    seed: int | None
+    outcomes: dict[str, Outcome]
+    stage: str = "train"
+    metric: str = "success"
+    suite: str | None = None
+    label: str | None = None
+    actions: str | None = None
+    checkpoint: str | None = None
+    identity: str | None = None
+    parameters: int | None = None
+    updates: int | None = None
+    selection_score: float | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, float] | None = None
+    cost: Cost = field(default_factory=Cost)
+    origin: Origin = field(default_factory=Origin)
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    finished: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+    def normalised(self, value: float) -> float | None:
+        """A mean return between random play, 0, and the expert, 1; None where the task has no reference."""
+        if self.reference is None:
+            return None
+        return (value - self.reference["random"]) / (self.reference["expert"] - self.reference["random"])
+
+    def write(self, path: Path | str) -> None:
+        """Publish the row."""
+        write_json(path, self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain values."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("outcomes", "cost", "origin")}
+        outcomes = {name: outcome.to_json() for name, outcome in self.outcomes.items()}
+        if self.reference is not None:
+            for name, outcome in self.outcomes.items():
+                outcomes[name]["normalised"] = self.normalised(outcome.metric(RETURN))
+        return {"format": FORMAT, **plain, **asdict(self.cost), **asdict(self.origin), "outcomes": outcomes}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Row:
+        """What `to_json` gave, today or before: a key that was not known then has its default."""
+        known = {key.name: found[key.name] for key in fields(cls) if key.name in found}
+        parts = {
+            "cost": Cost(**{key.name: found.get(key.name) for key in fields(Cost)}),
+            "origin": Origin(**{key.name: found[key.name] for key in fields(Origin) if key.name in found}),
+            "outcomes": {name: Outcome.from_json(outcome) for name, outcome in found["outcomes"].items()},
+        }
+        return cls(**{**known, **parts})
+
+
+def row_of(
+    settings: Settings, family: EnvFamily, checkpoint: Path, outcomes: dict[str, Outcome], about: Mapping[str, Any]
+) -> Row:
+    """The row of outcomes of a checkpoint, made here and now.
+
+    about: fields of the row, of `Cost` among them, that are known better than from the settings of the command.
+    """
+    from callbacks.record import RECORD, selection_score
+    from elmur.checkpoint import read_checkpoint
+    from elmur.code import code_hash, commit
+
+    found = read_checkpoint(checkpoint)
+    spent = {key.name: about.get(key.name) for key in fields(Cost)}
+    spent["evaluation_seconds"] = sum(outcome.wall_seconds for outcome in outcomes.values())
+    known = {
+        "stage": settings.stage,
+        "task": family.id,
+        "model": settings.model_name,
+        "seed": settings.seed,
+        "label": settings.label,
+        "metric": family.metric,
+        "suite": family.suite,
+        "checkpoint": str(checkpoint),
+        "updates": found.get("global_step"),
+        "selection_score": selection_score(checkpoint, found),
+        "settings": portable(settings),
+        "data": (found.get(RECORD) or {}).get("data") or {},
+        "reference": None if family.reference is None else dict(vars(family.reference)),
+        "cost": Cost(**{**spent, "peak_memory_bytes": peak_memory()}),
+        "origin": Origin(settings.command, commit(), code_hash(), machine(), torch.get_num_threads()),
+        "outcomes": outcomes,
     }
-    write_json(path, row)
-    return row
+    return Row(**{**known, **{name: value for name, value in about.items() if name not in spent}})
 
 
-def read_row(path: Path | str) -> dict[str, Any] | None:
-    """A row that `write_row` wrote; None where there is none. Raises ValueError for a damaged one."""
+def read_row(path: Path | str) -> Row | None:
+    """A row that was written there; None where there is none. Raises ValueError for a damaged one."""
     try:
-        row = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text())
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise ValueError(f"{path}: expected a result row in JSON, found {error}; delete it to run again") from error
-    if not isinstance(row, dict) or row.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a result row of format {FORMAT}; delete it to run again")
-    if missing := _missing(row):
-        raise ValueError(f"{path}: expected a result row with {', '.join(missing)}; delete it to run again")
-    return row
+    if wrong := _wrong(found):
+        raise ValueError(f"{path}: expected a result row with {', '.join(wrong)}; delete it to run again")
+    return Row.from_json(found)
 
 
-def _missing(row: Mapping[str, Any]) -> list[str]:
+def _wrong(row: Mapping[str, Any]) -> list[str]:
     """What every row has and this one has not, or not as it should be."""
-    missing = [key for key, kind in KEYS.items() if not isinstance(row.get(key), kind)]
-    if "outcomes" in missing:
-        return missing
-    found = {f"outcomes.{name}": outcome for name, outcome in row["outcomes"].items()} or {"outcomes.<variant>": None}
-    for name, outcome in found.items():
-        if isinstance(outcome, Mapping):
-            missing += [f"{name}.{key}" for key in OUTCOME_KEYS if key not in outcome]
-        else:
-            missing.append(name)
-    return missing
+    wrong = [key for key, kind in KEYS.items() if not isinstance(row.get(key), kind)]
+    if "seed" in row and row["seed"] is None and row.get("stage") == "evaluate":
+        wrong.remove("seed")
+    wrong += [f"a name as {key}" for key in NAMES if not re.fullmatch(r"[\w.+-]*", str(row.get(key) or ""))]
+    if "outcomes" in wrong:
+        return wrong
+    for name, outcome in (row["outcomes"] or {"<variant>": None}).items():
+        try:
+            Outcome.from_json(outcome)
+        except KeyError as error:
+            wrong.append(f"outcomes.{name}.{error.args[0]}")
+        except (TypeError, ValueError, AttributeError, IndexError):
+            wrong.append(f"outcomes.{name}")
+    return wrong
+
+
+def machine() -> dict[str, Any]:
+    """The processor, its cores and the accelerator of this machine."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": found[1] if found else platform.machine(), "cores": os.cpu_count(), "accelerator": accelerator}
+
+
+def peak_memory() -> int:
+    """Bytes of main memory that this process held at the most, and of the accelerator's."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return held + (torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
 
 
 def versions() -> dict[str, str]:

@@ -7,32 +7,34 @@ import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.report.row import ROW
+from callbacks.evaluation.outcomes import RETURN, Outcome
+from callbacks.report.row import ROW, Row
 from elmur.files import write_bytes
+from envs.vector import SUCCESS
 
 log = logging.getLogger(__name__)
 NUMBERED = re.compile(r"[^\d]*(\d+)$")
 
 
-def show(row: Mapping[str, Any], folder: Path, chance: float | None = None) -> None:
+def show(row: Row, folder: Path, chance: float | None = None) -> None:
     """One row of `folder` as a table and, where its variants are numbered, as a figure beside it."""
     show_table(row)
-    drawn = draw_success({row["model"]: row}, folder / "success.png", chance)
+    drawn = draw_success({row.model: row}, folder / "success.png", chance)
     log.info("result row: %s", folder / ROW)
     if drawn:
         log.info("figure: %s", folder / "success.png")
 
 
-def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
+def show_table(row: Row, console: Console | None = None) -> None:
     """The outcomes of one result row as a table."""
-    actions = f" · {row['actions']} actions" if "actions" in row else ""
-    table = Table(title=f"{row['task']} · {row['model']} · seed {row['seed']}{actions}", title_justify="left")
-    lines = [_cells(name, outcome, row) for name, outcome in row["outcomes"].items()]
+    about = [row.task, row.model, row.label, f"seed {'unknown' if row.seed is None else row.seed}"]
+    about.append(f"{row.actions} actions" if row.actions else None)
+    table = Table(title=" · ".join(filter(None, about)), title_justify="left")
+    lines = [_cells(name, outcome, row) for name, outcome in row.outcomes.items()]
     for heading in lines[0]:
         table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
     for cells in lines:
@@ -40,21 +42,24 @@ def show_table(row: Mapping[str, Any], console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
-def _cells(name: str, outcome: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, str]:
-    """One line of the table of a row: heading -> text. Success is left out where the task has only a return."""
-    lost = outcome.get("env_errors")
-    cells = {"variant": name, "episodes": str(outcome["episodes"]) + (f" + {len(lost)} env_error" if lost else "")}
-    if row.get("metric") != "return":
-        low, high = outcome["success_interval"]
-        cells |= {"success": f"{outcome['success']:.2f}", "95 % of it": f"{low:.2f}-{high:.2f}"}
-    cells["return"] = f"{outcome['mean_return']:.2f} ± {outcome['return_error']:.2f}"
-    if reference := row.get("reference"):
-        cells |= {name: f"{reference[name]:.2f}" for name in ("expert", "random")}
-        cells["normalised"] = f"{outcome['normalised']:.2f}"
-    return cells | {"steps": f"{outcome['mean_length']:,.0f}", "seconds": f"{outcome['wall_seconds']:.1f}"}
+def _cells(name: str, outcome: Outcome, row: Row) -> dict[str, str]:
+    """One line of the table of a row: heading -> text. The return alone where that is what the task is about."""
+    lost = len(outcome.env_errors)
+    cells = {"variant": name, "episodes": str(outcome.episodes) + (f" + {lost} env_error" if lost else "")}
+    for metric, measure in outcome.metrics.items() if row.metric != RETURN else ():
+        if metric != RETURN:
+            cells[metric.replace("_", " ")] = f"{measure.mean:.2f}"
+        if metric == row.metric and measure.interval:
+            cells["95 % of it"] = "{:.2f}-{:.2f}".format(*measure.interval)
+    gained = outcome.metrics[RETURN]
+    cells["return"] = f"{gained.mean:.2f} ± {gained.error:.2f}"
+    if row.reference:
+        cells |= {name: f"{row.reference[name]:.2f}" for name in ("expert", "random")}
+        cells["normalised"] = f"{row.normalised(gained.mean):.2f}"
+    return cells | {"steps": f"{outcome.mean_length:,.0f}", "seconds": f"{outcome.wall_seconds:.1f}"}
 
 
-def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance: float | None = None) -> bool:
+def draw_success(rows: Mapping[str, Row], path: Path | str, chance: float | None = None) -> bool:
     """A PNG of success against the number in the variants' names, a line per row (label -> row).
 
     chance: the success of guessing, drawn as a dotted line. Gives False, and draws nothing, where no variant has one.
@@ -70,9 +75,9 @@ def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
     for label, points in lines.items():
         x = [number for number, _ in points]
-        y = [outcome["success"] for _, outcome in points]
+        y = [outcome.metric(SUCCESS) for _, outcome in points]
         axes.plot(x, y, marker="o", label=label)
-        low, high = zip(*[outcome["success_interval"] for _, outcome in points], strict=True)
+        low, high = zip(*[outcome.metrics[SUCCESS].interval or (0.0, 1.0) for _, outcome in points], strict=True)
         axes.fill_between(x, low, high, alpha=0.2)
     axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")
     if chance is not None:
@@ -86,7 +91,8 @@ def draw_success(rows: Mapping[str, Mapping[str, Any]], path: Path | str, chance
     return True
 
 
-def numbered(row: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
-    """The outcomes whose variant ends in a number, by that number."""
-    found = [(NUMBERED.match(name), outcome) for name, outcome in row["outcomes"].items()]
+def numbered(row: Row) -> list[tuple[int, Outcome]]:
+    """The outcomes whose variant ends in a number, by that number, where success was measured."""
+    measured = {name: outcome for name, outcome in row.outcomes.items() if SUCCESS in outcome.metrics}
+    found = [(NUMBERED.match(name), outcome) for name, outcome in measured.items()]
     return sorted(((int(match[1]), outcome) for match, outcome in found if match), key=lambda pair: pair[0])

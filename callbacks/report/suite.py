@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.gather import Group, bootstrap, groups, mean_and_error, wilson
+from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
 from elmur.files import write_bytes, write_text
 from envs import suites
+from envs.vector import SUCCESS
 
 log = logging.getLogger(__name__)
 OTHERS = ("ELMUR", "RATE", "DT", "BC-LSTM", "demonstrator")  # published, where there are numbers
 ROBOTS = "mikasa32"  # known by the task: as a setting of the env it would tell finished runs from new ones
 ROBOT_OTHERS = ("ELMUR", "RATE", "DP", "BC-MLP", "CQL-MLP", "DT")
+FORBIDDEN = r"[^\w.+=-]"  # in the name of a file
 GOOD = 0.8  # a normalised score that counts as solved
 NOTE = (
     "Columns with an asterisk were published. Their demonstrators differ from the experts here, which score higher; "
@@ -36,7 +41,7 @@ def report(source: Path, folder: Path, console: Console | None = None) -> None:
     """Show what the runs below `source` reached, and write report.md, report.csv and figures into `folder`."""
     sheets: list[Sheet] = []
     for group in groups(source):
-        sheets += return_sheets(group, folder) if group.metric == "return" else [success_sheet(group)]
+        sheets += return_sheets(group, folder) if group.metric == RETURN else [success_sheet(group)]
     for sheet in sheets:
         sheet.show(console or Console())
     write_text(folder / "report.md", "\n".join(sheet.markdown() for sheet in sheets))
@@ -48,19 +53,21 @@ def success_sheet(group: Group) -> Sheet:
     """Success in every variant of every task, over the episodes of all seeds, and what was published on robot tasks."""
     lines = []
     robots = suites.read(ROBOTS).tasks
-    known = any(row["task"] in robots for row in group.rows)
+    known = any(row.task in robots for row in group.rows)
     for task, rows in group.by_task().items():
-        for variant in dict.fromkeys(name for row in rows for name in row["outcomes"]):
-            outcomes = [row["outcomes"][variant] for row in rows if variant in row["outcomes"]]
-            won = sum(sum(outcome["successes"]) for outcome in outcomes)
-            played = sum(outcome["episodes"] for outcome in outcomes)
+        for variant in dict.fromkeys(name for row in rows for name in row.outcomes):
+            outcomes = [row.outcomes[variant] for row in rows if variant in row.outcomes]
+            won = sum(int(sum(outcome.metrics[SUCCESS].values)) for outcome in outcomes)
+            played = sum(outcome.episodes for outcome in outcomes)
             line = {
                 "task": task, "variant": variant, "seeds": len(outcomes), "episodes": played, "success": won / played,
-                "95 %": wilson(won, played), "worst seed": min(outcome["success"] for outcome in outcomes),
+                "95 %": wilson(won, played), "worst seed": min(outcome.metric(SUCCESS) for outcome in outcomes),
             }  # fmt: skip
-            if known:  # where the goal can be lost again; rows of other tasks have dashes here
+            for metric in dict.fromkeys(name for outcome in outcomes for name in outcome.metrics):
+                if metric not in (SUCCESS, RETURN):  # whatever else the environment measures
+                    line[metric.replace("_", " ")] = float(np.mean([outcome.metric(metric) for outcome in outcomes]))
+            if known:  # rows of other tasks have dashes here
                 published = robots[task].published if task in robots else {}
-                line["at end"] = float(np.mean([o["success_at_end"] for o in outcomes])) if task in robots else None
                 line |= {f"{method}*": published.get(method) for method in ROBOT_OTHERS}
             lines.append(line)
     about = {"model": group.model, "settings": group.label}
@@ -75,7 +82,7 @@ def return_sheets(group: Group, folder: Path) -> list[Sheet]:
     lines = [task_line(task, by_task.get(task, []), suite.tasks[task] if suite else None) for task in tasks]
     missing = [task for task in tasks if task not in by_task]
     about = {"model": group.model, "settings": group.label}
-    kinds = sorted({row["actions"] for row in group.rows if "actions" in row})
+    kinds = sorted({row.actions for row in group.rows if row.actions})
     notes = [f"Mean return ± standard error over seeds (of one seed: over its episodes); actions: {', '.join(kinds)}."]
     if missing:
         notes.append(f"{len(missing)} of {len(tasks)} tasks have no run yet.")
@@ -83,13 +90,13 @@ def return_sheets(group: Group, folder: Path) -> list[Sheet]:
     scores = normalised(by_task)
     if suite:
         sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task, scores), about))
-        name = f"normalised-{group.model}-{group.label}.png"
+        name = f"normalised-{re.sub(FORBIDDEN, '_', f'{group.model}-{group.label}')}.png"
         if scores and draw(scores, suite, folder / name):
             sheets[-1].notes.append(f"![normalised score of every task]({name})")
     return sheets
 
 
-def task_line(task: str, rows: Sequence[Mapping[str, Any]], known: suites.SuiteTask | None) -> dict[str, Any]:
+def task_line(task: str, rows: Sequence[Row], known: suites.SuiteTask | None) -> dict[str, Any]:
     """One task: our return, its references, and what was published."""
     line: dict[str, Any] = {"task": task, "seeds": len(rows)}
     names = ("return", "±", "normalised", "norm. ±", "expert", "random")
@@ -98,8 +105,8 @@ def task_line(task: str, rows: Sequence[Mapping[str, Any]], known: suites.SuiteT
         line["seeds"] = "missing"
     else:
         outcomes = [pooled(row) for row in rows]
-        line["return"], line["±"] = mean_and_error([o["mean_return"] for o in outcomes], outcomes[0]["return_error"])
-        if reference := rows[0].get("reference"):
+        line["return"], line["±"] = mean_and_error([mean for mean, _ in outcomes], outcomes[0][1])
+        if reference := rows[0].reference:
             scale = reference["expert"] - reference["random"]
             line |= {"expert": reference["expert"], "random": reference["random"]}
             line |= {"normalised": (line["return"] - reference["random"]) / scale, "norm. ±": line["±"] / scale}
@@ -108,25 +115,24 @@ def task_line(task: str, rows: Sequence[Mapping[str, Any]], known: suites.SuiteT
     return line
 
 
-def pooled(row: Mapping[str, Any]) -> dict[str, float]:
+def pooled(row: Row) -> tuple[float, float]:
     """Mean and error of a row's return over its variants."""
-    outcomes = list(row["outcomes"].values())
-    return {name: float(np.mean([outcome[name] for outcome in outcomes])) for name in ("mean_return", "return_error")}
+    gained = [outcome.metrics[RETURN] for outcome in row.outcomes.values()]
+    return float(np.mean([of.mean for of in gained])), float(np.mean([of.error for of in gained]))
 
 
-def normalised(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:
+def normalised(by_task: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
     """The normalised score of each seed, of the tasks that have a reference."""
     scores: dict[str, list[float]] = {}
     for task, rows in by_task.items():
         for row in rows:
-            if reference := row.get("reference"):
-                share = (pooled(row)["mean_return"] - reference["random"]) / (reference["expert"] - reference["random"])
+            if (share := row.normalised(pooled(row)[0])) is not None:
                 scores.setdefault(task, []).append(share)
     return scores
 
 
 def sum_lines(
-    suite: suites.Suite, by_task: Mapping[str, Sequence[Mapping[str, Any]]], scores: Mapping[str, Sequence[float]]
+    suite: suites.Suite, by_task: Mapping[str, Sequence[Row]], scores: Mapping[str, Sequence[float]]
 ) -> list[dict[str, Any]]:
     """Sums and normalised means of each group of a suite, over the tasks that have runs."""
     lines = []
@@ -134,8 +140,8 @@ def sum_lines(
         members = suite.members(name)
         there = [task for task in members if task in by_task]
         line: dict[str, Any] = {"tasks": f"{name} ({len(members)})", "with runs": len(there)}
-        line["sum"] = float(sum(np.mean([pooled(r)["mean_return"] for r in by_task[t]]) for t in there))
-        known = [by_task[task][0]["reference"] for task in there if by_task[task][0].get("reference")]
+        line["sum"] = float(sum(np.mean([pooled(r)[0] for r in by_task[t]]) for t in there))
+        known = [reference for task in there if (reference := by_task[task][0].reference)]
         line |= {kind: float(sum(reference[kind] for reference in known)) for kind in ("expert", "random")}
         chosen = {task: scores[task] for task in there if task in scores}
         line |= dict.fromkeys(("normalised", "95 %, seeds", "95 %, seeds and tasks", f"above {GOOD}"))

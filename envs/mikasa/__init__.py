@@ -40,16 +40,18 @@ TASKS = (
     *(f"{order}OfColors{count}-v0" for order in ("Bunch", "Seq", "Chain") for count in (3, 5, 7)),
 )
 LENGTHS = {"Remember": 60, "ShellGame": 90, "Intercept": 90, "Rotate": 90, "TakeItBack": 180}  # others: 120
+METRICS = ("success", "success_at_end")  # the goal was met at some step, the published measure; is met at the last one
 STEP_SECONDS = 120.0  # that a step may take in a process of its own; rendering on a busy CPU is slow
 
 
 class Mikasa(gymnasium.Env[Observation, Any]):
     """One task on the CPU; `task_spec` says what an observation is.
 
-    Every episode lasts as long as the suite says, whatever is reached on the way. `info` at its end holds `success`
-    (the goal was met at some step, the published measure) and `success_at_end`. An action out of bounds is clipped;
+    Every episode lasts as long as the suite says, whatever is reached on the way. An action out of bounds is clipped;
     `clipped` counts how often.
     """
+
+    metrics = METRICS
 
     def __init__(self, id: str, **options: Any) -> None:
         check_task(id)
@@ -78,7 +80,7 @@ class Mikasa(gymnasium.Env[Observation, Any]):
         self._steps += 1
         now = bool(success)
         self._once = self._once or now
-        info = {"success": self._once, "success_at_end": now}
+        info = dict(zip(METRICS, (self._once, now), strict=True))
         return _first_row(shown), float(reward), False, self._steps >= self.simulation.horizon, info
 
     def render(self) -> Any:
@@ -95,6 +97,8 @@ class MikasaBatch:
 
     All rows begin together: the suite cannot begin one episode anew inside a batch. A row without a seed idles.
     """
+
+    metrics = METRICS
 
     def __init__(self, id: str, num_envs: int, **options: Any) -> None:
         check_task(id)
@@ -125,13 +129,13 @@ class MikasaBatch:
         chosen = torch.as_tensor(action, dtype=torch.float32, device=self.simulation.env.device).clamp(-1.0, 1.0)
         self._shown, gained, success = self.simulation.step(chosen)
         now = success.cpu().numpy() & active
-        self._once |= now
+        self._once = self._once | now
         self._steps += 1
         over = active & (self._steps >= self.simulation.horizon)
         self._playing = self._playing & ~over
         reward = np.where(active, gained.cpu().numpy(), 0.0).astype(np.float32)
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
-        return Step(dict(self._shown), reward, none, over, over & self._once, every, over & now)
+        return Step(dict(self._shown), reward, none, over, every, dict(zip(METRICS, (self._once, now), strict=True)))
 
     def render(self) -> np.ndarray:
         """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""

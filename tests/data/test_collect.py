@@ -20,13 +20,15 @@ from elmur.files import leftovers
 from elmur.spec import Discrete, TaskSpec, Vector
 from envs.experts.tmaze import TMazeExpert
 from envs.tmaze import make_vector
-from envs.vector import Step
+from envs.vector import SUCCESS, Step
 
 SPEC = TaskSpec("count", {"state": Vector(2)}, Discrete((3,)), 20)
 
 
 class Count:
     """N episodes that last `seed % 7 + 1` steps (at most `longest`); the state is (seed % 1000, steps so far)."""
+
+    metrics = (SUCCESS,)
 
     def __init__(self, num_envs: int, longest: int = 7) -> None:
         self.num_envs, self.spec, self.longest = num_envs, SPEC, longest
@@ -46,7 +48,7 @@ class Count:
         ended = (self.steps == np.minimum(self.seed % 7 + 1, self.longest)) & active
         reward = (action * active).astype(np.float32)
         every = np.ones(self.num_envs, np.bool_)
-        return Step(self._seen(), reward, ended, np.zeros(self.num_envs, np.bool_), ended, every)
+        return Step(self._seen(), reward, ended, np.zeros(self.num_envs, np.bool_), every, {SUCCESS: ended})
 
     def close(self) -> None:
         pass

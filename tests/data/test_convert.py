@@ -15,6 +15,7 @@ from data.convert import ConvertError, convert
 from data.index import build_index
 from data.shard import Shard
 from envs.experts.popgym import expert_for
+from envs.observers import Recorder
 from envs.popgym import make_vector
 from envs.popgym.archive import PublishedEpisodes
 from envs.rollout import rollout
@@ -33,7 +34,9 @@ def archive(folder: Path, task: str, count: int = 3) -> list[Any]:
     """Files as the publication wrote them, of episodes that our adapter shows; gives those episodes."""
     folder.mkdir(parents=True, exist_ok=True)
     env = make_vector(count, task)
-    episodes = [e.steps for e in rollout(env, expert_for(task), list(range(count)), record=True, max_steps=300)]
+    episodes = [
+        e.steps for e in rollout(env, expert_for(task), list(range(count)), observers=[Recorder()], max_steps=300)
+    ]
     seen, done = KINDS[task]
     for number, steps in enumerate(episodes):
         assert steps is not None

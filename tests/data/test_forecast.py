@@ -14,8 +14,9 @@ from data.collect import collect
 from data.forecast import Forecast, forecast, readable
 from data.shard import Shard
 from elmur.spec import Image, TaskSpec, Vector
+from envs.observers import Recorder
 from envs.rollout import Trajectory, rollout
-from envs.vector import Step
+from envs.vector import SUCCESS, Step
 
 PIXELS = 3 * 16 * 16
 SPEC = TaskSpec("slow", {"camera": Image(3, 16, 16), "state": Vector(2)}, Vector(2, (-1.0, -1.0), (1.0, 1.0)), 12)
@@ -24,6 +25,7 @@ SPEC = TaskSpec("slow", {"camera": Image(3, 16, 16), "state": Vector(2)}, Vector
 class Slow:
     """Episodes of 12 steps, each of which takes `seconds` by `clock`; a picture of one colour, or of noise."""
 
+    metrics = (SUCCESS,)
     clock = 0.0
 
     def __init__(self, num_envs: int, seconds: float = 0.0, noise: bool = False) -> None:
@@ -45,7 +47,7 @@ class Slow:
         self.count += 1
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         over = active & (self.count >= 12)
-        return Step(self.seen(), np.zeros(self.num_envs, np.float32), none, over, over, every)
+        return Step(self.seen(), np.zeros(self.num_envs, np.float32), none, over, every, {SUCCESS: over})
 
     def close(self) -> None: ...
 
@@ -68,7 +70,7 @@ def foretold(env: Slow, episodes: int, processes: int = 1) -> Forecast:
     """The forecast for shards of 4 episodes."""
 
     def play(steps: int) -> Trajectory:
-        first = rollout(env, Eager(), [1, 2], max_steps=steps, record=True)[0].steps
+        first = rollout(env, Eager(), [1, 2], max_steps=steps, observers=[Recorder()])[0].steps
         assert first is not None
         return first
 

@@ -28,6 +28,7 @@ from envs.mikasa import TASKS, Mikasa, MikasaBatch, in_this_process, make_vector
 from envs.mikasa import scene as mikasa_scene
 from envs.mikasa import sim as mikasa_sim
 from envs.mikasa.sim import MikasaError, Simulation, registered
+from envs.observers import Recorder
 from envs.rollout import rollout
 
 # Warnings of ManiSkill and what it imports: nothing here can be mended in this repository.
@@ -219,9 +220,9 @@ def test_an_episode_ends_at_its_length_and_says_what_was_reached() -> None:
 
         def observe(self, action: np.ndarray, reward: np.ndarray) -> None: ...
 
-    gone, stayed = rollout(env, UpAgain(), [1, 2], record=True)
-    assert (gone.success, gone.success_at_end) == (True, False)
-    assert (stayed.success, stayed.success_at_end) == (True, True)
+    gone, stayed = rollout(env, UpAgain(), [1, 2], observers=[Recorder()])
+    assert gone.metrics == {"success": True, "success_at_end": False}
+    assert stayed.metrics == {"success": True, "success_at_end": True}
     assert gone.length == 60
     assert gone.steps is not None
     assert (gone.steps.terminated, gone.steps.truncated) == (False, True)
@@ -231,8 +232,8 @@ def test_an_episode_ends_at_its_length_and_says_what_was_reached() -> None:
 def test_a_seed_is_an_episode_wherever_and_whenever_it_is_played() -> None:
     task, expert = "SeqOfColors3-v0", expert_for("SeqOfColors3-v0")
     alone, several = in_this_process(1, task), make_vector(3, task, processes=2)
-    one = rollout(alone, expert, [5, 6, 5], record=True, max_steps=26)  # until something is touched
-    other = rollout(several, expert, [6, 7, 5], record=True, max_steps=26)  # until something is touched
+    one = rollout(alone, expert, [5, 6, 5], observers=[Recorder()], max_steps=26)  # until something is touched
+    other = rollout(several, expert, [6, 7, 5], observers=[Recorder()], max_steps=26)  # until something is touched
     for a, b in ((one[0], one[2]), (one[0], other[2]), (one[1], other[0])):
         assert a.steps is not None
         assert b.steps is not None

@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from envs.experts.mikasa import expert_for
 from envs.experts.mikasa.arm import ARM, BASE, Arm, rotation, tool
 from envs.mikasa import Mikasa, in_this_process
+from envs.observers import Recorder
 from envs.rollout import rollout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,8 +79,8 @@ def test_gliding_is_fast_level_and_within_the_bounds(env: Mikasa) -> None:
 @pytest.mark.parametrize("task", ["ChainOfColors7-v0", "SeqOfColors3-v0"])
 def test_touches_all_cubes_and_stays(task: str) -> None:
     env = in_this_process(2, task)
-    episodes = rollout(env, expert_for(task), [0, 1], record=True)
-    assert [(episode.success, episode.success_at_end) for episode in episodes] == [(True, True)] * 2
+    episodes = rollout(env, expert_for(task), [0, 1], observers=[Recorder()])
+    assert [episode.metrics for episode in episodes] == [{"success": True, "success_at_end": True}] * 2
     for episode in episodes:
         assert episode.steps is not None
         assert not episode.steps.action[-3:, :ARM].any()

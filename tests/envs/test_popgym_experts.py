@@ -23,6 +23,7 @@ from envs.experts.popgym.labyrinth import GOAL, LabyrinthEscape
 from envs.experts.popgym.levels import LEVELS, LevelError, check_level
 from envs.experts.popgym.mines import mine_probabilities, neighbours
 from envs.experts.popgym.pendulum_value import advance, best_torque, cost, wrap
+from envs.observers import Noise, Recorder
 from envs.popgym import FAMILIES, TASKS, PopGymError, make_vector
 from envs.rollout import Episode, rollout
 
@@ -36,11 +37,11 @@ def task(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def play(task: str, num_episodes: int, num_envs: int, noise: float = 0.0, record: bool = False) -> list[Episode]:
+def play(task: str, num_episodes: int, num_envs: int, noise: float = 0.0) -> list[Episode]:
     env = make_vector(num_envs, task)
     seeds = range(FIRST_SEED, FIRST_SEED + num_episodes)
-    rng = np.random.default_rng(0)
-    return rollout(env, expert_for(task), list(seeds), noise=noise, rng=rng, record=record)
+    observers = [Recorder(), Noise(noise, np.random.default_rng(0))] if noise else []
+    return rollout(env, expert_for(task), list(seeds), observers=observers)
 
 
 # --- level ------------------------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def test_the_table_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def test_the_same_observations_give_the_same_actions_in_whatever_row(task: str) -> None:
     # Three rows for four episodes: some rows idle while others go on, and the last wave has two empty ones. Actions
     # are disturbed, so what was executed is not what the expert said, and all must still be legal.
-    for episode in play(task, num_episodes=4, num_envs=3, noise=0.1, record=True):
+    for episode in play(task, num_episodes=4, num_envs=3, noise=0.1):
         steps = episode.steps
         assert steps is not None
         again = expert_for(task)

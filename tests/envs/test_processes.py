@@ -17,10 +17,11 @@ import pytest
 
 from envs.experts.tmaze import TMazeExpert
 from envs.isolated import EnvError
+from envs.observers import Recorder, Telling
 from envs.processes import ProcessVector
 from envs.rollout import Episode, RandomPolicy, rollout
 from envs.tmaze import make_vector
-from envs.vector import Observation, Step, VectorEnv
+from envs.vector import SUCCESS, Observation, Step, VectorEnv
 
 ROWS, SEEDS = 5, range(12)
 
@@ -43,7 +44,7 @@ def recorded(episodes: list[Episode]) -> list[Any]:
 def test_plays_the_same_as_one_process_does(vector: ProcessVector) -> None:
     alone = make_vector(num_envs=ROWS, time_limit=30)
     assert vector.spec == alone.spec
-    play = partial(rollout, policy=RandomPolicy(alone.spec), seeds=SEEDS, policy_seed=3, record=True)
+    play = partial(rollout, policy=RandomPolicy(alone.spec), seeds=SEEDS, policy_seed=3, observers=[Recorder()])
     ours, theirs = play(vector), play(alone)
     assert outcomes(ours) == outcomes(theirs)
     assert recorded(ours) == recorded(theirs)
@@ -70,8 +71,8 @@ def test_a_process_that_is_killed_is_replaced_and_its_episodes_repeated(vector: 
         if step == 7 and vector.restarts == 0:
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
 
-    undisturbed = rollout(make_vector(num_envs=ROWS, time_limit=30), TMazeExpert(), SEEDS, record=True)
-    disturbed = rollout(vector, TMazeExpert(), SEEDS, record=True, on_step=kill)
+    undisturbed = rollout(make_vector(num_envs=ROWS, time_limit=30), TMazeExpert(), SEEDS, observers=[Recorder()])
+    disturbed = rollout(vector, TMazeExpert(), SEEDS, observers=[Recorder(), Telling(kill)])
     assert vector.restarts == 1
     assert outcomes(disturbed) == outcomes(undisturbed)
     assert recorded(disturbed) == recorded(undisturbed)
@@ -79,6 +80,8 @@ def test_a_process_that_is_killed_is_replaced_and_its_episodes_repeated(vector: 
 
 class Fragile:
     """A T-Maze whose process ends at its third step, every time."""
+
+    metrics = (SUCCESS,)
 
     def __init__(self, num_envs: int) -> None:
         self._env = make_vector(num_envs=num_envs, time_limit=30)
@@ -107,6 +110,8 @@ def test_what_is_lost_at_the_same_place_every_time_is_an_error() -> None:
 
 class Seen:
     """A T-Maze that shows the steps of its episode as a shade; one process ends at its second frame."""
+
+    metrics = (SUCCESS,)
 
     def __init__(self, num_envs: int, mark: str) -> None:
         self._env, self._mark = make_vector(num_envs=num_envs, time_limit=30), mark

@@ -11,9 +11,10 @@ import torch
 
 from elmur.spec import TaskSpec, Vector
 from envs.experts.tmaze import TMazeExpert
+from envs.observers import Noise, Recorder, Telling
 from envs.rollout import Episode, RandomPolicy, rollout, uniform_action
 from envs.tmaze import TMaze, TMazeRules, make_vector
-from envs.vector import Observation, Step, SyncVector, as_array
+from envs.vector import SUCCESS, Observation, Step, SyncVector, as_array
 
 RANDOM: dict[str, Any] = {"time_limit": 12, "random_corridor": True}
 
@@ -55,7 +56,9 @@ def test_waves_start_together_and_stop_when_all_are_over() -> None:
     seeds = [3, 4, 5, 6, 7]
     lengths = [TMazeRules(**RANDOM).draw(seed)[1] + 1 for seed in seeds]
     env = make_vector(3, **RANDOM)
-    rollout(env, policy, seeds, policy_seed=41, on_step=lambda step, running: calls.append((step, running)))
+    rollout(
+        env, policy, seeds, policy_seed=41, observers=[Telling(lambda step, running: calls.append((step, running)))]
+    )
     expected = []
     for wave in (lengths[:3], lengths[3:]):
         expected += [(t, sum(length > t for length in wave)) for t in range(1, max(wave) + 1)]
@@ -81,7 +84,7 @@ def test_idle_rows_show_their_last_observation_and_gain_nothing() -> None:
 @pytest.mark.parametrize("vector", [True, False])
 def test_recording_holds_what_was_seen_and_done(vector: bool) -> None:
     env = make_vector(3, **RANDOM) if vector else SyncVector([lambda: TMaze(**RANDOM)] * 3)
-    for episode in rollout(env, TMazeExpert(), range(20, 27), record=True):
+    for episode in rollout(env, TMazeExpert(), range(20, 27), observers=[Recorder()]):
         goal, corridor, _ = TMazeRules(**RANDOM).draw(episode.seed)
         steps = episode.steps
         assert steps is not None and steps.terminated and not steps.truncated
@@ -100,7 +103,7 @@ def test_recording_holds_what_was_seen_and_done(vector: bool) -> None:
 
 
 def test_recording_grows_past_its_first_buffer() -> None:
-    episodes = rollout(make_vector(2, time_limit=400), TMazeExpert(), [0, 1, 2], record=True)
+    episodes = rollout(make_vector(2, time_limit=400), TMazeExpert(), [0, 1, 2], observers=[Recorder()])
     assert [len(e.steps.action) for e in episodes if e.steps] == [399] * 3
     assert all(e.steps and e.steps.observation["state"][:, 2].argmax() == 398 for e in episodes)
 
@@ -108,7 +111,7 @@ def test_recording_grows_past_its_first_buffer() -> None:
 def test_noise_replaces_executed_actions_at_its_rate_and_takes_them_out_of_the_loss() -> None:
     policy = Watching()
     env = make_vector(50, time_limit=202)
-    episodes = rollout(env, policy, range(50), record=True, noise=0.4, rng=np.random.default_rng(0))
+    episodes = rollout(env, policy, range(50), observers=[Recorder(), Noise(0.4, np.random.default_rng(0))])
     # In the corridor the expert always answers 0, so of the replaced 40 % three in four differ.
     recorded = [episode.steps for episode in episodes if episode.steps]
     corridor = [(steps.action, steps.loss_mask, steps.observation["state"][:, 2] == 0) for steps in recorded]
@@ -127,7 +130,7 @@ def test_same_seeds_same_episodes() -> None:
         env = make_vector(4, **RANDOM)
         rng = np.random.default_rng(noise_seed)
         policy = RandomPolicy(env.spec)
-        return rollout(env, policy, range(10), policy_seed=policy_seed, noise=0.2, rng=rng, record=True)
+        return rollout(env, policy, range(10), policy_seed=policy_seed, observers=[Recorder(), Noise(0.2, rng)])
 
     def actions(episodes: list[Episode]) -> list[list[int]]:
         return [episode.steps.action.tolist() for episode in episodes if episode.steps]
@@ -138,7 +141,7 @@ def test_same_seeds_same_episodes() -> None:
 
 
 def test_max_steps_cuts_and_counts_as_truncated() -> None:
-    cut = rollout(make_vector(4, **RANDOM), TMazeExpert(), range(8), max_steps=5, record=True)
+    cut = rollout(make_vector(4, **RANDOM), TMazeExpert(), range(8), max_steps=5, observers=[Recorder()])
     full = rollout(make_vector(4, **RANDOM), TMazeExpert(), range(8))
     assert {e.length for e in full} > {5} and max(e.length for e in full) > 5
     for short, long in zip(cut, full, strict=True):
@@ -156,7 +159,7 @@ def test_memory_does_not_grow_with_the_number_of_steps() -> None:
             if step in (2_000, 12_000):
                 held.append(tracemalloc.get_traced_memory()[0])
 
-        rollout(env, TMazeExpert(), range(4), on_step=note)
+        rollout(env, TMazeExpert(), range(4), observers=[Telling(note)])
     finally:
         tracemalloc.stop()
     assert len(held) == 2 and held[1] - held[0] < 10_000  # 10,000 steps: less than a byte each
@@ -185,19 +188,19 @@ class Misshapen(TMazeExpert):
 
 def test_wrong_arguments_are_refused() -> None:
     env = make_vector(2, time_limit=9)
-    with pytest.raises(ValueError, match="needs a generator"):
-        rollout(env, TMazeExpert(), [0], noise=0.1)
     with pytest.raises(ValueError, match="probability"):
-        rollout(env, TMazeExpert(), [0], noise=1.5, rng=np.random.default_rng(0))
+        Noise(1.5, np.random.default_rng(0))
     with pytest.raises(ValueError, match="max_steps"):
         rollout(env, TMazeExpert(), [0], max_steps=0)
-    for noise in (0.0, 0.5):
+    for disturbed in (0, 1):
         with pytest.raises(ValueError, match=r"action: expected .*\[2\]"):
-            rollout(env, Misshapen(), [0, 1], noise=noise, rng=np.random.default_rng(0))
+            rollout(env, Misshapen(), [0, 1], observers=[Noise(0.5, np.random.default_rng(0))] * disturbed)
 
 
 class OnDevice:
     """The T-Maze as a simulator on a GPU has it: observations are tensors."""
+
+    metrics = (SUCCESS,)
 
     def __init__(self, num_envs: int) -> None:
         self.inner = make_vector(num_envs, time_limit=90)
@@ -226,8 +229,8 @@ class ReadsTensors(TMazeExpert):
 def test_what_a_simulator_shows_as_tensors_is_recorded_as_the_same_arrays() -> None:
     """More than 64 steps, so that there must be room made for them."""
     seeds = range(5)
-    expected = rollout(make_vector(3, time_limit=90), TMazeExpert(), seeds, record=True)
-    found = rollout(OnDevice(3), ReadsTensors(), seeds, record=True)
+    expected = rollout(make_vector(3, time_limit=90), TMazeExpert(), seeds, observers=[Recorder()])
+    found = rollout(OnDevice(3), ReadsTensors(), seeds, observers=[Recorder()])
     assert max(episode.length for episode in found) > 64
     for one, other in zip(expected, found, strict=True):
         assert one.steps is not None and other.steps is not None

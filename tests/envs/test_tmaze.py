@@ -10,6 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from envs.experts.tmaze import TMazeExpert
+from envs.observers import Recorder
 from envs.rollout import RandomPolicy, rollout
 from envs.tmaze import NOISE_BLOCK, TMaze, TMazeRules, VectorTMaze, make_vector
 from envs.vector import SyncVector
@@ -179,10 +180,10 @@ class WrongWay(TMazeExpert):
 
 def test_turning_wrongly_or_never_gets_nothing() -> None:
     env = make_vector(8, time_limit=12)
-    wrong = rollout(env, WrongWay(), range(16), record=True)
+    wrong = rollout(env, WrongWay(), range(16), observers=[Recorder()])
     assert not any(e.success or e.episode_return for e in wrong)
     assert all(e.length == 11 and e.steps and e.steps.terminated and not e.steps.truncated for e in wrong)
-    episodes = rollout(env, RandomPolicy(env.spec), range(16), record=True)
+    episodes = rollout(env, RandomPolicy(env.spec), range(16), observers=[Recorder()])
     late = [e for e in episodes if e.steps and e.steps.truncated]
     assert late and all(e.length == 12 and not e.success for e in late)
 

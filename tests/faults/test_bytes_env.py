@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.evaluation.evaluate import evaluate
+from callbacks.evaluation.plan import EvaluationPlan
 from envs.experts.tmaze import TMazeExpert
 from envs.isolated import EnvError, IsolatedVector, rollout_isolated
 from envs.rollout import rollout
@@ -30,6 +31,11 @@ SAYS = {
     "die": "step: its process ended with exit code -9",
     "hang": f"step: no answer within {SHORT:g} seconds",
 }
+
+
+def alone(episodes: int, limit: float = LONG, first: int = SEEDS[0]) -> EvaluationPlan:
+    """Environments in a process of their own."""
+    return EvaluationPlan(episodes, 6, first, isolate=True, step_timeout=limit)
 
 
 def notes(folder: Path) -> tuple[list[int], list[str]]:
@@ -66,11 +72,9 @@ def test_an_isolated_environment_gives_the_same_episodes() -> None:
 def test_an_episode_is_repeated_once_and_then_an_env_error(tmp_path: Path, how: str) -> None:
     begin, limit = time.monotonic(), SHORT if how == "hang" else LONG
     unruly = partial(make, how=how, bad=BAD, notes=str(tmp_path))
-    outcome = evaluate(
-        TMazeExpert(), unruly, {"all": {}}, len(SEEDS), SEEDS[0], num_envs=6, progress=False, isolation=limit
-    )["all"]
+    outcome = evaluate(TMazeExpert(), unruly, {"all": {}}, alone(len(SEEDS), limit), progress=False)["all"]
     assert outcome.env_errors == {str(BAD): SAYS[how]}, "neither dropped nor taken for a failure"
-    assert (outcome.episodes, outcome.success) == (5, 1.0)
+    assert (outcome.episodes, outcome.metric("success")) == (5, 1.0)
     assert outcome.seeds == [seed for seed in SEEDS if seed != BAD]
     pids, seeds = notes(tmp_path)
     assert len([line for line in seeds if str(BAD) in line]) == 2, "once with the others, once alone"
@@ -80,14 +84,14 @@ def test_an_episode_is_repeated_once_and_then_an_env_error(tmp_path: Path, how: 
 
 def test_an_episode_that_is_lost_once_counts_as_it_ended(tmp_path: Path) -> None:
     unruly = partial(make, how="once", bad=BAD, notes=str(tmp_path))
-    outcome = evaluate(TMazeExpert(), unruly, {"all": {}}, 6, SEEDS[0], num_envs=6, progress=False, isolation=LONG)
-    assert (outcome["all"].episodes, outcome["all"].success, outcome["all"].env_errors) == (6, 1.0, {})
+    outcome = evaluate(TMazeExpert(), unruly, {"all": {}}, alone(6), progress=False)
+    assert (outcome["all"].episodes, outcome["all"].metric("success"), outcome["all"].env_errors) == (6, 1.0, {})
 
 
 def test_where_no_episode_can_be_played_there_is_no_result(tmp_path: Path) -> None:
     unruly = partial(make, how="raise", bad=BAD, notes=str(tmp_path))
     with pytest.raises(EnvError, match="none of 1 episodes could be played: step: ZeroDivisionError"):
-        evaluate(TMazeExpert(), unruly, {"all": {}}, 1, BAD, progress=False, isolation=LONG)
+        evaluate(TMazeExpert(), unruly, {"all": {}}, alone(1, first=BAD), progress=False)
 
 
 def test_the_environment_does_not_outlive_an_evaluation_that_is_killed(tmp_path: Path) -> None:

@@ -71,15 +71,15 @@ def steps_noted() -> str:
     """Leaves the number of the first step that is played in the run's folder."""
     return """
 import pathlib, sys
-import envs.rollout as rollout, callbacks.evaluation as evaluation
+import callbacks.evaluation.evaluate as evaluation
+from envs.observers import Telling
 folder = pathlib.Path(next(a for a in sys.argv if a.startswith("hydra.run.dir")).partition("=")[2])
 real = evaluation.rollout
-def noted(*args, on_step, **kwargs):
-    def note(step, running):
-        if not (folder / "first").exists():
-            (folder / "first").write_text(str(step))
-        on_step(step, running)
-    return real(*args, on_step=note, **kwargs)
+def note(step, running):
+    if not (folder / "first").exists():
+        (folder / "first").write_text(str(step))
+def noted(*args, observers, **kwargs):
+    return real(*args, observers=[Telling(note), *observers], **kwargs)
 evaluation.rollout = noted
 """
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from elmur.spec import TaskSpec
 from envs.tmaze import make_vector
-from envs.vector import Observation, Step, VectorEnv
+from envs.vector import SUCCESS, Observation, Step, VectorEnv
 
 AT_STEP = 4
 
@@ -24,6 +24,8 @@ class Unruly:
 
     how: "raise", "die", "hang" (with a process of its own that must not be left), or "once": die the first time only.
     """
+
+    metrics = (SUCCESS,)
 
     def __init__(self, num_envs: int, how: str, bad: int, notes: str) -> None:
         self._env: VectorEnv = make_vector(num_envs, 30)

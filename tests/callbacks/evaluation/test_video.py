@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from callbacks.errors import UsageError
 from callbacks.evaluation import video
 from callbacks.evaluation.video import VideoError, check_filmable, film, tiled
 from elmur.spec import TaskSpec, Vector
+from envs.family import EnvFamily
 from envs.rollout import RandomPolicy
-from envs.vector import Step
+from envs.vector import SUCCESS, Step
 
 SPEC = TaskSpec("lamps", {"state": Vector(1)}, Vector(1, (-1.0,), (1.0,)), 5)
 
@@ -22,6 +24,7 @@ SPEC = TaskSpec("lamps", {"state": Vector(1)}, Vector(1, (-1.0,), (1.0,)), 5)
 class Lamps:
     """Episodes of 5 steps; row i is grey of 40 * (i + 1), brighter by 10 at every step."""
 
+    metrics = (SUCCESS,)
     made: list[int]
 
     def __init__(self, num_envs: int, breaks: bool = False) -> None:
@@ -38,7 +41,7 @@ class Lamps:
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         over = active & (self.count == 5)
         state = np.full((self.num_envs, 1), self.count, np.float32)
-        return Step({"state": state}, np.zeros(self.num_envs, np.float32), none, over, over, every)
+        return Step({"state": state}, np.zeros(self.num_envs, np.float32), none, over, every, {SUCCESS: over})
 
     def render(self) -> np.ndarray:
         self.rendered += 1
@@ -93,11 +96,15 @@ def test_nothing_is_left_of_a_film_that_breaks(tmp_path: Path, monkeypatch: pyte
     assert not list(tmp_path.iterdir())
 
 
+def family(name: str, render: Any) -> EnvFamily:
+    return EnvFamily(name=name, id=name, dataset=name, make=Lamps, expert=RandomPolicy(SPEC), render=render)
+
+
 def test_what_cannot_be_filmed_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"evaluation.video=4: env=tmaze cannot be rendered; leave it at 0"):
-        check_filmable({"name": "tmaze"}, 4)
-    check_filmable({"name": "tmaze"}, 0)
-    check_filmable({"name": "lamps", "render": Lamps}, 4)
+        check_filmable(family("tmaze", None), 4)
+    check_filmable(family("tmaze", None), 0)
+    check_filmable(family("lamps", Lamps), 4)
 
     class Dark(Lamps):
         render = None  # type: ignore[assignment]

@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
-from callbacks.report.row import FORMAT, read_row, write_row
+from callbacks.report.row import FORMAT, Cost, Row, read_row
 from callbacks.report.show import draw_success, numbered, show_table
 from envs.rollout import Episode
 
-ABOUT = {"task": "tmaze", "model": "elmur", "seed": 3}
-
 
 def outcome(won: int) -> Outcome:
-    return Outcome.of(
-        [Episode(seed=i, length=9, episode_return=float(i < won), success=i < won) for i in range(4)], 0.25
-    )
+    return Outcome.of([Episode(i, 9, float(i < won), {"success": i < won}) for i in range(4)], 0.25)
 
 
-def row_at(path: Path, names: tuple[str, ...] = ("T=9", "T=1200", "T=30")) -> dict[str, Any]:
-    return write_row(path, {name: outcome(i + 1) for i, name in enumerate(names)}, ABOUT)
+def row_at(path: Path, names: tuple[str, ...] = ("T=9", "T=1200", "T=30")) -> Row:
+    outcomes = {name: outcome(i + 1) for i, name in enumerate(names)}
+    row = Row(task="tmaze", model="elmur", seed=3, outcomes=outcomes, cost=Cost(train_seconds=2.5))
+    row.write(path)
+    return row
 
 
 def test_a_row_goes_round(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "result.json"
     assert read_row(path) is None
     written = row_at(path)
-    found = read_row(path)
-    assert found is not None and found == json.loads(json.dumps(written)) and found["format"] == FORMAT
-    assert found["task"] == "tmaze" and found["finished"].endswith("+00:00")
+    assert read_row(path) == written
+    found = json.loads(path.read_text())
+    assert found["format"] == FORMAT and found["finished"].endswith("+00:00")
+    assert (found["task"], found["stage"], found["train_seconds"], found["command"]) == ("tmaze", "train", 2.5, None)
     assert found["outcomes"]["T=1200"]["successes"] == [True, True, False, False]
     assert found["outcomes"]["T=1200"]["seeds"] == [0, 1, 2, 3] and found["outcomes"]["T=9"]["wall_seconds"] == 0.25
     assert {"python", "torch", "lightning", "numpy"} <= found["versions"].keys()
+
+
+def test_a_row_of_before_has_defaults_for_what_was_not_known_then(tmp_path: Path) -> None:
+    row_at(path := tmp_path / "result.json")
+    known = ("format", "finished", "task", "model", "seed", "outcomes", "versions", "metric", "stage")
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key in known}))
+    found = read_row(path)
+    assert found is not None and (found.label, found.cost, found.origin.command, found.data) == (None, Cost(), None, {})
+    assert list(found.outcomes) == ["T=9", "T=1200", "T=30"]
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "\x1b[31mred", "<b>", "=1+1"])
+def test_a_name_in_a_row_is_a_name(tmp_path: Path, name: str) -> None:
+    row_at(path := tmp_path / "result.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": name}))
+    with pytest.raises(ValueError, match="expected a result row with a name as model; delete it"):
+        read_row(path)
 
 
 @pytest.mark.parametrize("content", ['{"format"', "[]", "{}", '{"format": 99}'])
@@ -51,7 +67,7 @@ def test_a_damaged_row_is_named(tmp_path: Path, content: str) -> None:
     [("seed",), ("outcomes",), ("outcomes", "T=9"), ("outcomes", "T=9", "returns"), ("outcomes", "T=9", "episodes")],
 )
 def test_what_a_row_lost_is_named(tmp_path: Path, lost: tuple[str, ...]) -> None:
-    row = holder = json.loads(json.dumps(row_at(path := tmp_path / "result.json")))
+    row = holder = row_at(path := tmp_path / "result.json").to_json()
     for key in lost[:-1]:
         holder = holder[key]
     holder[lost[-1]] = None
@@ -75,7 +91,9 @@ def test_the_table(tmp_path: Path) -> None:
 
 def test_the_figure_is_drawn_where_variants_have_numbers(tmp_path: Path) -> None:
     row = row_at(tmp_path / "result.json")
-    assert [(n, o["success"]) for n, o in numbered(row)] == [(9, 0.25), (30, 0.75), (1200, 0.5)], "in their order"
+    assert [(n, o.metric("success")) for n, o in numbered(row)] == [(9, 0.25), (30, 0.75), (1200, 0.5)], (
+        "in their order"
+    )
     assert draw_success({"elmur": row}, tmp_path / "a.png", chance=0.5)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert not draw_success({"elmur": row_at(tmp_path / "r.json", ("all",))}, tmp_path / "b.png")

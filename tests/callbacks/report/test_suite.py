@@ -13,7 +13,7 @@ from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
 from callbacks.report.gather import bootstrap, groups
-from callbacks.report.row import write_row
+from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
 from callbacks.report.suite import ROBOT_OTHERS, report
 from envs import suites
@@ -28,18 +28,18 @@ CART = "popgym-PositionOnlyCartPoleEasy-v0"
 
 
 def outcome(returns: list[float]) -> Outcome:
-    return Outcome.of([Episode(i, 9, value, value > 0) for i, value in enumerate(returns)], 1.0)
+    return Outcome.of([Episode(i, 9, value, {"success": value > 0}) for i, value in enumerate(returns)], 1.0)
 
 
 def write(root: Path, task: str, seed: int, returns: list[float], **about: Any) -> None:
     popgym = task.startswith("popgym")
-    row = {
-        "task": task, "model": "elmur", "seed": seed, "metric": "return" if popgym else "success", "actions": "argmax",
-        "suite": "popgym48" if popgym else None, **about,
+    about = {
+        "model": "elmur", "metric": "return" if popgym else "success", "actions": "argmax",
+        "suite": "popgym48" if popgym else None, "reference": vars(LEVELS[task]) if task in LEVELS else None, **about,
     }  # fmt: skip
-    path = root / task / row["model"] / "default" / f"seed-{seed}" / "result.json"
+    path = root / task / about["model"] / "default" / f"seed-{seed}" / "result.json"
     variants = {"all": outcome(returns)} if popgym else {"T=9": outcome(returns), "T=30": outcome(returns[:-1])}
-    write_row(path, variants, row, LEVELS.get(task))
+    Row(task=task, seed=seed, outcomes=variants, **about).write(path)
 
 
 @pytest.fixture
@@ -96,17 +96,17 @@ def test_success_by_length_over_all_seeds(runs: Path, tmp_path: Path) -> None:
 
 def test_robot_tasks_have_the_published_success_beside_ours(runs: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        about = {"task": "RememberColor3-v0", "model": "elmur", "seed": seed, "metric": "success", "suite": None}
-        episodes = [Episode(i, 60, 0.0, i < 3, success_at_end=i < 2 + seed) for i in range(4)]
+        episodes = [Episode(i, 60, 0.0, {"success": i < 3, "success_at_end": i < 2 + seed}) for i in range(4)]
         path = tmp_path / "runs" / "RememberColor3-v0" / "elmur" / "default" / f"seed-{seed}" / "result.json"
-        write_row(path, {"all": Outcome.of(episodes, 1.0)}, about, None)
+        outcomes = {"all": Outcome.of(episodes, 1.0)}
+        Row(task="RememberColor3-v0", model="elmur", seed=seed, outcomes=outcomes).write(path)
     text, lines = written(runs, tmp_path / "report")
     lines = [line for line in lines if line["table"] == "Success: elmur"]
     robot = next(line for line in lines if line["task"] == "RememberColor3-v0")
-    assert (robot["success"], robot["at end"]) == ("0.75", "0.625")  # 6 of 8, 5 of 8
+    assert (robot["success"], robot["success at end"]) == ("0.75", "0.625")  # 6 of 8, 5 of 8
     assert [robot[f"{method}*"] for method in ("ELMUR", "RATE", "DP", "DT")] == ["0.89", "0.65", "0.32", "0.01"]
     maze = next(line for line in lines if line["task"] == "tmaze")
-    assert (maze["at end"], maze["ELMUR*"]) == ("", "") and "observation=vector" in text
+    assert (maze["success at end"], maze["ELMUR*"]) == ("", "") and "observation=vector" in text
 
 
 def test_the_suite_of_robot_tasks_is_the_adapters() -> None:

@@ -1,0 +1,109 @@
+"""What a person types, before and beside Hydra: paths as they are, folders that follow from others, nearest names."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from callbacks.command.choices import CONF
+from callbacks.command.identity import SETTINGS
+from callbacks.command.label import folder_name, run_label
+from callbacks.command.settings import leaves
+from callbacks.errors import UsageError
+
+PATHS = ("checkpoint", "source", "resume", "shards", "hydra.run.dir", "hydra.sweep.dir")
+PLAIN = re.compile(r"[\w./+@%:-]*", re.ASCII)  # what Hydra's grammar takes as it stands
+EVALUATIONS = "evaluations"
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command for Hydra: paths quoted, `~` expanded, and the output folder that they imply.
+
+    That is the run's own for `resume=`, one below it for `stage=evaluate`, one of its own for a report.
+    Raises UsageError where several runs are to go on in one command.
+    """
+    several = any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") or a.startswith("sweep=") for a in arguments)
+    found = [_path(argument, several) for argument in arguments]
+    typed = {key: value for argument in found for key, equals, value in [_parts(argument)] if equals}
+    if "hydra.run.dir" in typed or several:
+        if several and typed.get("resume", "null") != "null":
+            raise UsageError("resume= goes on with one run; leave -m and sweep= out")
+        return found
+    folder: Path | None = None
+    if typed.get("resume", "null") not in ("", "null"):
+        folder = Path(typed["resume"])
+    elif typed.get("stage") == "report":
+        folder = Path("outputs/reports", folder_name(typed.get("source", "")) or "default")
+    elif typed.get("stage") == "evaluate" and typed.get("checkpoint"):
+        checkpoint = Path(typed["checkpoint"])
+        run = checkpoint.parent.parent
+        label = run_label(found, without=("checkpoint",))
+        name = checkpoint.stem if label == "default" else f"{checkpoint.stem}+{label}"
+        home = run if (run / SETTINGS).exists() else Path("outputs", folder_name(str(checkpoint.parent)))
+        folder = home / EVALUATIONS / folder_name(name)
+    return found if folder is None else [*found, f"hydra.run.dir={_quoted(str(folder))}"]
+
+
+def usual() -> Mapping[str, Any]:
+    """The settings that this command would have if it had chosen from groups alone and typed no value."""
+    hydra = HydraConfig.get()
+    groups = [override for override in hydra.overrides.task if _parts(override)[0] in hydra.runtime.choices]
+    tree: Any = OmegaConf.to_container(_composed(groups), resolve=True)
+    return {**tree, "model_name": hydra.runtime.choices["model"]}
+
+
+def explained(error: Exception) -> Exception:
+    """The error, and for a key that does not exist the nearest one that does."""
+    unknown = re.match(r"Could not override '([^']+)'", " ".join(str(error).split()))
+    if unknown is None:
+        return error
+    key = unknown[1]
+    groups = [path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()]
+    tree: Any = OmegaConf.to_container(_composed([]), resolve=False)
+    near = difflib.get_close_matches(key, [*groups, *tree, *(path for path, _ in leaves(tree))], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return UsageError(f"{key}: there is no such setting; {hint}`python run.py --cfg job` shows those there are")
+
+
+def _composed(overrides: list[str]) -> Any:
+    if GlobalHydra.instance().is_initialized():
+        return compose("run", overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("run", overrides)
+
+
+def _parts(argument: str) -> tuple[str, str, str]:
+    """Key, sign and value of an override, without what Hydra's grammar adds; no sign where it is none."""
+    key, equals, value = argument.partition("=")
+    if key.startswith("-"):
+        return argument, "", ""
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1].replace(f"\\{value[0]}", value[0])
+    return key.lstrip("+~"), equals, value
+
+
+def _path(argument: str, several: bool) -> str:
+    """An override whose value is a path, in Hydra's grammar; several: commas tell the values of a sweep apart."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in PATHS or value[:1] in ("'", '"', "["):
+        return argument
+    if several and re.fullmatch(r"\w+\(.*\)", value):
+        return argument
+    return f"{key}={','.join(_quoted(part) for part in value.split(',')) if several else _quoted(value)}"
+
+
+def _quoted(path: str) -> str:
+    """A path as one value of Hydra's grammar, with `~` for the home folder; what refers to other settings stays."""
+    path = str(Path(path).expanduser()) if path.startswith("~") else path
+    if PLAIN.fullmatch(path) or "${" in path:
+        return path
+    escaped = path.replace("'", "\\'")
+    return f"'{escaped}'"

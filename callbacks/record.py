@@ -1,0 +1,96 @@
+"""What a training run leaves of itself beside its metrics: its settings, in checkpoints too, and what it took."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+
+from callbacks.command.identity import read_settings
+from callbacks.errors import UsageError
+from callbacks.selection import BEST
+from elmur.aliases import renamed
+
+RECORD = "run"  # the key of a checkpoint
+
+
+class RunRecord(Callback):
+    """Calls `accepted` once, when nothing can refuse the run any more, and keeps what it gives in every checkpoint.
+
+    A new run is accepted when training starts; one that goes on when its first update shows that its checkpoint fits.
+    To be the first of the callbacks. accepted: gives plain values, the settings of the run among them.
+    """
+
+    def __init__(self, accepted: Callable[[], dict[str, Any]]) -> None:
+        self._accepted = accepted
+        self._record: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] = {}  # of the checkpoint that a run goes on from
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.ckpt_path is None:
+            self._accept()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._accept()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._accept()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._loaded = checkpoint.get(RECORD, {})
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[RECORD] = self._record or self._loaded
+
+    def _accept(self) -> None:
+        if self._record is None:
+            self._record = self._accepted()
+
+
+def origin_of(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the run that made a checkpoint, from itself or from the run's folder; none if neither knows."""
+    found = (checkpoint.get(RECORD) or {}).get("settings")
+    if isinstance(found, dict):
+        return dict(renamed(found))
+    try:
+        return read_settings(path.parent.parent)
+    except (OSError, UsageError):
+        return {}
+
+
+def selection_score(path: Path, checkpoint: Mapping[str, Any]) -> float | None:
+    """By what the best checkpoint was chosen; None of any other."""
+    states = checkpoint.get("callbacks", {}).items() if path.name == BEST else ()
+    return next((state.get("best") for key, state in states if key.startswith("RolloutSelection")), None)
+
+
+class Clock(Timer):
+    """Wall and processor seconds of training, with what was done before an interruption; selection is among it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before, self._since = 0.0, time.process_time()
+
+    @property
+    def state_key(self) -> str:
+        return "Timer"  # under which checkpoints have it
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._since = time.process_time()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor seconds of this process and its threads."""
+        return self._before + time.process_time() - self._since
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "cpu_seconds": self.cpu_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._before = float(state_dict.get("cpu_seconds", 0.0))
