@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from callbacks.text import plain
+
 MOST_NAMES = 12  # that an error lists where some are near
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"
 
@@ -18,7 +20,7 @@ class UsageError(ValueError):
 
 def refuse(error: BaseException) -> NoReturn:
     """Say what went wrong, and end with exit code 1."""
-    sys.stderr.write(f"error: {sentence(error)} (HYDRA_FULL_ERROR=1 shows the traceback)\n")
+    sys.stderr.write(f"error: {plain(sentence(error), most=None)} (HYDRA_FULL_ERROR=1 shows the traceback)\n")
     sys.exit(1)
 
 

@@ -8,6 +8,7 @@ than memory, and nothing in them is unpickled. Actions outside the task's bounds
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from data.bounds import CLIPPED, clip, tell
 from data.errors import ShardError
 from data.index import Collection, find_shards, shard_name
 from data.shard import Array, Steps, check_episode, write_shard
-from elmur.files import exclusive
+from elmur.files import check_regular, exclusive
 from elmur.progress import shown
 from elmur.spec import Image, TaskSpec, Vector
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 MOST_NAMED = 10
 MOST_CLIPPED = 0.5  # share of an episode's actions; more of them outside the bounds are another kind of action
 SHARD_EPISODES, WITH_PICTURES = 1000, 25
+UNKNOWN_HORIZON = 1 << 17  # steps of an episode of a task that names no longest one
+HEADERS = 1 << 16  # bytes of the arrays' headers
 FILE = re.compile(r"train_data_(\d+)\.npz")
 
 
@@ -82,7 +85,7 @@ def convert(
         vectors = [name for name, part in reader.spec.observation.items() if normalise and isinstance(part, Vector)]
         with shown("converting", len(good), "files", progress) as bar:
             for number, paths in enumerate(chunks):
-                episodes = [reader.read(arrays_of(path, reader.keys)) for path in paths]
+                episodes = [reader.read(arrays_of(path, reader.keys, most_bytes(reader.spec))) for path in paths]
                 clipped = clip(reader.spec, episodes)
                 about: dict[str, Any] = {"converted": source.name, "files": [paths[0].name, paths[-1].name]}
                 about |= {"left_out": sorted(bad), "versions": dict(reader.made_with), CLIPPED: clipped}
@@ -114,16 +117,30 @@ def check_target(root: Path, source: Path) -> None:
         )
 
 
-def arrays_of(path: Path, keys: tuple[str, ...]) -> dict[str, Array]:
-    """The arrays of one file. Raises ValueError where it is damaged, lacks one, or holds objects instead of numbers."""
+def most_bytes(spec: TaskSpec) -> int:
+    """What an episode of a task can take as arrays, unpacked: its steps with every number in eight bytes, twice."""
+    action = spec.action.size if isinstance(spec.action, Vector) else len(spec.action.sizes)
+    numbers = sum(math.prod(part.shape) for part in spec.observation.values()) + action + 2
+    return 16 * numbers * ((spec.horizon or UNKNOWN_HORIZON) + 1) + HEADERS
+
+
+def arrays_of(path: Path, keys: tuple[str, ...], most: int) -> dict[str, Array]:
+    """The arrays of one file. Raises ValueError where it is damaged, lacks one, or holds objects instead of numbers.
+
+    most: bytes that they may take unpacked; a small file of zeros tells of gigabytes.
+    """
     try:
+        check_regular(path)
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file.files]
             if missing:
                 raise ValueError(f"no array {', '.join(missing)}; there are {', '.join(file.files) or 'none'}")
+            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in file.zip.infolist()}
+            if (needed := sum(sizes[key] for key in keys)) > most:
+                raise ValueError(f"expected at most {most} bytes for an episode of this task, found {needed}")
             return {key: file[key] for key in keys}
     except Exception as error:  # damage can show in any way, from the zip archive down to a header that is parsed
-        if isinstance(error, ValueError) and "no array" in str(error):
+        if isinstance(error, ValueError) and ("no array" in str(error) or str(error).startswith("expected ")):
             raise
         raise ValueError(f"not a whole npz file of numbers ({error})") from error
 
@@ -138,7 +155,7 @@ def listed(bad: Mapping[str, str], total: int) -> str:
 def _fault(reader: Reader, path: Path, advance: Any) -> str | None:
     """What is wrong with a file, None where nothing is."""
     try:
-        episode = reader.read(arrays_of(path, reader.keys))
+        episode = reader.read(arrays_of(path, reader.keys, most_bytes(reader.spec)))
         clipped, steps = clip(reader.spec, [episode]), len(episode.reward)
         if clipped > MOST_CLIPPED * steps:
             return (

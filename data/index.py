@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +15,13 @@ from data.errors import ShardError, require_same_task
 from data.shard import SUFFIX, Array, Shard
 from data.statistics import Moments
 from elmur.aliases import renamed
-from elmur.files import leftovers, write_json
+from elmur.files import leftovers, read_json, write_json
 from elmur.spec import TaskSpec, Vector
 
 log = logging.getLogger(__name__)
 
 COLLECTION = "collection.json"
+MOST_SHARDS = 100_000  # their names have five digits
 # Files whose every byte this process has read and found right: path -> (size, time of change).
 _verified: dict[Path, tuple[int, int]] = {}
 
@@ -32,6 +32,10 @@ class Collection:
 
     parameters: dict[str, Any]
     num_shards: int
+
+    def __post_init__(self) -> None:
+        if type(self.num_shards) is not int or not 0 <= self.num_shards <= MOST_SHARDS:
+            raise ValueError(f"expected 0 to {MOST_SHARDS} shards, found {self.num_shards!r}")
 
     @property
     def converted(self) -> bool:
@@ -46,7 +50,8 @@ class Collection:
 
     def missing(self, root: Path) -> list[str]:
         """Names of the shards that are not there yet."""
-        return [name for name in map(shard_name, range(self.num_shards)) if not (root / name).exists()]
+        there = {path.name for path in find_shards(root)}
+        return [name for name in map(shard_name, range(self.num_shards)) if name not in there]
 
     def write(self, root: Path) -> None:
         """Record this in the folder."""
@@ -56,8 +61,8 @@ class Collection:
     def read(cls, root: Path) -> Collection | None:
         """The record in this folder; None where there is none (its shards came from elsewhere)."""
         try:
-            data = json.loads((root / COLLECTION).read_text())
-            return cls(dict(renamed(data["parameters"])), int(data["num_shards"]))
+            data = read_json(root / COLLECTION)
+            return cls(dict(renamed(data["parameters"])), data["num_shards"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:

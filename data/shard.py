@@ -168,17 +168,19 @@ def open_array(path: Path, file: Any, column: Column, rows: int | None) -> Any:
     plist = dataset.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
     outside = dataset.is_virtual or plist.get_external_count() > 0 or plist.get_layout() != h5py.h5d.CHUNKED
-    if outside or FLETCHER32 not in filters or not filters <= {ZSTD, FLETCHER32}:
-        raise ShardError(path, column.key, f"storage with HDF5 filters {sorted(filters)}", "checksummed chunks, Zstd")
+    ours = {ZSTD, FLETCHER32} if column.is_image else {FLETCHER32}  # numbers are as large as they look
+    if outside or FLETCHER32 not in filters or not filters <= ours:
+        wanted = "checksummed chunks" + ", Zstd" * column.is_image
+        raise ShardError(path, column.key, f"storage with HDF5 filters {sorted(filters)}", wanted)
     _check_chunks(path, dataset, column)
     return dataset
 
 
 def _check_chunks(path: Path, dataset: Any, column: Column) -> None:
     """Raises ShardError unless all chunks are there, each as small as ours: absent ones would be read as zeros."""
-    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if size > LARGEST_CHUNK:
-        raise ShardError(path, column.key, f"chunks of {size} bytes", f"{LARGEST_CHUNK} or less")
+    size, most_rows = math.prod(dataset.chunks) * dataset.dtype.itemsize, IMAGE_ROWS if column.is_image else ROWS
+    if size > LARGEST_CHUNK or dataset.chunks[0] > most_rows:
+        raise ShardError(path, column.key, f"chunks of {size} bytes", f"{LARGEST_CHUNK} or less, {most_rows} rows")
     needed = math.prod(-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
     stored = dataset.id.get_num_chunks()
     if stored != needed:

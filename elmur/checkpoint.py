@@ -15,7 +15,7 @@ from elmur.module import CHECKPOINT_VERSION
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
 from elmur.spec import SpecError, TaskSpec
-from elmur.untrusted import UntrustedError, check_content, check_fit, check_zip
+from elmur.untrusted import UntrustedError, check_content, check_fit, check_tensors, check_zip, described
 
 
 class CheckpointError(ValueError):
@@ -40,7 +40,7 @@ def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[
             "use the code that wrote it"
         )
     try:
-        check_content(checkpoint)
+        check_content(checkpoint, path.stat().st_size)
     except UntrustedError as error:
         raise CheckpointError(f"{path}: expected a checkpoint of this project, found {error}") from error
     ours["model"] = renamed(ours["model"])
@@ -53,7 +53,9 @@ def load_plain(path: Path, expected: str, map_location: Any | None = "cpu") -> A
         check_zip(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error below says it all
-            return torch.load(path, map_location=map_location, weights_only=True)
+            content = torch.load(path, map_location=map_location, weights_only=True)
+        check_tensors(content, path.stat().st_size)
+        return content
     except PermissionError:
         raise
     except UntrustedError as error:
@@ -85,7 +87,8 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
         if name.startswith("model.")
     }
     try:
-        check_fit(lambda: builder(spec=spec), ours["model"].get("n_layer"), weights)
+        layers, size = ours["model"].get("n_layer"), Path(path).stat().st_size
+        check_fit(described(lambda: builder(spec=spec), layers, len(weights), size), weights)
     except UntrustedError as error:
         raise CheckpointError(f"{path}: its weights do not fit the model it describes: found {error}") from error
     model = builder(spec=spec)

@@ -11,10 +11,12 @@ import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,9 @@ from typing import IO, Any
 log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
+LARGEST_TEXT = 1 << 28  # bytes of a text that is read as a whole
+DEEPEST = 64  # how deep values in a JSON file may be nested
+NO_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+', re.DOTALL)  # all but brackets
 GRACE = 10.0  # seconds that the children of a killed owner get to let go of a lock that they inherited
 
 
@@ -86,6 +91,47 @@ def append_bytes(path: Path | str, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 file.truncate(before)
             raise type(error)(error.errno, f"could not write {path}: {error.strerror}") from error
+
+
+def check_regular(path: Path | str) -> None:
+    """Raises ValueError for what is no ordinary file: a pipe would be waited for, a device read for ever.
+
+    FileNotFoundError where there is nothing.
+    """
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
+        found = next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device")
+        raise ValueError(f"expected an ordinary file, found {found}")
+
+
+def read_text(path: Path | str, most: int = LARGEST_TEXT) -> str:
+    """The text (UTF-8) of an ordinary file of at most `most` bytes. ValueError for others, without reading them."""
+    check_regular(path)
+    with Path(path).open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"expected at most {most} bytes, found more")
+    return content.decode()
+
+
+def read_json(path: Path | str, most: int = LARGEST_TEXT) -> Any:
+    """The JSON in a file. ValueError for what is none, for NaN and infinity, and for what is nested without end."""
+    text = read_text(path, most)
+    depth = deepest = 0
+    for character in NO_STRINGS.sub("", text):
+        depth += (character in "[{") - (character in "]}")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST:
+        raise ValueError(f"expected values nested at most {DEEPEST} deep, found {deepest}")
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"expected finite numbers, found {text[:20]}")
+    return number
 
 
 def leftovers(folder: Path | str) -> list[Path]:

@@ -45,6 +45,8 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None, device: to
     On the CPU they are the generator's own. Elsewhere it gives one number, the seed of the device's: nothing is copied
     or waited for, and a run that goes on on another device draws others, as reproducibly.
     """
+    if device.type == "meta":  # only its size is asked
+        return torch.empty(shape, device=device)
     if device.type == "cpu":
         return torch.randn(shape, generator=generator)
     return torch.randn(shape, generator=seeded_by(generator, device), device=device)

@@ -10,11 +10,13 @@ from functools import partial
 from types import TracebackType
 
 from callbacks.command.processes import is_first_process
+from callbacks.text import plain
 
 
 def quieten() -> None:
     """Leave out what Lightning says of itself at every start, and what all processes would say; warnings stay."""
     for handler in logging.getLogger().handlers:
+        handler.addFilter(harmless)
         if isinstance(handler, logging.FileHandler):
             handler.handleError = partial(_stop_at_full_log, handler)  # type: ignore[method-assign]
     if not is_first_process():
@@ -26,6 +28,12 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # one process is what was asked for
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # reading is not what takes the time
     sys.excepthook = _of_the_main_thread
+
+
+def harmless(record: logging.LogRecord) -> bool:
+    """Passes every record, with what files put into its message made harmless for a terminal."""
+    record.msg, record.args = plain(record.getMessage(), keep="\n\t", most=None), None
+    return True
 
 
 def _of_the_main_thread(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

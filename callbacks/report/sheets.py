@@ -11,6 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
+
+from callbacks.text import csv_cell, markdown, plain
 
 ABSENT = "–"
 
@@ -19,7 +22,8 @@ ABSENT = "–"
 class Sheet:
     """Lines of one table, each heading -> value; `None` is shown as a dash and left empty in CSV.
 
-    about: what the whole table is of, which CSV repeats in every line. notes: sentences below the table.
+    about: what the whole table is of, which CSV repeats in every line. notes: sentences below the table, ours alone;
+    everything else may come from files, and is made harmless for where it is shown.
     """
 
     title: str
@@ -46,7 +50,7 @@ class Sheet:
             console.print(f"No room here for {', '.join(left_out)}: they are in the files.", highlight=False)
         for note in self.notes:
             if not note.startswith("!["):
-                console.print(note, highlight=False)
+                console.print(Text(note))
 
     def width(self, number: int) -> int:
         """Characters that the first columns take; measured on a wide console, for none measures beyond its own."""
@@ -55,18 +59,18 @@ class Sheet:
 
     def table(self, number: int) -> Table:
         """The first columns."""
-        table = Table(title=self.title, title_justify="left")
+        table = Table(title=Text(plain(self.title)), title_justify="left")
         for heading, first in zip(self.headings[:number], self.lines[0].values(), strict=False):
-            table.add_column(heading, justify="left" if isinstance(first, str) else "right", no_wrap=True)
+            table.add_column(Text(plain(heading)), justify="left" if isinstance(first, str) else "right", no_wrap=True)
         for cells in self.cells():
-            table.add_row(*cells[:number])
+            table.add_row(*[Text(plain(cell)) for cell in cells[:number]])
         return table
 
     def markdown(self) -> str:
         """The table in Markdown."""
         rows = [self.headings, ["---"] * len(self.headings), *self.cells()]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        return "\n".join([f"## {self.title}", "", *lines, "", *[f"{note}\n" for note in self.notes]])
+        lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in rows]
+        return "\n".join([f"## {markdown(self.title)}", "", *lines, "", *[f"{note}\n" for note in self.notes]])
 
 
 def shown(value: Any) -> str:
@@ -89,7 +93,7 @@ def as_csv(sheets: Sequence[Sheet]) -> str:
                     flat |= {f"{heading} low": value[0], f"{heading} high": value[1]}
                 else:
                     flat[heading] = value
-            lines.append(flat)
+            lines.append({csv_cell(heading): csv_cell(value) for heading, value in flat.items()})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
     writer.writeheader()

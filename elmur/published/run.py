@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from elmur.build import build
 from elmur.checkpoint import load_plain
-from elmur.files import atomic_open
+from elmur.files import atomic_open, read_json
 from elmur.module import CHECKPOINT_VERSION
 from elmur.published.config import DEFAULTS, PublishedError, check_keys, model_config, task_spec
 from elmur.published.weights import convert_weights
+from elmur.untrusted import UntrustedError, check_plain, described
 
 log = logging.getLogger(__name__)
 CONFIG, BEST, STEPS = "config.json", "best_checkpoint.pth", "checkpoints/step_*.pth"
@@ -38,7 +39,7 @@ def import_run(source: Path, target: Path) -> Path:
     """
     config_file, weights_file = find_files(Path(source))
     config, context_length = read_config(config_file)
-    state = read_weights(weights_file)
+    state, size = read_weights(weights_file), weights_file.stat().st_size
     if int(config["state_dim"]) < 1 and "state_encoder.weight" in state:  # POPGym: taken from the data when it was run
         config = {**config, "state_dim": state["state_encoder.weight"].shape[-1]}
     off = [flag for flag in UNUSED_WITHOUT if not config[flag]]
@@ -55,13 +56,18 @@ def import_run(source: Path, target: Path) -> Path:
     spec, model = task_spec(config), model_config(config)
     if re.match(r"popgym-(?!.*-v\d+$)", spec.name):
         spec = replace(spec, name=f"{spec.name}-v0")
-    expected = build(model, f"{config_file}: model", "model", spec=spec).state_dict()
     try:
-        weights = convert_weights(used, expected)
+        check_plain({**config, "context_length": context_length}, size)
+        make = partial(build, model, f"{config_file}: model", "model", spec=spec)
+        weights = convert_weights(used, expected := described(make, config["n_layer"], len(used), size))
     except PublishedError as error:
         raise PublishedError(f"{weights_file}: {error}") from error
+    except UntrustedError as error:
+        raise PublishedError(
+            f"{config_file}: expected a model of the weights in {weights_file}, found {error}"
+        ) from error
     checkpoint = {
-        "state_dict": {f"model.{name}": tensor.to(expected[name]).clone() for name, tensor in weights.items()},
+        "state_dict": {f"model.{name}": tensor.to(expected[name].dtype).clone() for name, tensor in weights.items()},
         "elmur": {
             "version": CHECKPOINT_VERSION,
             "spec": spec.to_json(),
@@ -97,7 +103,7 @@ def find_files(source: Path) -> tuple[Path, Path]:
 def read_config(path: Path) -> tuple[dict[str, Any], int]:
     """The complete model keys of a published configuration, and its context length."""
     try:
-        whole = json.loads(path.read_text())
+        whole = read_json(path)
         if not isinstance(whole, dict):
             raise ValueError(f"expected an object, found {type(whole).__name__}")
     except ValueError as error:
