@@ -48,8 +48,8 @@ class SegmentBatch:
             return_to_go=torch.zeros(batch_size, num_steps, device=action.device),
             mask=true,
             loss_mask=true,
-            is_first=true[:, 0],
-            is_last=true[:, 0],
+            is_first=true.new_ones(batch_size),
+            is_last=true.new_ones(batch_size),
             start=torch.zeros(batch_size, dtype=torch.int64, device=action.device),
         )
 

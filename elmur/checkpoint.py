@@ -11,11 +11,13 @@ import torch
 
 from elmur.aliases import renamed
 from elmur.build import build
-from elmur.module import CHECKPOINT_VERSION
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
 from elmur.spec import SpecError, TaskSpec
 from elmur.untrusted import UntrustedError, check_content, check_fit, check_tensors, check_zip, described
+
+CHECKPOINT_VERSION = 1
+IN_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt")  # the first that is there
 
 
 class CheckpointError(ValueError):
@@ -97,5 +99,15 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
 
 
 def load_policy(path: Path | str, task: TaskSpec | None = None, **how: Any) -> StreamingPolicy:
-    """The policy in a checkpoint, to act one observation at a time; `how` as `StreamingPolicy` takes it."""
-    return StreamingPolicy(*load_model(path, task), **how)
+    """The policy in a checkpoint or a run folder, to act one observation at a time; `how` as for `StreamingPolicy`."""
+    return StreamingPolicy(*load_model(checkpoint_in(Path(path)), task), **how)
+
+
+def checkpoint_in(path: Path) -> Path:
+    """The checkpoint that a run folder acts with, its best one or else its last; a file is what it is."""
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in IN_A_RUN if (path / name).is_file()), None)
+    if found is None:
+        raise CheckpointError(f"{path}: expected a run folder, found none of {', '.join(IN_A_RUN)} in it")
+    return found

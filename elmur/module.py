@@ -16,6 +16,7 @@ from torch import Tensor
 
 from elmur import ranks
 from elmur.batch import SegmentBatch
+from elmur.checkpoint import CHECKPOINT_VERSION
 from elmur.finite import FiniteWatch, Place
 from elmur.gpu import OnGpu, Window
 from elmur.optim import Constant, Schedule, adamw
@@ -24,7 +25,6 @@ from elmur.spec import TaskSpec
 from elmur.state import detach, map_state, reset, tensors_of, with_tensors
 
 log = logging.getLogger(__name__)
-CHECKPOINT_VERSION = 1
 OTHER_COUNT = (
     "the checkpoint was written by %d process(es) and is taken up by %d: weights, optimizer, schedule, memory and the "
     "order of data go on exactly; dropout draws other numbers, and sums are rounded in another order"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,15 @@ from torch import Tensor
 from elmur.batch import SegmentBatch
 from elmur.compiled import acting
 from elmur.sequence_model import SequenceModel
-from elmur.spec import Discrete
-from elmur.state import join_lanes, take_lanes, tensors_of, with_tensors
+from elmur.spec import Discrete, Field, Image, Vector
+from elmur.state import join_lanes, packed, take_lanes, unpacked
 
 Array = npt.NDArray[Any]
+Observation = Mapping[str, Array | Tensor] | Array | Tensor  # a simulator on the GPU leaves its observations there
+
+
+class PolicyError(ValueError):
+    """What a policy was given does not fit it; the message says what was expected and found."""
 
 
 @dataclass
@@ -54,9 +59,9 @@ class StreamingPolicy:
         self.acting = acting(model, compiled)
         self.sample, self.target_return = sample, target_return
         self.device = next(model.parameters()).device
-        self.start(0)
+        self.start()
 
-    def start(self, num_envs: int, seed: int = 0) -> None:
+    def start(self, num_envs: int = 1, seed: int = 0) -> None:
         """Forget everything and get ready for `num_envs` episodes; `seed` for memory noise and sampled actions."""
         self.model.eval()
         self._noise = torch.Generator().manual_seed(seed)
@@ -65,19 +70,37 @@ class StreamingPolicy:
         self._num_envs = num_envs
         self._is_discrete = isinstance(self.model.spec.action, Discrete)
         shape = (num_envs, 1) if self._is_discrete else (num_envs, 1, *self.model.spec.action.shape)
-        self._executed = torch.zeros(shape, dtype=torch.int64 if self._is_discrete else torch.float32)
+        kind = torch.int64 if self._is_discrete else torch.float32
+        self._executed = torch.zeros(shape, dtype=kind, device=self.device)
         self._wanted = torch.full((num_envs, 1), self.target_return, device=self.device)
-        true = torch.ones(num_envs, 1, dtype=torch.bool, device=self.device)
-        self._executed, self._true = self._executed.to(self.device), true
-        self._no = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
-        self._zero = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
+        later = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
+        self._now = replace(SegmentBatch.of({}, self._executed), is_first=later, is_last=later)
 
     @torch.inference_mode()
-    def act(self, observation: dict[str, Array], is_first: Array) -> Array:
-        """Actions `[N]` (or `[N, A]`) for observations `[N, ...]`; where `is_first`, the lane begins a new episode."""
-        if is_first.any():
-            self._begin(np.flatnonzero(is_first))  # before the batch is made: it sets the return that is asked for
-        now = self._batch({name: self._tensor(observation[name]) for name in self.model.spec.observation})
+    def act(self, observation: Observation, is_first: Array | bool | None = None) -> Array:
+        """The actions for the next observations of all environments, `[N]` int64 or `[N, A]` float32.
+
+        observation: the parts of the TaskSpec by name, `[N, *shape]` each; the array itself where there is one part.
+        is_first `[N]`: true where an environment begins a new episode; its memory is as new, the others undisturbed.
+        For one environment both may come without the dimension N, and then the action does too: is_first is then true
+        or false, or left out, which means true at the first call after `start` only.
+
+        Raises PolicyError for an observation that is not the TaskSpec's, and for an episode that never began.
+        """
+        parts, begins = self._parts(observation), np.asarray(not self._groups if is_first is None else is_first)
+        if begins.ndim == 0:
+            one = {name: part[None] for name, part in parts.items()}
+            return np.asarray(self.act(one, begins[None])[0])
+        self._check_lanes(begins)
+        check_observation(parts, self.model.spec.observation, self._num_envs)
+        if begins.any():
+            self._begin(np.flatnonzero(begins))  # before the batch is made: it sets the return that is asked for
+        now = replace(
+            self._now,
+            observation={name: self._tensor(part) for name, part in parts.items()},
+            action=self._executed,
+            return_to_go=self._wanted,
+        )
         if any(group.position == self.context_length for group in self._groups):
             self._commit()
         predictions = [(group.lanes, self._step(group, now)) for group in self._groups]
@@ -92,11 +115,19 @@ class StreamingPolicy:
         return result
 
     @torch.inference_mode()
-    def observe(self, action: Array, reward: Array) -> None:
-        """What was really done and received: the next tokens are made of it."""
-        executed = torch.as_tensor(action).to(self._executed.dtype)
-        self._executed = self._moved(executed).unsqueeze(1)
-        self._wanted = self._wanted - self._moved(torch.as_tensor(reward).to(self._wanted.dtype)).unsqueeze(1)
+    def observe(self, action: Any, reward: Any) -> None:
+        """What was really done, `[N]` or `[N, A]`, and received, `[N]`; numbers will do for one environment.
+
+        Without a call the actions count as done as they were given, and nothing as received.
+        """
+        done, received = torch.as_tensor(action), torch.as_tensor(reward)
+        if done.numel() != self._executed.numel() or received.numel() != self._num_envs:
+            raise PolicyError(
+                f"observe: expected the actions and rewards of {self._num_envs} environment(s), found the shapes "
+                f"{list(done.shape)} and {list(received.shape)}"
+            )
+        self._executed = self._moved(done.to(self._executed.dtype)).view_as(self._executed)
+        self._wanted = self._wanted - self._moved(received.to(self._wanted.dtype)).view_as(self._wanted)
 
     def memory(self) -> Any:
         """The state that the current segment was opened with, lanes in order."""
@@ -107,36 +138,61 @@ class StreamingPolicy:
         return take_lanes(join_lanes(states), order)
 
     @torch.inference_mode()
-    def snapshot(self) -> dict[str, Any] | None:
-        """All that the next actions depend on, as arrays; None in the middle of a segment, where that is too much.
+    def snapshot(self) -> dict[str, Any]:
+        """All that the next actions depend on, at any step of any segment: a nest of tensors and plain values.
 
-        To be asked after `observe`.
+        To be asked after `observe`, where that is called.
         """
-        if len(self._groups) != 1 or self._groups[0].lanes is not None:
-            return None
-        if self._groups[0].position != self.context_length:
-            return None
-        self._commit()  # what the next `act` would begin with
-        group, generators = self._groups[0], (self._noise, self._sampling)
+        generators = (self._noise, self._sampling)
         return {
-            "memory": [tensor.cpu().numpy() for tensor in tensors_of(group.stream.memory)],
-            "start": group.start.cpu().numpy(),
-            "executed": self._executed.cpu().numpy(),
-            "wanted": self._wanted.cpu().numpy(),
-            "generators": [None if one is None else one.get_state().numpy() for one in generators],
+            "groups": [packed(group) for group in self._groups],
+            "executed": packed(self._executed),
+            "wanted": packed(self._wanted),
+            "generators": [None if one is None else one.get_state() for one in generators],
         }
 
     @torch.inference_mode()
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go on where a snapshot was taken; `start` was called with as many environments."""
-        template = self.model.initial_memory(self._num_envs, torch.Generator())
-        memory = with_tensors(template, [torch.from_numpy(array) for array in snapshot["memory"]])
-        self._executed = torch.from_numpy(snapshot["executed"]).to(self.device)
-        self._wanted = torch.from_numpy(snapshot["wanted"]).to(self.device)
+        """Go on, to the bit, where a snapshot was taken. Raises PolicyError where it is of other environments."""
+        found = len(snapshot["executed"])
+        if found != self._num_envs:
+            raise PolicyError(f"restore: expected a snapshot of {self._num_envs} environments, found one of {found}")
+        self._executed = unpacked(self._executed, snapshot["executed"], self.device)
+        self._wanted = unpacked(self._wanted, snapshot["wanted"], self.device)
         for generator, state in zip((self._noise, self._sampling), snapshot["generators"], strict=True):
             if generator is not None:
-                generator.set_state(torch.from_numpy(state))
-        self._groups = [self._open(None, memory, torch.from_numpy(snapshot["start"]).to(self.device))]
+                generator.set_state(torch.as_tensor(state))
+        self._groups = [self._unpacked_group(group) for group in snapshot["groups"]]
+
+    def _unpacked_group(self, saved: Mapping[str, Any]) -> Group:
+        lanes = len(saved["start"])
+        memory = self.model.initial_memory(lanes, torch.Generator())
+        like = self._open(None, memory, torch.zeros(lanes, dtype=torch.int64, device=self.device))
+        like.before = self._now
+        return unpacked(like, saved, self.device)
+
+    def _parts(self, observation: Observation) -> Mapping[str, Array | Tensor]:
+        """The parts of an observation by name, all of them."""
+        expected = self.model.spec.observation
+        if not isinstance(observation, Mapping):
+            if len(expected) > 1:
+                raise PolicyError(f"observation: expected the parts {', '.join(expected)} by name, found one array")
+            observation = {next(iter(expected)): observation}
+        if missing := [name for name in expected if name not in observation]:
+            found = ", ".join(map(str, observation)) or "none"
+            raise PolicyError(f"observation: expected the part {missing[0]!r}, found {found}")
+        parts = {name: observation[name] for name in expected}
+        return {name: part if isinstance(part, Tensor) else np.asarray(part) for name, part in parts.items()}
+
+    def _check_lanes(self, is_first: Array) -> None:
+        """Raises PolicyError unless it says of every environment, and each of them has begun its first episode."""
+        if is_first.shape != (self._num_envs,) or is_first.dtype != np.bool_:
+            raise PolicyError(
+                f"is_first: expected bool[{self._num_envs}], one for each environment that start() was called with, "
+                f"found {is_first.dtype}{list(is_first.shape)}"
+            )
+        if not self._groups and not is_first.all():
+            raise PolicyError("is_first: expected true for every environment at the first step after start()")
 
     def _tensor(self, part: Array | Tensor) -> Tensor:
         if not isinstance(part, Tensor):  # a simulator on the GPU leaves its observations there
@@ -146,11 +202,6 @@ class StreamingPolicy:
     def _moved(self, part: Tensor) -> Tensor:
         """The tensor on the policy's device; to a GPU without waiting, for ordinary memory has been read by then."""
         return part.to(self.device, non_blocking=self.device.type == "cuda")
-
-    def _batch(self, observation: dict[str, Tensor]) -> SegmentBatch:
-        return SegmentBatch(
-            observation, self._executed, self._wanted, self._true, self._true, self._no, self._no, self._zero
-        )
 
     def _step(self, group: Group, now: SegmentBatch) -> Tensor:
         """The prediction for one group's lanes."""
@@ -167,7 +218,8 @@ class StreamingPolicy:
     def _begin(self, lanes: Array) -> None:
         """Fresh memory in some lanes, the others undisturbed."""
         if len(lanes) == self._num_envs:
-            self._groups = [self._open(None, self.model.initial_memory(self._num_envs, self._noise), self._zero)]
+            start = torch.zeros(self._num_envs, dtype=torch.int64, device=self.device)
+            self._groups = [self._open(None, self.model.initial_memory(self._num_envs, self._noise), start)]
             self._wanted = torch.full_like(self._wanted, self.target_return)
             return
         beginning = torch.as_tensor(lanes, device=self.device)
@@ -199,3 +251,28 @@ class StreamingPolicy:
 
     def _open(self, lanes: Tensor | None, memory: Any, start: Tensor) -> Group:
         return Group(lanes, self.acting.open_segment(memory, start, self.context_length), start)
+
+
+KINDS: dict[type, str] = {Discrete: "iu", Vector: "fiub", Image: "u"}  # of numbers, as numpy names them
+
+
+def check_observation(observation: Mapping[str, Array | Tensor], expected: Mapping[str, Field], num_envs: int) -> None:
+    """Raises PolicyError unless the observation is what the TaskSpec says of it. The values of tensors are not read."""
+    for name, field in expected.items():
+        part, problem = observation[name], ""
+        if tuple(part.shape) != (num_envs, *field.shape):
+            problem = f"the shape {list(part.shape)}"
+        elif isinstance(part, Tensor):
+            if isinstance(field, Discrete | Image) and part.is_floating_point():
+                problem = f"{part.dtype}"
+        elif part.dtype.kind not in KINDS[type(field)] or (isinstance(field, Image) and part.itemsize > 1):
+            problem = f"{part.dtype}"
+        elif isinstance(field, Discrete) and ((part < 0) | (part >= np.array(field.sizes))).any():
+            problem = f"{part.min()} to {part.max()}, of {max(field.sizes)} values from 0"
+        elif part.dtype.kind == "f" and not np.isfinite(part).all():
+            problem = "nan or inf"
+        if problem:
+            raise PolicyError(
+                f"observation {name!r}: expected {type(field).__name__} {list(field.shape)} of {num_envs} "
+                f"environment(s), found {problem}"
+            )

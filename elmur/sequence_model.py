@@ -29,11 +29,11 @@ class OpenSegment:
 
     memory: Any
     start: Int[Tensor, " B"]
-    steps: SegmentBatch | None = None
+    steps: SegmentBatch
 
     def add(self, now: SegmentBatch, before: SegmentBatch | None) -> None:
         """One more step; the action of the one before is known by now."""
-        if self.steps is None or before is None:
+        if before is None:
             self.steps = replace(now, action=now.action.clone(), start=self.start)
             return
         self.steps.action[:, -1:] = before.action
@@ -74,7 +74,8 @@ class SequenceModel(nn.Module, ABC):
 
     def open_segment(self, memory: Any, start: Int[Tensor, " B"], context_length: int) -> Any:
         """A stream for the segment that begins at step `start` of its episode."""
-        return OpenSegment(memory, start)
+        no_steps = start.new_empty(start.shape[0], 0)
+        return OpenSegment(memory, start, SegmentBatch.of(dict.fromkeys(self.spec.observation, no_steps), no_steps))
 
     def step(self, stream: Any, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B A"]:
         """The prediction for one more step (`now`, T = 1; its action is not looked at).

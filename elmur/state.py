@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 State = TypeVar("State")
+HALF = (torch.bfloat16, torch.float16)
 
 
 def map_state(function: Callable[..., Tensor], state: State, *others: State) -> State:
@@ -80,3 +82,40 @@ def with_tensors(template: State, tensors: list[Tensor]) -> State:
         raise ValueError(f"the saved memory does not fit the model: expected {shapes[0]} per lane, found {shapes[1]}")
     remaining = iter(tensors)
     return map_state(lambda tensor: next(remaining).to(tensor.device), template)
+
+
+def packed(state: Any) -> Any:
+    """A copy of a state that any format can keep: lists and dictionaries of tensors on the CPU, and plain values.
+
+    Half precision becomes float32, which holds the same numbers. Raises TypeError for anything else in the nest.
+    """
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", torch.float32 if state.dtype in HALF else state.dtype, copy=True)
+    if isinstance(state, list | tuple):
+        return [packed(value) for value in state]
+    if isinstance(state, dict):
+        return {key: packed(value) for key, value in state.items()}
+    if is_dataclass(state) and not isinstance(state, type):
+        return {f.name: packed(getattr(state, f.name)) for f in fields(state)}
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    raise TypeError(f"a {type(state).__name__} cannot be part of a state that is saved")
+
+
+def unpacked(template: State, saved: Any, device: torch.device) -> State:
+    """What `packed` was given, built like `template`: a state of the same model, whose tensors may have other sizes."""
+
+    def visit(node: Any, value: Any) -> Any:
+        if isinstance(value, Tensor | np.ndarray):
+            dtype = node.dtype if isinstance(node, Tensor) and node.dtype in HALF else None
+            return torch.as_tensor(value).to(device, dtype, copy=True)
+        if isinstance(node, list | tuple):
+            return type(node)(visit(*pair) for pair in zip(node, value, strict=True))
+        if isinstance(node, dict):
+            return {key: visit(node.get(key), kept) for key, kept in value.items()}
+        if is_dataclass(node) and not isinstance(node, type):
+            return type(node)(**{f.name: visit(getattr(node, f.name), value[f.name]) for f in fields(node)})
+        return value
+
+    result: State = visit(template, saved)
+    return result

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from elmur.build import build
-from elmur.checkpoint import load_plain
+from elmur.checkpoint import CHECKPOINT_VERSION, load_plain
 from elmur.files import atomic_open, read_json
-from elmur.module import CHECKPOINT_VERSION
 from elmur.published.config import DEFAULTS, PublishedError, check_keys, model_config, task_spec
 from elmur.published.weights import convert_weights
 from elmur.untrusted import UntrustedError, check_plain, described

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from callbacks.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, ResumePoint, resume_point
-from elmur.checkpoint import CheckpointError, load_model, load_policy, read_checkpoint
-from elmur.module import CHECKPOINT_VERSION
+from elmur.checkpoint import CHECKPOINT_VERSION, CheckpointError, load_model, load_policy, read_checkpoint
 from elmur.spec import Discrete, TaskSpec, Vector
 from tests.elmur.samples import SPEC, make_model
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,8 +16,9 @@ import torch
 from elmur.baselines.recurrent import GRU
 from elmur.batch import SegmentBatch
 from elmur.model import ELMUR, MemoryDesign
-from elmur.policy import StreamingPolicy
+from elmur.policy import PolicyError, StreamingPolicy
 from elmur.sequence_model import SequenceModel
+from elmur.spec import Discrete, Image, TaskSpec, Vector
 from tests.elmur.samples import CONTINUOUS, SPEC, make_model
 
 ROOT = Path(__file__).parents[2]
@@ -221,3 +223,130 @@ def test_compiled_acting_without_a_compiler_says_what_to_install(monkeypatch: py
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, found no 'no-such-compiler'.*apt-get install g"):
         StreamingPolicy(make_model(), L, compiled=True)
+
+
+class OneSegment(ELMUR):
+    """ELMUR with the streaming that a model has by default."""
+
+    open_segment = SequenceModel.open_segment
+    step = SequenceModel.step
+    close_segment = SequenceModel.close_segment
+
+
+@pytest.mark.parametrize("case", ["together", "in the middle, at a border, twice"])
+@pytest.mark.parametrize("kind", ["sra", "gru", "default streaming"])
+def test_a_policy_goes_on_from_a_snapshot_of_any_step_to_the_bit(case: str, kind: str) -> None:
+    """Through a file, into a policy of its own; sampled actions, noise in new memory and the returns asked for too."""
+    torch.manual_seed(0)
+    model: SequenceModel = GRU(SPEC, 16) if kind == "gru" else ELMUR(SPEC, 16, 2, 2, token_format="sra")
+    if kind == "default streaming":
+        model.__class__ = OneSegment
+    script, steps = Script(lanes=4, steps=11, begins=BEGINS[case]), range(11)
+    script.observation = script.observation.astype(np.float32)
+
+    def go_on(policy: StreamingPolicy, first: int) -> np.ndarray:
+        found = []
+        for t in steps[first:]:
+            found.append(policy.act({"state": script.observation[t]}, script.is_first[t]))
+            policy.observe(found[-1], script.reward[t])
+            saved.append(policy.snapshot())
+        return np.stack(found)
+
+    saved: list[dict[str, Any]] = []
+    policy = StreamingPolicy(model, L, sample=True)
+    policy.start(4, seed=3)
+    whole = go_on(policy, 0)
+    assert len({tuple(actions) for actions in whole}) > 5, "actions that differ from step to step"
+    for step, snapshot in enumerate(saved[: len(steps) - 1]):
+        file = io.BytesIO()
+        torch.save(snapshot, file)
+        file.seek(0)
+        again = StreamingPolicy(model, L, sample=True)
+        again.start(4, seed=99)
+        again.restore(torch.load(file, weights_only=True))
+        assert np.array_equal(go_on(again, step + 1), whole[step + 1 :]), f"from step {step}"
+
+
+def test_a_snapshot_of_other_environments_is_refused() -> None:
+    policy, other = StreamingPolicy(make_model(), L), StreamingPolicy(make_model(), L)
+    policy.start(2)
+    other.start(3)
+    with pytest.raises(PolicyError, match="expected a snapshot of 3 environments, found one of 2"):
+        other.restore(policy.snapshot())
+
+
+def test_one_environment_needs_no_lanes() -> None:
+    """The same actions as with a dimension of one; a new episode where that is said, else where `start` was called."""
+    script = Script(lanes=1, steps=9, begins={5: [0]})
+    policy, alone = StreamingPolicy(make_model(memory=QUIET), L), StreamingPolicy(make_model(memory=QUIET), L)
+    policy.start(1)
+    for t in range(9):
+        expected = policy.act({"state": script.observation[t]}, script.is_first[t])
+        found = alone.act(script.observation[t, 0], is_first=True if t == 5 else None)
+        assert found.shape == () and found == expected[0]
+        policy.observe(script.executed[t], script.reward[t])
+        alone.observe(script.executed[t, 0], script.reward[t, 0])
+    assert alone.act({"state": script.observation[0, 0]}).shape == ()
+    torch.manual_seed(0)
+    reach = StreamingPolicy(ELMUR(CONTINUOUS, 16, 1, 2), L)
+    assert reach.act({"state": np.zeros(4, np.float32)}).shape == (2,)
+
+
+BOARD = TaskSpec("board", {"cells": Discrete((3, 3)), "seen": Image(1, 36, 36), "at": Vector(2)}, Discrete((2,)))
+FITTING: dict[str, Any] = {
+    "cells": np.zeros((2, 2), np.int64),
+    "seen": np.zeros((2, 1, 36, 36), np.uint8),
+    "at": np.zeros((2, 2)),
+}
+TENSOR = torch.zeros(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("part", "given", "says"),
+    [
+        (
+            "at",
+            np.zeros((2, 3)),
+            r"observation 'at': expected Vector \[2\] of 2 env.*, found the shape \[2, 3\]",
+        ),
+        ("at", np.zeros(2), r"found the shape \[2\]"),
+        ("at", np.array([["a", "b"]] * 2), "found <U1"),
+        ("at", np.full((2, 2), np.nan), "found nan or inf"),
+        ("cells", np.array([[0, 3], [0, 0]]), r"expected Discrete \[2\] .* found 0 to 3, of 3 values from 0"),
+        ("cells", np.array([[0, -1], [0, 0]]), "found -1 to 0"),
+        ("cells", np.zeros((2, 2)), "found float64"),
+        ("cells", TENSOR, r"found torch\.float32"),
+        ("seen", np.zeros((2, 1, 36, 36), np.float32), "expected Image .* found float32"),
+        ("seen", np.zeros((2, 36, 36, 1), np.uint8), r"found the shape \[2, 36, 36, 1\]"),
+        ("seen", None, "expected the part 'seen', found cells, at"),
+    ],
+)
+def test_what_does_not_fit_is_said_in_one_sentence(part: str, given: Any, says: str) -> None:
+    policy = StreamingPolicy(ELMUR(BOARD, 16, 1, 2), L)
+    policy.start(2)
+    observation = {**FITTING, part: given}
+    if given is None:
+        del observation[part]
+    with pytest.raises(PolicyError, match=says):
+        policy.act(observation, np.array([True, True]))
+    assert policy.act(FITTING, np.array([True, True])).shape == (2,), "nothing has happened"
+
+
+@pytest.mark.parametrize(
+    ("is_first", "says"),
+    [
+        (np.array([True]), r"expected bool\[2\], .* found bool\[1\]"),
+        (np.array([1, 1]), r"expected bool\[2\], .* found int64\[2\]"),
+        (np.array([True, False]), "expected true for every environment at the first step after start"),
+    ],
+)
+def test_who_begins_has_to_be_said_of_each(is_first: np.ndarray, says: str) -> None:
+    policy = StreamingPolicy(make_model(), L)
+    policy.start(2)
+    with pytest.raises(PolicyError, match=says):
+        policy.act(np.zeros((2, 4)), is_first)
+    policy.act(np.zeros((2, 4)), np.array([True, True]))
+    with pytest.raises(PolicyError, match=r"rewards of 2 environment.*, found the shapes \[2\] and \[3\]"):
+        policy.observe(np.zeros(2, np.int64), np.zeros(3))
+    with pytest.raises(PolicyError, match=r"expected the parts cells, seen, at by name, found one array"):
+        StreamingPolicy(ELMUR(BOARD, 16, 1, 2), L).act(np.zeros(4))
