@@ -24,7 +24,7 @@ setup: $(STAMP)  ## create .venv and install, by the versions of constraints.txt
 # The suite's own pins are too old to install by. ManiSkill needs a Vulkan driver even where nothing is rendered: that of a
 # GPU, or Mesa's for the CPU, which must be 25 or newer (Debian 12 has it in its backports).
 setup-mikasa: setup  ## the robots as well: ManiSkill, MIKASA-Robo and, as root, a Vulkan driver for machines without a GPU
-	$(PY) -m pip install -c constraints.txt -e '.[$(EXTRAS),mikasa]'
+	$(PY) -m pip install -c constraints.txt -e '.[platform,$(EXTRAS),mikasa]'
 	$(PY) -m pip install --no-deps mikasa-robo-suite==1.0.0
 	@if ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1; then echo "a Vulkan driver is installed"; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh envs/vulkan.sh; \
@@ -80,5 +80,5 @@ $(VENV)/bin/pip:
 # The stamp comes last, so a failed install is tried again and a finished one is not.
 $(STAMP): pyproject.toml constraints.txt | $(VENV)/bin/pip
 	$(PY) -m pip install -c constraints.txt torch
-	$(PY) -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	$(PY) -m pip install -c constraints.txt -e '.[platform,$(EXTRAS)]'
 	@touch $@

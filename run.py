@@ -371,6 +371,8 @@ def guarded() -> None:
 
 def main() -> None:
     """The command line: an error is one sentence and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    # The rooms are not installed: what is started from here, a launcher's jobs too, finds them beside this file.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     guard_composition()
     if FULL_ERROR:
         return guarded()
