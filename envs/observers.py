@@ -112,10 +112,8 @@ class Keep(Observer):
 
     def on_step(self, wave: Wave) -> None:
         if wave.running and self.due():
-            policy = wave.policy.snapshot()  # type: ignore[attr-defined]
-            if policy is not None:  # else not where its state can be given
-                env = wave.env.snapshot()  # type: ignore[attr-defined]
-                self.save({**wave.state(), "policy": policy, "env": env})
+            policy, env = wave.policy.snapshot(), wave.env.snapshot()  # type: ignore[attr-defined]
+            self.save({**wave.state(), "policy": policy, "env": env})
 
 
 def can_keep(env: VectorEnv, policy: Policy) -> bool:
