@@ -33,7 +33,9 @@ class TokenModel(SequenceModel):
     def newest(self, now: SegmentBatch, before: SegmentBatch | None) -> list[Float[Tensor, "B 1 D"]]:
         """The tokens that have become known since the last step: what followed its state, then this step's own."""
         known = self.ordered(now, self.format.before)
-        return known if before is None else self.ordered(before, self.format.after) + known
+        if not self.format.after or before is None:
+            return known
+        return self.ordered(before, self.format.after) + known
 
     def ordered(self, batch: SegmentBatch, letters: str) -> list[Tensor]:
         """Embeddings of the tokens named by `letters`, in that order."""
