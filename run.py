@@ -59,6 +59,7 @@ from envs import suites
 if TYPE_CHECKING:
     from callbacks.report.row import Row
     from data.datamodule import TrajectoryDataModule
+    from elmur.module import SequenceModule
 
 log = logging.getLogger("run")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -164,12 +165,13 @@ def tell_of_other_shards(settings: Settings, folder: Path) -> None:
         )  # fmt: skip
 
 
-def datamodule(settings: Settings) -> TrajectoryDataModule:
-    """The data of the env, collected by its expert where they are missing."""
+def datamodule(settings: Settings, module: SequenceModule) -> TrajectoryDataModule:
+    """The data of the env as the module reads them, collected by its expert where they are missing."""
     from elmur.build import build
 
     made: TrajectoryDataModule = build(settings.data, "data", "data", PLATFORM, collect=collector(settings))
     made.allow_other_data = "data" in settings.allow_mismatch
+    made.reads = module.objective.reads
     return made
 
 
@@ -191,7 +193,8 @@ def fit(settings: Settings, folder: Path) -> dict[str, Any]:
     from callbacks.selection import RolloutSelection, chosen
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    module, data, loop = learner(settings), datamodule(settings), trainer(settings)
+    module, loop = learner(settings), trainer(settings)
+    data = datamodule(settings, module)
     record = RunRecord(lambda: accept(settings, folder, data))
     loop.callbacks[:] = [record, *loop.callbacks, clock := Clock()]  # type: ignore[attr-defined]
     resume = resume_point(folder / "checkpoints")
@@ -253,7 +256,8 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     halfway, begin = Halfway.of(folder, identity), time.process_time()
     outcomes = evaluate(policy, family.make, family.variants, plan, halfway=halfway)
     about |= {"identity": identity, "evaluation_cpu_seconds": time.process_time() - begin}
-    about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if plan.sample else "argmax"}
+    sampled = plan.sample or policy.model.head.generative
+    about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if sampled else "argmax"}
     row = row_of(settings, family, checkpoint, outcomes, about)
     if is_first_process():
         row.write(folder / ROW)
@@ -338,7 +342,8 @@ def benchmark(settings: Settings) -> None:
     from callbacks.benchmark.run import run_benchmarks
     from data.imagespeed import measure_images
 
-    parts = learner(settings), datamodule(settings), env_family(settings)
+    module = learner(settings)
+    parts = module, datamodule(settings, module), env_family(settings)
     others = {"pictures": measure_images, **tables(*parts[:2])}
     run_benchmarks(settings.seed, Path(settings.run_dir), *parts, others)
 

@@ -18,7 +18,7 @@ from data.index import Collection, Index, build_index
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
 from data.shard import Array
-from elmur.batch import SegmentBatch
+from elmur.batch import Reads, SegmentBatch
 from elmur.children import serve_parent
 from elmur.spec import TaskSpec
 
@@ -41,6 +41,7 @@ class TrajectoryDataModule(LightningDataModule):
     "device" that trains, where batches are then put together; "auto": with a GPU, the last of these that has the room.
 
     `allow_other_data`, to be set: a run may go on with other episodes than it began with, from the start of its epoch.
+    `reads`, to be set before `setup`: what the way of learning reads beside what cloning does.
     The order depends on the seed alone, not on workers or ranks. `state_dict` says which batch comes after those that
     the trainer has finished, whatever its workers have read ahead.
     """
@@ -75,7 +76,7 @@ class TrajectoryDataModule(LightningDataModule):
         self.root, self.window_length, self.lanes = Path(root), context_length * backprop_segments, lanes
         self.num_workers, self.seed, self.validation_fraction = num_workers, seed, validation_fraction
         self.collect, self.on_bad_shard, self.verify = collect, on_bad_shard, verify
-        self.keep, self.allow_other_data = keep, False
+        self.keep, self.allow_other_data, self.reads = keep, False, Reads()
         self._kept: KeptImages | None = None
         self._index: Index | None = None
         self._train: Index | None = None
@@ -118,12 +119,20 @@ class TrajectoryDataModule(LightningDataModule):
         kept = round(self.validation_fraction * len(index))
         order = np.random.default_rng([self.seed, SPLIT_STREAM]).permutation(len(index))
         train, validation = np.sort(order[kept:]), np.sort(order[:kept])
-        if len(train) < self.lanes:
+        chosen = index.subset(train)
+        if self.reads.best_fraction is not None:
+            chosen = chosen.subset(chosen.best(self.reads.best_fraction))
+        if len(chosen) < self.lanes:
             raise ValueError(
-                f"lanes={self.lanes}, but {self.root} has {len(train)} episodes to train on, so that most rows of a "
-                f"batch would stay empty; use lanes of {len(train)} or less, or collect more episodes"
+                f"lanes={self.lanes}, but {self.root} has {len(chosen)} episodes to train on, so that most rows of a "
+                f"batch would stay empty; use lanes of {len(chosen)} or less, or collect more episodes"
             )
-        self._train = index.subset(train)
+        if self.reads.transitions and not chosen.has_rewards():
+            raise ValueError(
+                f"{self.root}: every reward of its {len(chosen)} episodes is 0, so that there is nothing to value; "
+                "collect episodes with rewards, or clone what is there: module=imitation"
+            )
+        self._train = chosen
         self._validation = index.subset(validation) if kept else None
         self._index = index
 
@@ -216,7 +225,7 @@ class TrajectoryDataModule(LightningDataModule):
         # What lies on a GPU is gathered by the process that trains there, and nothing else takes long.
         workers = 0 if self._kept is not None and self._kept.device.type != "cpu" else self.num_workers
         return _LaneLoader(
-            WindowDataset(index, self.window_length, kept=self._kept),
+            WindowDataset(index, self.window_length, kept=self._kept, transitions=self.reads.transitions),
             sampler=sampler,
             batch_size=None,  # the sampler gives whole batches, and the dataset reads them as such
             num_workers=workers,

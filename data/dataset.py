@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.data import Dataset
 from data.index import Index
 from data.kept import KeptImages
 from data.shard import Array, Column, Shard, columns
-from elmur.batch import SegmentBatch
+from elmur.batch import Outcome, SegmentBatch
 
 OPEN_FILES = 16
 CACHE_BYTES = 256 << 20
@@ -33,17 +34,26 @@ class WindowDataset(Dataset[SegmentBatch]):
     the order in which shards are met; beyond that, and for images, each window is one contiguous read per column. So a
     small data set is read once, and a large one never lies in memory. Every process has its own handles and cache.
     kept: the images of all shards, where they are to lie in memory; windows are then gathered where they lie.
+    transitions: rewards, ends of episodes and the step after each window as well (`elmur.batch.Reads`).
     """
 
     def __init__(
-        self, index: Index, window_length: int, cache_bytes: int = CACHE_BYTES, kept: KeptImages | None = None
+        self,
+        index: Index,
+        window_length: int,
+        cache_bytes: int = CACHE_BYTES,
+        kept: KeptImages | None = None,
+        transitions: bool = False,
     ) -> None:
         if window_length < 1:
             raise ValueError(f"window_length: expected 1 step or more, found {window_length}")
         self.index, self.window_length, self.cache_bytes, self.kept = index, window_length, cache_bytes, kept
         found = {key: column for key, column in columns(index.spec).items() if not column.per_episode}
         self._columns = {**found, "return_to_go": Column("return_to_go", np.dtype(np.float32))}
-        del self._columns["reward"]
+        self._terminated = index.terminated() if transitions else None
+        self._read_length = window_length + transitions
+        if not transitions:
+            del self._columns["reward"]
         if kept is not None:
             self._columns = {key: column for key, column in self._columns.items() if not column.is_image}
         self._arrays: dict[int, Mapping[str, Rows]] = {}
@@ -60,11 +70,11 @@ class WindowDataset(Dataset[SegmentBatch]):
         real = episode >= 0
         # Row -1 of the tables stands in for "no episode"; its values are not used.
         left = np.where(real, self.index.lengths[episode] - start, 0)
-        steps = np.minimum(left, self.window_length)
+        steps = np.minimum(left, self._read_length)
         if real.any() and (start[real].min() < 0 or steps[real].min() < 1):
             raise IndexError(f"plan {plan[real & ((start < 0) | (steps < 1))][0].tolist()} lies outside its episode")
         begin = self.index.offset[episode] + start
-        shape = (len(plan), self.window_length)
+        shape = (len(plan), self._read_length)
         buffers = {key: np.zeros((*shape, *c.shape), c.dtype) for key, c in self._columns.items()}
         todo = zip(self.index.shard[episode].tolist(), begin.tolist(), steps.tolist(), strict=True)
         for row, (shard, first, count) in enumerate(todo):
@@ -74,19 +84,26 @@ class WindowDataset(Dataset[SegmentBatch]):
                     buffer[row, :count] = arrays[key][first : first + count]
         tensors = {key: torch.from_numpy(buffer) for key, buffer in buffers.items()}
         if self.kept is not None:
-            tensors |= self.kept.windows(self.index.shard[episode], begin, steps, self.window_length)
-        mask = np.arange(self.window_length) < steps[:, None]
-        return SegmentBatch(
+            tensors |= self.kept.windows(self.index.shard[episode], begin, steps, self._read_length)
+        mask = np.arange(self._read_length) < steps[:, None]
+        is_last = left <= self.window_length
+        found = SegmentBatch(
             observation={name: tensors[f"observation/{name}"] for name in self.index.spec.observation},
             action=tensors["action"],
             return_to_go=tensors["return_to_go"],
             mask=torch.from_numpy(mask),
             loss_mask=tensors["loss_mask"],
             is_first=torch.from_numpy(real & (start == 0)),
-            is_last=torch.from_numpy(left <= self.window_length),
+            is_last=torch.from_numpy(is_last),
             start=torch.from_numpy(np.where(real, start, 0)),
-            goes_on=bool((left > self.window_length).any()),
+            goes_on=not bool(is_last.all()),
         )
+        if self._terminated is None:
+            return found
+        window, after = found.split(self.window_length)
+        ends = torch.from_numpy(real & is_last & self._terminated[episode])
+        outcome = Outcome(tensors["reward"][:, : self.window_length], ends, after)
+        return replace(window, is_last=found.is_last, goes_on=found.goes_on, outcome=outcome)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without handles and cache, for a worker that is started afresh."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -97,6 +97,51 @@ class Index:
         """The index of these episodes alone, in this order."""
         picked = {name: getattr(self, name)[episodes] for name in ("shard", "offset", "lengths")}
         return replace(self, **picked)
+
+    def returns(self) -> Array:
+        """The sum of every episode's rewards: float64 [episodes]."""
+        return self._of_episodes(
+            np.float64, lambda shard: np.add.reduceat(_column(shard, "reward").astype(np.float64), shard.offsets[:-1])
+        )
+
+    def has_rewards(self) -> bool:
+        """Whether any step of any episode's file has a reward other than 0."""
+        shards = (Shard(self.paths[number], expect=self.spec) for number in np.unique(self.shard).tolist())
+        return any(_column(shard, "reward").any() for shard in shards)
+
+    def terminated(self) -> Array:
+        """Whether every episode ended in a terminal state: bool [episodes]."""
+        return self._of_episodes(np.bool_, lambda shard: _column(shard, "terminated"))
+
+    def best(self, fraction: float) -> Array:
+        """The episodes with the highest returns, in the order of the index: a share of all, rounded, but one at least.
+
+        Of equal returns the earlier episode is taken. Raises ValueError where all returns are the same.
+        """
+        returns = self.returns()
+        if returns.min() == returns.max():
+            raise ValueError(
+                f"{self.paths[0].parent}: all {len(self)} episodes have the return {returns[0]:g}, so that none is "
+                "better than another; collect others, as with collect.mixture=0.5, or learn from all: module=imitation"
+            )
+        count = max(1, round(fraction * len(self)))
+        found: Array = np.sort(np.argsort(-returns, kind="stable")[:count])
+        least = returns[found].min()
+        same = returns == least
+        log.info(
+            "the best %d of %d episodes: returns of %g or more; %d of %d with just that",
+            count, len(self), least, same[found].sum(), same.sum(),
+        )  # fmt: skip
+        return found
+
+    def _of_episodes(self, kind: Any, read: Callable[[Shard], Array]) -> Array:
+        """A value for every episode, from what `read` gives for all episodes of one shard."""
+        values: Array = np.zeros(len(self), kind)
+        for number in np.unique(self.shard).tolist():
+            mine = self.shard == number
+            with Shard(self.paths[number], expect=self.spec) as shard:
+                values[mine] = read(shard)[np.searchsorted(shard.offsets, self.offset[mine])]
+        return values
 
 
 def build_index(
@@ -235,3 +280,9 @@ def _with_statistics(shards: Sequence[Shard], gathered: Sequence[dict[str, Momen
 
 def _names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _column(shard: Shard, key: str) -> Array:
+    """The whole column of a shard."""
+    per_episode = shard.columns[key].per_episode
+    return shard.read(key, 0, len(shard.offsets) - 1 if per_episode else int(shard.offsets[-1]))

@@ -12,6 +12,18 @@ from torch import Tensor
 from elmur.state import map_state
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What a way of learning reads of the data beside observations, actions and returns-to-go.
+
+    transitions: rewards, how episodes ended, and the step that follows each window.
+    best_fraction: the share of episodes that is learned from, those of the highest returns; None: all of them.
+    """
+
+    transitions: bool = False
+    best_fraction: float | None = None
+
+
 @dataclass
 class SegmentBatch:
     """B lanes of T consecutive steps; a window when it comes from the data, a segment once split.
@@ -25,6 +37,7 @@ class SegmentBatch:
     is_last: `[B]`, true where nothing of this episode follows after this batch (its memory is read no more).
     start: `[B]` int64, index within the episode of the first step of this batch.
     goes_on: whether an episode goes on after this batch, where the host knows it (see `continues`).
+    outcome: what came of the steps, of windows alone and only where it is asked for (`Reads.transitions`).
     """
 
     observation: dict[str, Tensor]
@@ -36,6 +49,7 @@ class SegmentBatch:
     is_last: Bool[Tensor, " B"]
     start: Int[Tensor, " B"]
     goes_on: bool | None = None
+    outcome: Outcome | None = None
 
     @classmethod
     def of(cls, observation: dict[str, Tensor], action: Tensor) -> SegmentBatch:
@@ -117,3 +131,18 @@ class SegmentBatch:
     def pin_memory(self) -> SegmentBatch:
         """The same batch in page-locked memory (the DataLoader calls this); what is on a GPU already stays there."""
         return map_state(lambda part: part.pin_memory() if part.device.type == "cpu" else part, self)
+
+
+@dataclass
+class Outcome:
+    """What came of the steps of a window.
+
+    reward: `[B, T]` float, what each step's action earned.
+    terminated: `[B]`, true where the episode ends inside the window and in a terminal state, after which nothing is
+        earned; an episode that ends otherwise was cut short, and what followed is not known.
+    after: the one step that follows the window, `mask` false in the lanes whose episode has none.
+    """
+
+    reward: Float[Tensor, "B T"]
+    terminated: Bool[Tensor, " B"]
+    after: SegmentBatch

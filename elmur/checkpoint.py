@@ -11,6 +11,7 @@ import torch
 
 from elmur.aliases import renamed
 from elmur.build import build
+from elmur.objectives.objective import with_head
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
 from elmur.spec import SpecError, TaskSpec
@@ -82,7 +83,8 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
         differences = "".join(f"; {difference}" for difference in spec.differences(task))
         raise CheckpointError(f"{path}: trained on task {spec.name!r}, not on {task.name!r}{differences}")
     # The configuration in a file is data: it may name what makes a model and nothing else.
-    builder: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", "model")
+    model: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", "model")
+    builder = with_head(model, ours.get("head"), f"{path}: head")
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in checkpoint["state_dict"].items()
@@ -90,12 +92,12 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
     }
     try:
         layers, size = ours["model"].get("n_layer"), Path(path).stat().st_size
-        check_fit(described(lambda: builder(spec=spec), layers, len(weights), size), weights)
+        check_fit(described(lambda: builder(spec), layers, len(weights), size), weights)
     except UntrustedError as error:
         raise CheckpointError(f"{path}: its weights do not fit the model it describes: found {error}") from error
-    model = builder(spec=spec)
-    model.load_state_dict(weights)
-    return model.eval(), int(ours["context_length"])
+    made = builder(spec)
+    made.load_state_dict(weights)
+    return made.eval(), int(ours["context_length"])
 
 
 def load_policy(path: Path | str, task: TaskSpec | None = None, **how: Any) -> StreamingPolicy:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -84,9 +84,14 @@ class ImageEncoder(nn.Module):
 
 
 class ObservationEncoder(nn.Module):
-    """The sum of the encodings of an observation's named parts; all images go through one encoder together."""
+    """The sum of the encodings of an observation's named parts; all images go through one encoder together.
 
-    def __init__(self, observation: Mapping[str, Field], d_model: int) -> None:
+    pictures: makes that encoder of the images' fields and the width.
+    """
+
+    def __init__(
+        self, observation: Mapping[str, Field], d_model: int, pictures: Callable[..., nn.Module] = ImageEncoder
+    ) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
         images = {name: field for name, field in observation.items() if isinstance(field, Image)}
@@ -96,7 +101,7 @@ class ObservationEncoder(nn.Module):
             elif isinstance(field, Vector):
                 self.parts[name] = VectorEncoder(field, d_model)
         self.image_names = list(images)
-        self.images = ImageEncoder(images, d_model) if images else None
+        self.images = pictures(images, d_model) if images else None
 
     def forward(self, observation: dict[str, Tensor]) -> Float[Tensor, "B T D"]:
         encoded = [encoder(observation[name]) for name, encoder in self.parts.items()]

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from elmur import ranks
 from elmur.batch import SegmentBatch
+from elmur.objectives.objective import WindowLoss
 from elmur.state import detach, tensors_of, with_tensors
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("highest", "high", "medium")
 CAPTURES = ("auto", "always", "never")
-# Loss and score summed over a window, its balance loss or None, and the memory after it.
-Window = tuple[Tensor, Tensor, Tensor | None, Any]
+# What a window teaches, and the memory after it.
+Window = tuple[WindowLoss, Any]
 NOT_CAPTURED = "a window could not be captured as a CUDA graph (%s): training goes on without; module.gpu.capture=never"
 
 
@@ -78,13 +79,21 @@ class Flat(nn.Module):
     def __init__(self, model: nn.Module, window: Callable[..., Window], template: Any) -> None:
         super().__init__()
         self.model, self.window, self.template = model, window, template
-        self.balanced, self.memory = False, None
+        self.balanced, self.terms, self.memory = False, list[str](), None
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Loss, score, balance loss (or a zero) and the tensors of the memory."""
-        summed, score, balance, self.memory = self.window(*with_tensors(self.template, list(tensors)))
-        self.balanced = balance is not None
-        return summed, score, summed.new_zeros(()) if balance is None else balance, *tensors_of(self.memory)
+        """Loss, score, balance loss (or a zero), how many steps counted, the loss's terms, the memory's tensors."""
+        found, self.memory = self.window(*with_tensors(self.template, list(tensors)))
+        self.balanced, self.terms = found.balance is not None, list(found.terms)
+        balance = found.loss.new_zeros(()) if found.balance is None else found.balance
+        return found.loss, found.score, balance, found.counted, *found.terms.values(), *tensors_of(self.memory)
+
+    def window_of(self, outputs: tuple[Tensor, ...]) -> Window:
+        """What `forward` has flattened."""
+        summed, score, balance, counted, *rest = outputs
+        terms = dict(zip(self.terms, rest, strict=False))
+        memory = with_tensors(self.memory, rest[len(terms) :])
+        return WindowLoss(summed, score, balance if self.balanced else None, counted, terms), detach(memory)
 
 
 def captured(
@@ -103,7 +112,6 @@ def captured(
         torch.cuda.set_rng_state(drawn)
 
     def replay(batch: SegmentBatch, carry: Any, fresh: Any) -> Window:
-        summed, score, balance, *memory = graphed(*tensors_of((batch, carry, fresh)))
-        return summed, score, balance if flat.balanced else None, detach(with_tensors(flat.memory, memory))
+        return flat.window_of(graphed(*tensors_of((batch, carry, fresh))))
 
     return replay

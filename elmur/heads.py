@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -10,11 +12,36 @@ from torch import Tensor, nn
 from elmur.spec import Discrete, TaskSpec, Vector
 
 
-class CategoricalHead(nn.Module):
+class Head(nn.Module, ABC):
+    """What turns features `[B, T, d_model]` into a prediction for every step, and a prediction into actions and a loss.
+
+    generative: actions are generated from noise, so that acting draws even where the likeliest action is asked for.
+    """
+
+    generative = False
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    @abstractmethod
+    def act(self, prediction: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Actions of one step, `[B]` or `[B, A]`: the likeliest; drawn where a generator is given."""
+
+    @abstractmethod
+    def loss(self, prediction: Tensor, action: Tensor, mask: Tensor, label_smoothing: float) -> Tensor:
+        """The loss of imitating `action`, summed over the steps where `mask` is true."""
+
+    @abstractmethod
+    def score(self, prediction: Tensor, action: Tensor, mask: Tensor) -> Tensor:
+        """How well the prediction meets `action`, more being better, summed over the steps where `mask` is true."""
+
+
+class CategoricalHead(Head):
     """One logit per action (no bias, as published); cross-entropy with label smoothing."""
 
     def __init__(self, d_model: int, action: Discrete) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.linear = nn.Linear(d_model, action.sizes[0], bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T A"]:
@@ -41,11 +68,11 @@ class CategoricalHead(nn.Module):
         return ((logits.argmax(dim=-1) == action) & mask).sum()
 
 
-class ContinuousHead(nn.Module):
+class ContinuousHead(Head):
     """One number per action dimension; where the action is bounded, tanh scaled to the bounds. Masked squared error."""
 
     def __init__(self, d_model: int, action: Vector) -> None:
-        super().__init__()
+        super().__init__(d_model)
         self.linear = nn.Linear(d_model, action.size)
         self.bounded = action.low is not None and action.high is not None
         low = torch.tensor(action.low or [-1.0] * action.size)
@@ -80,3 +107,8 @@ def head_for(spec: TaskSpec, d_model: int) -> CategoricalHead | ContinuousHead:
     if isinstance(spec.action, Discrete):
         return CategoricalHead(d_model, spec.action)
     return ContinuousHead(d_model, spec.action)
+
+
+def exact(values: Tensor) -> Tensor:
+    """In float32 at least: what losses are computed in, also under autocast."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

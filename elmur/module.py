@@ -1,4 +1,4 @@
-"""SequenceModule: imitation over windows of segments, memory carried between windows and detached there."""
+"""SequenceModule: learning over windows of segments, memory carried between windows and detached there."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from elmur.batch import SegmentBatch
 from elmur.checkpoint import CHECKPOINT_VERSION
 from elmur.finite import FiniteWatch, Place
 from elmur.gpu import OnGpu, Window
+from elmur.objectives.objective import Cloning, Objective, WindowLoss, with_head
 from elmur.optim import Constant, Schedule, adamw
 from elmur.sequence_model import SequenceModel
 from elmur.spec import TaskSpec
@@ -40,8 +41,9 @@ class SequenceModule(LightningModule):
 
     model: builds the network from `spec=`; called in `configure_model`, with the datamodule's TaskSpec.
     context_length: steps per segment. optimizer: builds it from the model. schedule: factor on its learning rate.
-    seed: of the noise in new memory banks. model_config: how `model` was described, kept in checkpoints.
-    gpu: what is done differently on a GPU.
+    label_smoothing: of cloning's cross-entropy. seed: of the noise in new memory banks. model_config: how `model` was
+    described, kept in checkpoints. gpu: what is done differently on a GPU. objective: what a window teaches; None is
+    cloning.
     """
 
     def __init__(
@@ -54,14 +56,19 @@ class SequenceModule(LightningModule):
         seed: int = 0,
         model_config: Mapping[str, Any] | None = None,
         gpu: OnGpu | None = None,
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
         if context_length < 1:
             raise ValueError(f"context_length must be 1 or more; found {context_length}")
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be 0 or more and below 1; found {label_smoothing}")
-        self._build, self._optimizer, self.schedule = model, optimizer, schedule or Constant()
-        self.context_length, self.label_smoothing, self.seed = context_length, label_smoothing, seed
+        self.objective = objective or Cloning(label_smoothing)
+        if label_smoothing != self.objective.label_smoothing:
+            raise ValueError(
+                f"label_smoothing={label_smoothing}: {type(self.objective).__name__} smooths labels by "
+                f"{self.objective.label_smoothing}; give both the same"
+            )
+        self._build, self._optimizer = with_head(model, self.objective.head), optimizer
+        self.schedule, self.context_length, self.seed = schedule or Constant(), context_length, seed
         self.model_config = dict(model_config or {})
         self.gpu, self.finite = gpu or OnGpu(), FiniteWatch()
         self.model: SequenceModel
@@ -81,7 +88,8 @@ class SequenceModule(LightningModule):
 
     def build_model(self, spec: TaskSpec) -> None:
         """Make the network for a task."""
-        self.model = self._build(spec=spec)
+        self.model = self._build(spec)
+        self.objective.prepare(self.model)
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer(self.model)
@@ -89,12 +97,14 @@ class SequenceModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: SegmentBatch, batch_idx: int) -> Tensor:
-        summed, score, balance = self.run_window(batch, "train", self._noise)
+        window = self.run_window(batch, "train", self._noise)
+        summed, balance = window.loss, window.balance
         extra = summed.new_zeros(()) if balance is None else balance.detach()
-        own = [batch.loss_mask.sum(), summed.detach(), score, extra]
+        own = [window.counted, summed.detach(), window.score, extra, *window.terms.values()]
         # Over all ranks, so that the loss is normalised by all steps, and all of them see the same loss go wrong.
         exact = torch.promote_types(summed.dtype, torch.float32)  # counts are not whole numbers in less
-        count, all_loss, all_score, all_balance = ranks.total(torch.stack([value.to(exact) for value in own]))
+        total = ranks.total(torch.stack([value.to(exact) for value in own]))
+        count, all_loss, all_score, all_balance, *terms = total
         self._trained_steps = self._trained_steps + count.to(torch.int64)
         count = count.clamp(min=1)
         mean_balance = all_balance / self.trainer.world_size
@@ -103,6 +113,8 @@ class SequenceModule(LightningModule):
         self.log("train/loss", all_loss / count)
         self.log("train/score", all_score / count)
         self.log("train/learning_rate", torch.tensor(rate))  # on the CPU: Lightning would copy a float to the GPU
+        for name, term in zip(window.terms, terms, strict=True):
+            self.log(f"train/{name}", term / count)
         loss: Tensor = summed * self.trainer.world_size / count  # DDP averages the gradients of the ranks
         if balance is None:
             return loss
@@ -111,15 +123,20 @@ class SequenceModule(LightningModule):
 
     def validation_step(self, batch: SegmentBatch, batch_idx: int) -> None:
         noise = torch.Generator().manual_seed(self.seed + batch_idx)
-        summed, score, _ = self.run_window(batch, "validation", noise)
-        count = batch.loss_mask.sum().clamp(min=1)
-        self.log("validation/loss", summed / count, batch_size=int(count), sync_dist=True)
-        self.log("validation/score", score / count, batch_size=int(count), sync_dist=True)
+        here = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(here):  # a loss that draws draws the same every time, and training is not disturbed
+            torch.manual_seed(self.seed + batch_idx)
+            window = self.run_window(batch, "validation", noise)
+        count = window.counted.clamp(min=1)
+        self.log("validation/loss", window.loss / count, batch_size=int(count), sync_dist=True)
+        self.log("validation/score", window.score / count, batch_size=int(count), sync_dist=True)
 
-    def run_window(
-        self, batch: SegmentBatch, stage: str, noise: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Loss and score summed over the window's steps, and the balance loss, mean over its segments.
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.objective.after_update(self.model)
+
+    def run_window(self, batch: SegmentBatch, stage: str, noise: torch.Generator) -> WindowLoss:
+        """What the window teaches, summed over its steps.
 
         Takes the stage's memory up where its last window left it, resets the lanes where an episode begins, and leaves
         it detached for the next: the truncation point.
@@ -127,33 +144,22 @@ class SequenceModule(LightningModule):
         fresh = self.fresh_memory(batch.batch_size, noise)
         carry = self._carry.get(stage, fresh)
         if stage == "train" and torch.is_grad_enabled():
-            *found, self._carry[stage] = self.gpu.run(self.model, self.window, batch, carry, fresh)
+            found, self._carry[stage] = self.gpu.run(self.model, self.window, batch, carry, fresh)
         else:
-            *found, self._carry[stage] = self.window(batch, carry, fresh)
-        return tuple(found)  # type: ignore[return-value]
+            found, self._carry[stage] = self.window(batch, carry, fresh)
+        return found
 
     def window(self, batch: SegmentBatch, carry: Any, fresh: Any) -> Window:
         """What `run_window` gives and the memory after the window, given that before it and new memory."""
         memory = reset(carry, fresh, batch.is_first)
         segments = list(batch.split(self.context_length))
         carried_on = batch.continues
-        losses, scores, balances = [], [], []
-        for number, segment in enumerate(segments, start=1):
-            last = number == len(segments)
-            output, memory = self.model(
-                segment, memory, write=carried_on or not last, write_grad=not last or self.model.write_has_loss
-            )
-            head, target, mask = self.model.head, segment.action, segment.loss_mask
-            losses.append(head.loss(output.prediction, target, mask, self.label_smoothing))
-            scores.append(head.score(output.prediction.detach(), target, mask))
-            balances.append(output.balance_loss)
-        known = [balance for balance in balances if balance is not None]
-        balance_loss = torch.stack(known).mean() if known else None
-        return sum(losses), sum(scores), balance_loss, detach(memory)  # type: ignore[return-value]
+        window, memory = self.objective.window(self.model, batch, segments, memory, carried_on)
+        return window, detach(memory)
 
     def fresh_memory(self, lanes: int, noise: torch.Generator) -> Any:
         """New memory for the lanes of this rank; its noise is drawn for the lanes of all, so it is each lane's own."""
-        fresh = self.model.initial_memory(lanes * ranks.place()[1], noise)
+        fresh = self.objective.initial_memory(self.model, lanes * ranks.place()[1], noise)
         return map_state(ranks.own_lanes, fresh)
 
     def configure_gradient_clipping(
@@ -185,7 +191,7 @@ class SequenceModule(LightningModule):
             return
         saved, self._restore = self._restore, None
         if saved["carry"] is not None:
-            template = self.model.initial_memory(batch.batch_size, torch.Generator())
+            template = self.objective.initial_memory(self.model, batch.batch_size, torch.Generator())
             self._carry["train"] = with_tensors(template, [ranks.own_lanes(tensor) for tensor in saved["carry"]])
         self._noise.set_state(saved["noise"])
         states = [saved["rng"], *saved.get("rng_of_others", [])]
@@ -216,6 +222,7 @@ class SequenceModule(LightningModule):
             "version": CHECKPOINT_VERSION,
             "spec": self.model.spec.to_json(),
             "model": self.model_config,
+            "head": self.objective.head,
             "context_length": self.context_length,
             "trained_steps": self.trained_steps,
             "carry": None if carry is None else ranks.lanes_of_all(tensors_of(carry)),

@@ -65,7 +65,8 @@ class StreamingPolicy:
         """Forget everything and get ready for `num_envs` episodes; `seed` for memory noise and sampled actions."""
         self.model.eval()
         self._noise = torch.Generator().manual_seed(seed)
-        self._sampling = torch.Generator(self.device).manual_seed(seed) if self.sample else None
+        draws = self.sample or self.model.head.generative
+        self._sampling = torch.Generator(self.device).manual_seed(seed) if draws else None
         self._groups: list[Group] = []
         self._num_envs = num_envs
         self._is_discrete = isinstance(self.model.spec.action, Discrete)

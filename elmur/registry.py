@@ -158,6 +158,7 @@ MODELS = Registry(
                 "gated_deltanet": "elmur.baselines.gated_deltanet.GatedDeltaNet",
                 "ffm": "elmur.baselines.ffm.FFM",
                 "shm": "elmur.baselines.shm.SHM",
+                "diffusion_policy": "elmur.baselines.diffusion_policy.DiffusionPolicy",
             },
             kind="elmur.sequence_model.SequenceModel",
             takes=MODEL_PARTS,
@@ -230,7 +231,22 @@ MODELS = Registry(
         "module": Role(
             {"imitation": "elmur.module.SequenceModule"},
             kind="elmur.module.SequenceModule",
-            takes={"optimizer": "optimizer", "schedule": "schedule", "gpu": "gpu"},
+            takes={"optimizer": "optimizer", "schedule": "schedule", "gpu": "gpu", "objective": "objective"},
+        ),
+        "objective": Role(
+            {
+                "cloning": "elmur.objectives.objective.Cloning",
+                "filtered": "elmur.objectives.objective.Filtered",
+                "cql": "elmur.objectives.cql.CQL",
+                "iql": "elmur.objectives.iql.IQL",
+            },
+            kind="elmur.objectives.objective.Objective",
+        ),
+        # What an objective puts in the place of a model's own head; a checkpoint names it.
+        "head": Role(
+            {"cql": "elmur.objectives.cql.cql_head", "iql": "elmur.objectives.iql.IQLHead"},
+            kind="elmur.heads.Head",
+            functions=True,
         ),
         "gpu": Role({"gpu": "elmur.gpu.OnGpu"}, kind="elmur.gpu.OnGpu"),
         "optimizer": Role(

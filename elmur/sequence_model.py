@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from elmur.batch import SegmentBatch
-from elmur.heads import CategoricalHead, ContinuousHead
+from elmur.heads import Head
 from elmur.spec import TaskSpec
 
 
@@ -56,7 +56,7 @@ class SequenceModel(nn.Module, ABC):
     """
 
     spec: TaskSpec
-    head: CategoricalHead | ContinuousHead
+    head: Head
 
     @abstractmethod
     def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Any:

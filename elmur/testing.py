@@ -26,10 +26,9 @@ from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 from elmur.state import detach, join_lanes, map_state, reset, take_lanes, tensors_of, with_tensors
 
 NUMBERS_AND_CARDS: dict[str, Field] = {"numbers": Vector(4), "cards": Discrete((3, 2))}
-SPECS = (
-    TaskSpec("choose", NUMBERS_AND_CARDS, Discrete((3,)), horizon=40),
-    TaskSpec("reach", NUMBERS_AND_CARDS, Vector(2, low=(-1.0, 0.0), high=(1.0, 4.0)), horizon=40),
-)
+CHOOSE = TaskSpec("choose", NUMBERS_AND_CARDS, Discrete((3,)), horizon=40)
+REACH = TaskSpec("reach", NUMBERS_AND_CARDS, Vector(2, low=(-1.0, 0.0), high=(1.0, 4.0)), horizon=40)
+SPECS = (CHOOSE, REACH)
 LENGTHS = (3, 5, 1, 4)  # of the segments of one episode: odd, of one step, of several
 STARTS = (0, 7, 1000)  # where in their episodes the lanes begin
 SAME = 1e-10  # in float64, apart from the order of sums
@@ -242,6 +241,15 @@ def check_acting(model: SequenceModel) -> None:
     acting = copy.deepcopy(model)
     # Every episode with the same noise in its state, whichever lane it is in.
     setattr(acting, "initial_memory", lambda lanes, _: take_lanes(first, torch.zeros(lanes, dtype=torch.int64)))  # noqa: B010
+    if model.head.generative:  # what a lane draws depends on the lanes beside it: here each draws the same
+        draw = acting.head.act
+
+        def same(prediction: Tensor, _: Any) -> Tensor:
+            return torch.cat(
+                [draw(prediction[i : i + 1], torch.Generator().manual_seed(0)) for i in range(len(prediction))]
+            )
+
+        setattr(acting.head, "act", same)  # noqa: B010
 
     def play(lanes: list[int]) -> list[Any]:
         policy, done = StreamingPolicy(acting, context_length=3), []

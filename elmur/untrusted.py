@@ -117,6 +117,9 @@ def check_content(checkpoint: Mapping[str, Any], size: int) -> None:
     for key, kinds in EXPECTED.items():
         if key not in ours or type(ours[key]) not in kinds:
             raise UntrustedError(f"elmur.{key} = {_short(ours.get(key))} where {kinds[0].__name__} belongs")
+    head = ours.get("head")
+    if head is not None and (not isinstance(head, dict) or "_target_" not in head):
+        raise UntrustedError(f"elmur.head = {_short(head)} where the configuration of a head belongs")
     if ours["context_length"] < 1:
         raise UntrustedError(f"elmur.context_length = {ours['context_length']} where 1 or more belongs")
     check_plain({**ours["model"], "context_length": ours["context_length"]}, size)

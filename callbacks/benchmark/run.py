@@ -196,10 +196,10 @@ def training_step(module: SequenceModule, batch: SegmentBatch, clip: float) -> W
     optimizer, noise = adamw(module.model, lr=1e-4), torch.Generator().manual_seed(0)
 
     def step() -> None:
-        summed, _, balance = module.run_window(batch, "train", noise)
-        loss = summed / batch.loss_mask.sum()
+        window = module.run_window(batch, "train", noise)
+        loss = window.loss / window.counted
         optimizer.zero_grad()
-        (loss if balance is None else loss + balance).backward()
+        (loss if window.balance is None else loss + window.balance).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
         optimizer.step()
 

@@ -128,3 +128,34 @@ def test_a_copy_for_a_worker_has_handles_of_its_own(index: Index) -> None:
     assert torch.equal(copy[np.array(PLAN)].return_to_go, batch.return_to_go)
     for shard in dataset._files._shards.values():
         assert shard._pid in (os.getpid(), -1)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_transitions_add_rewards_ends_and_the_step_after(index: Index, episodes: list[Any], cache_bytes: int) -> None:
+    plain = WindowDataset(index, WINDOW, cache_bytes)[np.array(PLAN)]
+    batch = WindowDataset(index, WINDOW, cache_bytes, transitions=True)[np.array(PLAN)]
+    came = batch.outcome
+    assert plain.outcome is None and came is not None
+    for name in ("action", "return_to_go", "mask", "loss_mask", "is_first", "is_last", "start"):
+        assert torch.equal(getattr(batch, name), getattr(plain, name)), name
+    assert all(torch.equal(part, plain.observation[name]) for name, part in batch.observation.items())
+    ended = 0
+    for row, (number, start) in enumerate(PLAN):
+        length = len(episodes[number].reward) if number >= 0 else 0
+        behind = start + WINDOW
+        rewards = np.zeros(WINDOW, np.float32)
+        if number >= 0:
+            here = episodes[number].reward[start:behind]
+            rewards[: len(here)] = here
+        np.testing.assert_array_equal(came.reward[row].numpy(), rewards)
+        ends = number >= 0 and behind >= length
+        assert bool(came.terminated[row]) == (ends and episodes[number].terminated)
+        ended += bool(came.terminated[row])
+        assert bool(came.after.mask[row, 0]) == (number >= 0 and behind < length)
+        assert int(came.after.start[row]) == behind or number < 0
+        if number >= 0 and behind < length:
+            for name, part in came.after.observation.items():
+                np.testing.assert_array_equal(part[row, 0].numpy(), episodes[number].observation[name][behind])
+    assert 0 < ended < len(PLAN), "some end so, some do not"
+    on = batch.to("cpu").outcome
+    assert on is not None and torch.equal(on.after.start, came.after.start)

@@ -159,3 +159,38 @@ def test_every_byte_is_read_once(
     build_index(tmp_path)
     assert read[2:] == [shard_name(1)]
     assert index_module._verified
+
+
+def earning(spec: TaskSpec, make: Make, returns: list[list[float]], root: Path) -> None:
+    """Shards of episodes of 2 steps with these returns, the first of them ended in a terminal state."""
+    for number, inside in enumerate(returns):
+        episodes = []
+        for i, total in enumerate(inside):
+            episode = make(spec, 2, seed=i)
+            episode.reward = np.array([total - 1, 1], np.float32)
+            episode.terminated, episode.truncated = i == 0, i != 0
+            episodes.append(episode)
+        write_shard(root / shard_name(number), spec, episodes, {})
+
+
+def test_the_best_episodes_by_return(
+    tmp_path: Path, plain_spec: TaskSpec, episode: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    earning(plain_spec, episode, [[1.0, 5.0, 3.0], [5.0, 2.0], [3.0, 5.0, 0.0]], tmp_path)
+    index = build_index(tmp_path)
+    assert index.returns().tolist() == [1, 5, 3, 5, 2, 3, 5, 0]
+    assert index.terminated().tolist() == [True, False, False, True, False, True, False, False]
+    with caplog.at_level(logging.INFO):
+        assert index.best(0.5).tolist() == [1, 2, 3, 6], "of the two threes the earlier"
+    assert "the best 4 of 8 episodes: returns of 3 or more; 1 of 2 with just that" in caplog.text
+    assert index.best(0.25).tolist() == [1, 3], "of three fives the first two"
+    assert index.best(0.01).tolist() == [1] and index.best(1.0).tolist() == list(range(8))
+    some = index.subset(np.array([7, 4, 0]))
+    assert some.returns().tolist() == [0, 2, 1] and some.terminated().tolist() == [False, False, True]
+    assert some.best(0.3).tolist() == [1]
+
+
+def test_no_episode_is_better_than_another(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> None:
+    earning(plain_spec, episode, [[1.0, 1.0], [1.0]], tmp_path)
+    with pytest.raises(ValueError, match=r"all 3 episodes have the return 1, so that none .*module=imitation"):
+        build_index(tmp_path).best(0.5)

@@ -78,7 +78,11 @@ def test_a_window_as_a_function_of_flat_tensors_is_the_window(carried_on: bool) 
     nest = (replace(batch, goes_on=carried_on), carry, fresh)
     template = with_tensors(nest, [torch.empty_like(part) for part in tensors_of(nest)])
     function = Flat(flat.model, flat.window, template)
-    summed, score, balance, *memory = function(*tensors_of(nest))
+    outputs = function(*tensors_of(nest))
+    summed, score, balance, counted, *memory = outputs
+    again, after = function.window_of(outputs)
+    assert counted == expected.counted and again.balance is None and again.terms == {}
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(after), memory, strict=True))
     assert torch.equal(summed, expected[0]) and torch.equal(score, expected[1])
     assert expected[2] is None and not function.balanced and not balance.any()
     assert all(torch.equal(a, b) for a, b in zip(memory, tensors_of(eager._carry["train"]), strict=True))

@@ -77,4 +77,5 @@ def test_frozen_parameters_are_left_out() -> None:
     model = make_model()
     model.head.requires_grad_(False)
     held = [p for g in adamw(model).param_groups for p in g["params"]]
-    assert not any(p is model.head.linear.weight for p in held)
+    frozen = list(model.head.parameters())
+    assert frozen and not any(p is one for p in held for one in frozen)

@@ -71,7 +71,7 @@ def trained(name: str, device: torch.device, capture: str = "never", dropout: fl
     torch.manual_seed(1)
     found: dict[str, list[Any]] = {"losses": [], "gradients": [], "weights": [], "memory": []}
     for number in range(UPDATES):
-        summed, score, balance = module.run_window(window(model, number).to(device), "train", generator)
+        summed, score, balance, *_ = module.run_window(window(model, number).to(device), "train", generator)
         optimizer.zero_grad()
         (summed / 100 if balance is None else summed / 100 + balance).backward()
         found["losses"] += [float(summed.detach()), float(score)]

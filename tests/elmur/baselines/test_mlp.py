@@ -26,7 +26,7 @@ def test_its_layers() -> None:
     x = model.observation(batch.observation)
     for layer in model.layers:
         x = (x @ layer.weight.T + layer.bias).clamp(min=0)
-    assert torch.allclose(model(batch, ())[0].prediction, x @ model.head.linear.weight.T)
+    assert torch.allclose(model(batch, ())[0].prediction, x @ model.head.state_dict()["linear.weight"].T)
     assert [layer.out_features for layer in model.layers] == [6, 5]
 
 

@@ -39,7 +39,7 @@ def test_two_segments_are_one_long_one() -> None:
         output, memory = model(segment, memory)
         found.append(output.prediction)
     x = model.observation(window.observation).detach().numpy()
-    head = model.head.linear.weight.detach().numpy()
+    head = model.head.state_dict()["linear.weight"].numpy()
     for b in range(2):
         hidden, last = by_hand(model, x[b], np.zeros(D))
         np.testing.assert_allclose(torch.cat(found, dim=1)[b].detach().numpy(), hidden @ head.T, atol=1e-12)

@@ -1,0 +1,86 @@
+"""The real command line with ways of learning other than cloning, and with the model that draws its actions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.command import TINY, CommandLine
+from tests.test_cli_errors import refused
+
+MIXED = (*TINY, "model=gru", "collect.mixture=0.5", "collect.num_episodes=80")
+PENDULUM = (
+    "task=popgym_position_only_pendulum_easy", "collect.num_episodes=16", "evaluation.num_episodes=2",
+    "trainer.max_steps=2", "trainer.accelerator=cpu", "data.lanes=4", "module.context_length=8",
+    "data.backprop_segments=2", "callbacks.selection.num_episodes=1", "trainer.log_every_n_steps=1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["cql", "iql"])
+def test_what_learns_from_rewards_is_trained_and_judged(cli: CommandLine, module: str) -> None:
+    folder = cli.folder / module
+    done = cli.run(*MIXED, f"module={module}", to=folder)
+    assert (done.code, done.stderr) == (0, "")
+    row = json.loads((folder / "result.json").read_text())
+    head = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["elmur"]["head"]
+    assert head["hidden_layers"] == [128] and module in head["_target_"]
+    log = (folder / "logs" / "metrics.csv").read_text()
+    assert "train/critic_loss" in log
+    again = cli.run(
+        "stage=evaluate", f"checkpoint={folder}/checkpoints/best.ckpt", *TINY[:4], to=cli.folder / f"{module}-again"
+    )
+    assert (again.code, again.stderr) == (0, "")
+    judged = json.loads((cli.folder / f"{module}-again" / "result.json").read_text())
+    assert judged["outcomes"]["T=30"]["returns"] == row["outcomes"]["T=30"]["returns"]
+
+
+def test_filtered_says_how_many_episodes_it_learns_from(cli: CommandLine) -> None:
+    done = cli.run(*MIXED, "module=filtered", "module.objective.fraction=0.25")
+    assert (done.code, done.stderr) == (0, "")
+    assert "the best 20 of 80 episodes: returns of 1 or more; 20 of " in done.stdout
+
+
+def test_filtered_needs_returns_that_differ(cli: CommandLine) -> None:
+    done = cli.run(*TINY, "model=gru", "module=filtered", "env.dataset=alike")
+    said = refused_late(done.stderr, done.code)
+    assert "all 60 episodes have the return 1, so that none is better than another" in said
+    assert "module=imitation" in said
+
+
+def refused_late(stderr: str, code: int) -> str:
+    """The sentence of a command that was refused after something was collected."""
+    assert code == 1 and "Traceback" not in stderr
+    return stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["model=diffusion_policy"], ["draws continuous actions", "has 4 to choose from", "model=elmur"]),
+        (["module=filtered", "module.objective.fraction=0"], ["module.objective: fraction must be above 0", "found 0"]),
+        (["module=iql", "module.objective.tau=1"], ["module.objective: tau must be between 0 and 1; found 1"]),
+        (["module=cql", "module.label_smoothing=0.1"], ["label_smoothing=0.1: CQL smooths labels by 0.0"]),
+        (["module=cql", "+module.objective.alfa=1"], ["did you mean module.objective.alpha?"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_learned_is_refused_before_anything_is_collected(
+    cli: CommandLine, arguments: list[str], says: list[str], tmp_path: Path
+) -> None:
+    done = cli.run(*arguments, ELMUR_SHARDS=str(tmp_path / "none"))
+    sentence = refused(done)
+    assert all(words in sentence for words in says), sentence
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_policy_that_draws_its_actions_is_trained_and_judged(cli: CommandLine) -> None:
+    small = ("model=diffusion_policy", "model.d_model=8", "model.sampling_steps=2", "model.max_plans=8")
+    folder = cli.folder / "diffusion"
+    done = cli.run(*PENDULUM, *small, to=folder)
+    assert (done.code, done.stderr) == (0, "")
+    row = json.loads((folder / "result.json").read_text())
+    assert row["actions"] == "sampled" and row["updates"] == 2
+    refused_one = refused(cli.run(*PENDULUM, *small, "module=iql"))
+    assert "DiffusionPolicy generates actions from noise" in refused_one and "module=imitation" in refused_one
