@@ -112,8 +112,7 @@ def stepped(model: SequenceModel, segment: SegmentBatch, memory: Any) -> tuple[T
     for now in segment.split(1):
         found.append(model.step(stream, replace(now, action=torch.zeros_like(now.action)), before))
         before = now
-    if before is None:
-        raise ValueError("a segment needs at least one step")
+    assert before is not None, "a segment needs at least one step"
     return torch.stack(found, dim=1), model.close_segment(stream, before)
 
 
@@ -235,7 +234,10 @@ def check_open_segment(model: SequenceModel, segment: SegmentBatch, memory: Any,
 
 
 def check_acting(model: SequenceModel) -> None:
-    """Environments whose episodes begin at different steps act as each would alone, across borders of segments."""
+    """Environments whose episodes begin at different steps act as each would alone, across borders of segments.
+
+    Together, they are saved and taken up by another policy after every step.
+    """
     steps, begins, first = 7, {0: (0, 1, 2), 2: (1,), 4: (0, 2)}, initial(model)
     shown = random_steps(model.spec, len(STARTS), steps, seed=3)
     acting = copy.deepcopy(model)
@@ -259,6 +261,10 @@ def check_acting(model: SequenceModel) -> None:
             action = policy.act({name: part[lanes, t].numpy() for name, part in shown.observation.items()}, is_first)
             policy.observe(action, np.zeros(len(lanes), np.float32))
             done.append(action)
+            if len(lanes) > 1:
+                saved, policy = policy.snapshot(), StreamingPolicy(acting, context_length=3)
+                policy.start(len(lanes))
+                policy.restore(saved)
         return done
 
     together, apart = play([0, 1, 2]), [play([lane]) for lane in range(3)]
