@@ -1,7 +1,8 @@
-"""The published model's own inputs, weights, outputs and gradients, where those files are at hand."""
+"""The published model's own inputs, weights, outputs and gradients: a file of this repository, and more if at hand."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,23 @@ from elmur.model import ELMUR
 from elmur.published.config import model_config, task_spec
 from elmur.published.weights import convert_weights
 from elmur.state import detach
+from tests.golden.cut import whole
 
+HERE = Path(__file__).resolve().parents[1] / "golden" / "relative_ffn_gelu.pt"
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-FILES = sorted(GOLDEN.glob("*.pt"))
+FILES = [HERE, *sorted(GOLDEN.glob("*.pt"))]
 LENGTH, PADDING, SMOOTHING, TRAINED = 10, -10, 0.16, 3
 # What counts as zero, as a norm: rounding where the exact gradient is 0 (a gate is 1 whatever the router says).
 FLOOR = {torch.float32: 2e-7, torch.float64: 1e-14}
 RELATIVE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
-pytestmark = pytest.mark.skipif(not FILES, reason="the published outputs (../shared/golden) are not on this machine")
 
-
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="more published outputs (../shared/golden) are not on this machine")
 def test_all_files_are_there() -> None:
-    assert len(FILES) == 14
+    assert len(FILES) == 15
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+@pytest.fixture(params=FILES, ids=lambda path: path.stem + (" of this repository" if path == HERE else ""))
 def golden(request: pytest.FixtureRequest) -> dict[str, Any]:
     return load(request.param)
 
@@ -40,7 +42,7 @@ def golden(request: pytest.FixtureRequest) -> dict[str, Any]:
 @cache
 def load(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = torch.load(path, weights_only=True)
-    return content
+    return whole(content) if path == HERE else content
 
 
 def number_type(golden: dict[str, Any]) -> torch.dtype:
@@ -61,15 +63,13 @@ def window(golden: dict[str, Any]) -> SegmentBatch:
     inputs = golden["inputs"]
     lanes, action = inputs["states"].shape[0], inputs["actions"][..., 0].long()
     nowhere = torch.zeros(lanes, dtype=torch.bool)
-    return SegmentBatch(
-        observation={"state": inputs["states"]},
-        action=action.clamp(min=0),
+    return replace(
+        SegmentBatch.of({"state": inputs["states"]}, action.clamp(min=0)),
         return_to_go=inputs["rtgs"][..., 0],
         mask=action != PADDING,
         loss_mask=inputs["targets"] != PADDING,
         is_first=nowhere,
         is_last=nowhere,
-        start=torch.zeros(lanes, dtype=torch.int64),
     )
 
 
@@ -143,7 +143,7 @@ def test_gradients(golden: dict[str, Any], key: str) -> None:
     expected, dtype = golden[key], number_type(golden)
     total, found = gradients(golden, detached=key == "grads_detached")
     assert total == pytest.approx(expected["total"], rel=RELATIVE[dtype])
-    assert len(expected["grads"]) > 20 and set(expected["grad_norms"]) >= set(expected["grads"])
+    assert len(expected["grads"]) >= 10 and set(expected["grad_norms"]) >= set(expected["grads"])
     for name, gradient in expected["grads"].items():
         if isinstance(gradient, dict):  # the bias table: only the rows that were touched
             rest = torch.ones(gradient["shape"][0], dtype=torch.bool)
