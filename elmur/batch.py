@@ -52,8 +52,11 @@ class SegmentBatch:
     outcome: Outcome | None = None
 
     @classmethod
-    def of(cls, observation: dict[str, Tensor], action: Tensor) -> SegmentBatch:
-        """The first steps of B episodes, all of them real, with nothing after them and no return-to-go."""
+    def of(cls, observation: dict[str, Tensor], action: Tensor, begins: bool = True, ends: bool = True) -> SegmentBatch:
+        """Steps 0, 1, ... of B episodes, all of them real, without return-to-go.
+
+        begins, ends: whether memory is reset before them, and whether nothing follows.
+        """
         batch_size, num_steps = action.shape[:2]
         true = torch.ones(batch_size, num_steps, dtype=torch.bool, device=action.device)
         return cls(
@@ -62,8 +65,8 @@ class SegmentBatch:
             return_to_go=torch.zeros(batch_size, num_steps, device=action.device),
             mask=true,
             loss_mask=true,
-            is_first=true.new_ones(batch_size),
-            is_last=true.new_ones(batch_size),
+            is_first=true.new_full((batch_size,), begins),
+            is_last=true.new_full((batch_size,), ends),
             start=torch.zeros(batch_size, dtype=torch.int64, device=action.device),
         )
 

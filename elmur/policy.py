@@ -74,8 +74,7 @@ class StreamingPolicy:
         kind = torch.int64 if self._is_discrete else torch.float32
         self._executed = torch.zeros(shape, dtype=kind, device=self.device)
         self._wanted = torch.full((num_envs, 1), self.target_return, device=self.device)
-        later = torch.zeros(num_envs, dtype=torch.bool, device=self.device)
-        self._now = replace(SegmentBatch.of({}, self._executed), is_first=later, is_last=later)
+        self._now = SegmentBatch.of({}, self._executed, begins=False, ends=False)
 
     @torch.inference_mode()
     def act(self, observation: Observation, is_first: Array | bool | None = None) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,12 +107,9 @@ def test_a_golden_run_gives_the_published_logits(cli: CommandLine, tmp_path: Pat
     assert act(cli, checkpoint)["parameters"] > 60_000
     model, context_length = load_model(checkpoint)
     inputs, segment = golden["inputs"], golden["segments"][0]
-    lanes, real = inputs["states"].shape[0], torch.ones(inputs["states"].shape[0], context_length, dtype=torch.bool)
     action = inputs["actions"][:, :context_length, 0].long()
-    batch = SegmentBatch(
-        {"state": inputs["states"][:, :context_length]}, action.clamp(min=0), inputs["rtgs"][:, :context_length, 0],
-        action >= 0, real, real[:, 0], ~real[:, 0], torch.zeros(lanes, dtype=torch.int64),
-    )  # fmt: skip
+    steps = SegmentBatch.of({"state": inputs["states"][:, :context_length]}, action.clamp(min=0))
+    batch = replace(steps, return_to_go=inputs["rtgs"][:, :context_length, 0], mask=action >= 0)
     banks = tuple(Memory(slots, at) for slots, at in zip(inputs["mem0_vec"], inputs["mem0_pos"], strict=True))
     with torch.no_grad():
         output, after = model(batch, banks)

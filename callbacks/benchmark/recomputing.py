@@ -52,8 +52,4 @@ def filled(spec: TaskSpec, lanes: int, steps: int) -> SegmentBatch:
     }
     discrete = isinstance(spec.action, Discrete)
     action = torch.zeros((lanes, steps) if discrete else (lanes, steps, *spec.action.shape))
-    true, false = torch.ones(lanes, steps, dtype=torch.bool), torch.zeros(lanes, dtype=torch.bool)
-    start = torch.zeros(lanes, dtype=torch.int64)
-    return SegmentBatch(
-        observation, action.long() if discrete else action, torch.zeros(lanes, steps), true, true, false, false, start
-    )
+    return SegmentBatch.of(observation, action.long() if discrete else action, begins=False, ends=False)

@@ -184,10 +184,8 @@ def wrapped(model: SequenceModel) -> SequenceModule:
 
 def made_up(lanes: int, steps: int) -> SegmentBatch:
     """A window of random observations in the midst of an episode: its memory is written, since more will follow."""
-    true, false = torch.ones(lanes, steps, dtype=torch.bool), torch.zeros(lanes, dtype=torch.bool)
     observation, action = {"state": torch.randn(lanes, steps, 4)}, torch.randint(4, (lanes, steps))
-    start = torch.zeros(lanes, dtype=torch.int64)
-    return SegmentBatch(observation, action, torch.zeros(lanes, steps), true, true, false, false, start)
+    return SegmentBatch.of(observation, action, begins=False, ends=False)
 
 
 def training_step(module: SequenceModule, batch: SegmentBatch, clip: float) -> Work:

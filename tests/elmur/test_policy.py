@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -69,15 +70,12 @@ class Script:
         return found
 
     def episode(self, model: SequenceModel, lane: int, first: int, end: int, target_return: float) -> np.ndarray:
-        length = end - first
         got = np.concatenate([[0.0], np.cumsum(self.reward[first:end, lane])[:-1]])
-        real = torch.ones(1, length, dtype=torch.bool)
-        whole = SegmentBatch(
+        steps = SegmentBatch.of(
             {"state": torch.from_numpy(self.observation[first:end, lane])[None]},
             torch.from_numpy(self.executed[first:end, lane])[None],
-            torch.from_numpy(target_return - got)[None],
-            real, real, real[:, 0], ~real[:, 0], torch.zeros(1, dtype=torch.int64),
-        )  # fmt: skip
+        )
+        whole = replace(steps, return_to_go=torch.from_numpy(target_return - got)[None])
         memory, found = model.initial_memory(1), []
         with torch.no_grad():
             for segment in whole.split(L):
