@@ -17,7 +17,7 @@ KeyValue = tuple[Tensor, Tensor]
 
 def split_heads(x: Float[Tensor, "B T D"], n_head: int) -> Float[Tensor, "B H T d"]:
     """Each head's share of the width, heads as a dimension of their own."""
-    return x.view(*x.shape[:2], n_head, -1).transpose(1, 2)
+    return x.view(*x.shape[:2], n_head, x.shape[2] // n_head).transpose(1, 2)
 
 
 def merge_heads(x: Float[Tensor, "B H T d"]) -> Float[Tensor, "B T D"]:
@@ -39,18 +39,33 @@ def attend(
 
 
 class CrossAttention(nn.Module):
-    """Attention of one sequence to another, with an additive bias: tokens to slots (read), slots to tokens (write)."""
+    """Attention of one sequence to another, with an additive bias: tokens to slots (read), slots to tokens (write).
 
-    def __init__(self, d_model: int, n_head: int, dropout: float = 0.0, dropatt: float = 0.0) -> None:
+    d_head: width of a head where it is not d_model / n_head. bias, out_bias: whether the maps in and out have biases.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_head: int,
+        dropout: float = 0.0,
+        dropatt: float = 0.0,
+        d_head: int | None = None,
+        bias: bool = False,
+        out_bias: bool = True,
+    ) -> None:
         super().__init__()
         self.n_head = n_head
         self.dropatt = dropatt
-        self.query = nn.Linear(d_model, d_model, bias=False)
-        self.key_value = nn.Linear(d_model, 2 * d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model)
+        width = n_head * (d_head or d_model // n_head)
+        self.query = nn.Linear(d_model, width, bias=bias)
+        self.key_value = nn.Linear(d_model, 2 * width, bias=bias)
+        self.out = nn.Linear(width, d_model, bias=out_bias)
         self.dropout = Dropout(dropout)
         init_linear(self.query, self.out)
-        xavier_blocks(self.key_value.weight, [d_model, d_model])
+        xavier_blocks(self.key_value.weight, [width, width])
+        if bias:
+            nn.init.zeros_(self.key_value.bias)
 
     def project(self, source: Float[Tensor, "B K D"]) -> KeyValue:
         """Keys and values `[B, H, K, d]` of what is attended to; computed once while it does not change."""

@@ -112,13 +112,15 @@ class ObservationEncoder(nn.Module):
 
 
 class ActionEncoder(nn.Module):
-    """An action as a vector: an embedding and tanh for a categorical one, a linear map for a continuous one.
+    """An action as a vector: an embedding for a categorical one, a linear map for a continuous one.
 
-    A step that is padding (`mask` false) has no action: a row, or the zero vector, of its own.
+    A step that is padding (`mask` false) has no action: a row, or the zero vector, of its own. tanh: whether the
+    vector passes tanh; by default a categorical action's does.
     """
 
-    def __init__(self, spec: TaskSpec, d_model: int) -> None:
+    def __init__(self, spec: TaskSpec, d_model: int, tanh: bool | None = None) -> None:
         super().__init__()
+        self.tanh = isinstance(spec.action, Discrete) if tanh is None else tanh
         self.net: nn.Embedding | nn.Linear
         if isinstance(spec.action, Discrete):
             self.none = spec.action.sizes[0]
@@ -129,9 +131,10 @@ class ActionEncoder(nn.Module):
 
     def forward(self, action: Tensor, mask: Tensor) -> Float[Tensor, "B T D"]:
         if isinstance(self.net, nn.Embedding):
-            return torch.tanh(self.net(torch.where(mask, action, self.none)))
-        out: Tensor = self.net(action.to(self.net.weight.dtype) * mask.unsqueeze(-1))
-        return out
+            out = self.net(torch.where(mask, action, self.none))
+        else:
+            out = self.net(action.to(self.net.weight.dtype) * mask.unsqueeze(-1))
+        return torch.tanh(out) if self.tanh else out
 
 
 class ReturnEncoder(nn.Module):

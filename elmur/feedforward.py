@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,19 +11,24 @@ from torch import Tensor, nn
 from elmur.dropout import Dropout
 from elmur.kernels import gated
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
+
 
 class MLP(nn.Module):
-    """Linear, GELU, Linear; with biases."""
+    """Linear, activation (gelu or relu), Linear; with biases."""
 
-    def __init__(self, d_model: int, dropout: float = 0.0, d_ff: int = 128) -> None:
+    def __init__(self, d_model: int, dropout: float = 0.0, d_ff: int = 128, activation: str = "gelu") -> None:
         super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}; found {activation!r}")
+        self.activation = ACTIVATIONS[activation]
         self.up = nn.Linear(d_model, d_ff)
         self.down = nn.Linear(d_ff, d_model)
         self.dropout = Dropout(dropout)
         init_linear(self.up, self.down)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.dropout(self.down(self.dropout(F.gelu(self.up(x))))), None
+        return self.dropout(self.down(self.dropout(self.activation(self.up(x))))), None
 
 
 class SwiGLU(nn.Module):

@@ -75,21 +75,24 @@ def at_least_float32(like: Tensor) -> torch.dtype:
 
 
 class Relative(Position):
-    """Transformer-XL (Dai et al., 2019): scores see the distance i - j by sinusoids, r_net and two learned biases."""
+    """Transformer-XL (Dai et al., 2019): scores see the distance i - j by sinusoids, r_net and two learned biases.
+
+    d_head: width of a head where it is not d_model / n_head.
+    """
 
     output_bias = False
 
-    def __init__(self, d_model: int, n_head: int, dropout: float = 0.0) -> None:
+    def __init__(self, d_model: int, n_head: int, dropout: float = 0.0, d_head: int | None = None) -> None:
         super().__init__()
-        self.n_head = n_head
-        self.content_bias = nn.Parameter(0.02 * torch.randn(n_head, d_model // n_head))  # r_w
-        self.distance_bias = nn.Parameter(0.02 * torch.randn(n_head, d_model // n_head))  # r_r
+        self.n_head, self.d_head = n_head, d_head or d_model // n_head
+        self.content_bias = nn.Parameter(0.02 * torch.randn(n_head, self.d_head))  # r_w
+        self.distance_bias = nn.Parameter(0.02 * torch.randn(n_head, self.d_head))  # r_r
         self.dropout = Dropout(dropout)
         self.register_buffer("frequencies", frequencies(d_model), persistent=False)
         self.frequencies: Tensor
 
     def layer_part(self, d_model: int) -> nn.Module:
-        r_net = nn.Linear(d_model, d_model, bias=False)
+        r_net = nn.Linear(d_model, self.n_head * self.d_head, bias=False)
         init_linear(r_net)
         return r_net
 

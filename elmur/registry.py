@@ -140,7 +140,8 @@ def plugin_of(path: str) -> str | None:
 
 MODEL_PARTS = {
     "position": "position", "feedforward": "feedforward", "residual": "residual", "memory": "memory design",
-    "token_format": "token format", "observation": "observation encoder",
+    "token_format": "token format", "observation": "observation encoder", "attention_residual": "residual",
+    "tokens": "memory tokens", "valve": "valve",
 }  # fmt: skip
 
 # What makes a model, and how it learns. A checkpoint and a published configuration begin at "model", and so reach only
@@ -159,6 +160,11 @@ MODELS = Registry(
                 "ffm": "elmur.baselines.ffm.FFM",
                 "shm": "elmur.baselines.shm.SHM",
                 "diffusion_policy": "elmur.baselines.diffusion_policy.DiffusionPolicy",
+                "decision_transformer": "elmur.baselines.decision_transformer.DecisionTransformer",
+                "trxl": "elmur.baselines.trxl.TrXL",
+                "gtrxl": "elmur.baselines.gtrxl.GTrXL",
+                "rmt": "elmur.baselines.rmt.RMT",
+                "rate": "elmur.baselines.rate.RATE",
             },
             kind="elmur.sequence_model.SequenceModel",
             takes=MODEL_PARTS,
@@ -187,8 +193,36 @@ MODELS = Registry(
             partial=True,
         ),
         "residual": Role(
-            {"pre": "elmur.residual.PreNorm", "post": "elmur.residual.PostNorm"},
+            {
+                "pre": "elmur.residual.PreNorm",
+                "post": "elmur.residual.PostNorm",
+                "gated": "elmur.residual.Gated",
+                "rectified": "elmur.published.layers.Rectified",
+                "twice_post": "elmur.published.layers.TwicePostNorm",
+                "twice_rectified": "elmur.published.layers.TwiceRectified",
+                "twice_gated": "elmur.published.layers.TwiceGated",
+            },
             kind="elmur.residual.Residual",
+            partial=True,
+        ),
+        "memory tokens": Role(
+            {
+                "trained": "elmur.baselines.memory_tokens.Trained",
+                "as_published": "elmur.baselines.memory_tokens.AsPublished",
+            },
+            kind="elmur.baselines.memory_tokens.MemoryTokens",
+            partial=True,
+        ),
+        "valve": Role(
+            {
+                "none": "elmur.baselines.valve.Valve",
+                "cross_attention": "elmur.baselines.valve.CrossAttentionValve",
+                "as_published": "elmur.baselines.valve.PublishedValve",
+                "gate": "elmur.baselines.valve.GateValve",
+                "gru": "elmur.baselines.valve.GRUValve",
+                "lstm": "elmur.baselines.valve.LSTMValve",
+            },
+            kind="elmur.baselines.valve.Valve",
             partial=True,
         ),
         "memory design": Role(
@@ -221,7 +255,10 @@ MODELS = Registry(
         "token format": Role(
             {"tokens": "elmur.tokens.TokenFormat"},
             kind="elmur.tokens.TokenFormat",
-            takes={"observation": "observation encoder"},
+            takes={"observation": "observation encoder", "action": "action encoder"},
+        ),
+        "action encoder": Role(
+            {"action": "elmur.encoders.ActionEncoder"}, kind="elmur.encoders.ActionEncoder", partial=True
         ),
         "observation encoder": Role(
             {"sum": "elmur.encoders.ObservationEncoder", "board": "elmur.encoders.BoardEncoder"},

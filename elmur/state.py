@@ -106,6 +106,8 @@ def unpacked(template: State, saved: Any, device: torch.device) -> State:
     """What `packed` was given, built like `template`: a state of the same model, whose tensors may have other sizes."""
 
     def visit(node: Any, value: Any) -> Any:
+        if value is None:  # what a state may have and this one had not
+            return None
         if isinstance(value, Tensor | np.ndarray):
             dtype = node.dtype if isinstance(node, Tensor) and node.dtype in HALF else None
             return torch.as_tensor(value).to(device, dtype, copy=True)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elmur.batch import SegmentBatch
-from elmur.encoders import ActionEncoder, ReturnEncoder
+from elmur.encoders import ReturnEncoder
 from elmur.sequence_model import SequenceModel
 from elmur.spec import TaskSpec
 from elmur.tokens import TokenFormat
@@ -23,7 +23,7 @@ class TokenModel(SequenceModel):
         self.spec, self.d_model = spec, d_model
         self.format = token_format if isinstance(token_format, TokenFormat) else TokenFormat(token_format)
         self.observation = self.format.encoder(spec.observation, d_model)
-        self.action = ActionEncoder(spec, d_model) if self.format.with_action else None
+        self.action = self.format.action_encoder(spec, d_model) if self.format.with_action else None
         self.returns = ReturnEncoder(d_model) if self.format.with_return else None
 
     def tokens(self, batch: SegmentBatch) -> Float[Tensor, "B T D"]:

@@ -18,22 +18,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elmur.encoders import ObservationEncoder
+from elmur.encoders import ActionEncoder, ObservationEncoder
 
 ORDERS = {"s": "s", "sa": "sa", "sr": "sr", "sra": "rsa"}
 
 
 class TokenFormat:
-    """The order of the tokens of one step, and what makes a state token of an observation.
+    """The order of the tokens of one step, and what makes a token of an observation and of an action.
 
     name: one of s, sa, sr, sra. observation: builds the encoder from (fields, d_model); None is the plain sum of parts.
+    action: builds the encoder from (spec, d_model).
     """
 
-    def __init__(self, name: str, observation: Callable[..., ObservationEncoder] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        observation: Callable[..., ObservationEncoder] | None = None,
+        action: Callable[..., ActionEncoder] = ActionEncoder,
+    ) -> None:
         if not isinstance(name, str) or name not in ORDERS:
             raise ValueError(f"token_format must be one of {', '.join(ORDERS)}; found {name!r}")
         self.order = ORDERS[name]
-        self.encoder = observation or ObservationEncoder
+        self.encoder, self.action_encoder = observation or ObservationEncoder, action
         self.tokens_per_step = len(self.order)
         self.state_at = self.order.index("s")
 

@@ -24,6 +24,11 @@ FOR = {  # the command that an option is for, where it is not for all
     "experiment=mikasa_published_code": ("task=mikasa_take_it_back",),
     "experiment=popgym_published": ("task=popgym_autoencode_easy",),
     "experiment=popgym_published_code": ("task=popgym_autoencode_easy",),
+    **{f"model/tokens={tokens}": ("model=rate",) for tokens in ("trained", "as_published")},
+    **{
+        f"model/valve={valve}": ("model=rate",)
+        for valve in ("none", "cross_attention", "gate", "gru", "lstm", "as_published")
+    },
 }
 
 
@@ -105,12 +110,13 @@ def test_an_option_that_is_typed_is_in_force(conf: None, group: str, option: str
     if group == "published":
         families = (f"task={option[option.index('mikasa_', 1) :]}" if option.count("mikasa") > 1 else FAMILIES[2],)
     for family in FOR.get(f"{group}={option}", families):
-        model = ["model=gru"] if group == "tuned" and "_" not in option else []  # it has nothing of its own there
+        # Of a family's values gru changes none there; those of a model are for that model.
+        model = [f"model={option.rpartition('_')[0] or 'gru'}"] if group == "tuned" else []
         config = composed(*filter(None, [family]), *model, f"{group}={option}")
         for key, value in wanted.items():
             path = f"{place}.{key}".strip(".")
-            if group == "model" and key in ("d_model", "n_head", "dropout", "dropatt", "d_ff"):
-                continue  # sizes are tuned to the family
+            if group == "model" and key in ("d_model", "n_head", "dropout", "dropatt", "d_ff", "token_format"):
+                continue  # sizes and what a step becomes are tuned to the family
             found = OmegaConf.select(config, path)
             found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
             assert found == value, f"{family} {group}={option}: {path}"

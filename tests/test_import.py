@@ -182,9 +182,9 @@ def no_width(run: Path) -> None:
     change_model(run, d_model=None)
 
 
-def rate(run: Path) -> None:
+def another_model(run: Path) -> None:
     config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, "run": {"model_mode": "RATE"}}))
+    (run / "config.json").write_text(json.dumps({**config, "run": {"model_mode": "DTXL"}}))
 
 
 def no_context(run: Path) -> None:
@@ -219,7 +219,7 @@ def half_a_file(run: Path) -> None:
         (no_weights, ["no weights (looked for best_checkpoint.pth and checkpoints/step_*.pth)"]),
         (nothing, ["no config.json", "no weights"]),
         (unknown_keys, ["config.json", "missing ['act_dim']", "unknown ['mem_tokens', 'n_head_ca']"]),
-        (rate, ["expected a run of the model ELMUR, found RATE"]),
+        (another_model, ["expected a run of ELMUR, RATE, RMT, TrXL, DT, found DTXL, which cannot be imported"]),
         (yarn, ["pos_type: expected one of", "'yarn'", "weights cannot be run"]),
         (odd_heads, ["n_head=3"]),
         (no_width, ["d_model", "None"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor
 from elmur.build import build
 from elmur.checkpoint import CHECKPOINT_VERSION, load_plain
 from elmur.files import atomic_open, read_json
+from elmur.published import baselines
 from elmur.published.config import DEFAULTS, PublishedError, check_keys, model_config, task_spec
 from elmur.published.weights import convert_weights
 from elmur.untrusted import UntrustedError, check_plain, described
@@ -37,28 +38,24 @@ def import_run(source: Path, target: Path) -> Path:
     Raises PublishedError for everything that is missing, unknown or does not fit, CheckpointError for code.
     """
     config_file, weights_file = find_files(Path(source))
-    config, context_length = read_config(config_file)
-    state, size = read_weights(weights_file), weights_file.stat().st_size
+    run, state = read_config(config_file), read_weights(weights_file)
+    config, size = run.config, weights_file.stat().st_size
     if int(config["state_dim"]) < 1 and "state_encoder.weight" in state:  # POPGym: taken from the data when it was run
         config = {**config, "state_dim": state["state_encoder.weight"].shape[-1]}
-    off = [flag for flag in UNUSED_WITHOUT if not config[flag]]
-    unset = [flag for flag in off if config[flag] is None]
-    if "use_tok2mem" in off and "use_mem2tok" in off:
-        off.append("use_relative_bias")  # nothing is left for it to act on
-    if unset:
-        log.warning(
-            "%s: %s not set, which the published code takes for false: it was trained without memory, and acts so",
-            config_file,
-            ", ".join(unset),
-        )
-    used = {k: v for k, v in state.items() if not any(re.match(UNUSED_WITHOUT[flag], k) for flag in off)}
-    spec, model = task_spec(config), model_config(config)
+    context_length = baselines.window(run.mode, run.context_length, run.sections)
+    if run.mode == "ELMUR":
+        state = used_weights(config_file, config, state)
+        spec, model, convert = task_spec(config), model_config(config), convert_weights
+    else:
+        spec = baselines.task_spec(config, run.mode)
+        model = baselines.model_config(config, run.mode, context_length)
+        convert = partial(baselines.convert_weights, config=config, mode=run.mode)
     if re.match(r"popgym-(?!.*-v\d+$)", spec.name):
         spec = replace(spec, name=f"{spec.name}-v0")
     try:
         check_plain({**config, "context_length": context_length}, size)
         make = partial(build, model, f"{config_file}: model", "model", spec=spec)
-        weights = convert_weights(used, expected := described(make, config["n_layer"], len(used), size))
+        weights = convert(state, expected := described(make, config["n_layer"], len(state), size))
     except PublishedError as error:
         raise PublishedError(f"{weights_file}: {error}") from error
     except UntrustedError as error:
@@ -80,6 +77,21 @@ def import_run(source: Path, target: Path) -> Path:
     return target
 
 
+def used_weights(config_file: Path, config: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a published ELMUR less those of parts that its flags leave unused; a flag not set is told of."""
+    off = [flag for flag in UNUSED_WITHOUT if not config[flag]]
+    unset = [flag for flag in off if config[flag] is None]
+    if "use_tok2mem" in off and "use_mem2tok" in off:
+        off.append("use_relative_bias")  # nothing is left for it to act on
+    if unset:
+        log.warning(
+            "%s: %s not set, which the published code takes for false: it was trained without memory, and acts so",
+            config_file,
+            ", ".join(unset),
+        )
+    return {k: v for k, v in state.items() if not any(re.match(UNUSED_WITHOUT[flag], k) for flag in off)}
+
+
 def find_files(source: Path) -> tuple[Path, Path]:
     """The configuration and the weights that `source` names. Raises PublishedError listing what is not there."""
     if not source.exists():
@@ -99,8 +111,18 @@ def find_files(source: Path) -> tuple[Path, Path]:
     return config, weights
 
 
-def read_config(path: Path) -> tuple[dict[str, Any], int]:
-    """The complete model keys of a published configuration, and its context length."""
+@dataclass(frozen=True)
+class Run:
+    """What a published configuration says: the complete model keys, which model, steps per segment, segments."""
+
+    config: dict[str, Any]
+    mode: str
+    context_length: int
+    sections: int
+
+
+def read_config(path: Path) -> Run:
+    """A published configuration. Raises PublishedError for one that is not complete or not understood."""
     try:
         whole = read_json(path)
         if not isinstance(whole, dict):
@@ -110,19 +132,33 @@ def read_config(path: Path) -> tuple[dict[str, Any], int]:
     nested = isinstance(whole.get("model"), dict)
     model = dict(whole["model"]) if nested else {k: v for k, v in whole.items() if not isinstance(v, dict)}
     training = whole.get("training")
-    length = training.get("context_length") if isinstance(training, dict) else model.pop("context_length", None)
-    named = [section.get("model_mode") for section in (whole, whole.get("run"), model) if isinstance(section, dict)]
-    kind = next((name for name in named if name is not None), "ELMUR")
-    if kind != "ELMUR":
-        raise PublishedError(f"{path}: expected a run of the model ELMUR, found {kind}, which cannot be imported")
+    lengths = training if isinstance(training, dict) else model
+    length, sections = lengths.get("context_length"), lengths.get("sections")
+    if lengths is model:
+        model = {key: value for key, value in model.items() if key not in ("context_length", "sections")}
+    mode = str(named(whole, model, "model_mode") or "ELMUR")
+    if mode != "ELMUR" and mode not in baselines.MODES:
+        known = ", ".join(["ELMUR", *baselines.MODES])
+        raise PublishedError(f"{path}: expected a run of {known}, found {mode}, which cannot be imported")
     if type(length) is not int or length < 1:
         raise PublishedError(f"{path}: training.context_length: expected a whole number from 1, found {length!r}")
-    # The published command line hands the keys of all its models over, None where they were not given.
-    known = {key: value for key, value in model.items() if value is not None or key in DEFAULTS}
+    if sections is not None and (type(sections) is not int or sections < 1):
+        raise PublishedError(f"{path}: training.sections: expected a whole number from 1, found {sections!r}")
     try:
-        return check_keys(known), length
+        if mode == "ELMUR":
+            # The published command line hands the keys of all its models over, None where they were not given.
+            config = check_keys({key: value for key, value in model.items() if value is not None or key in DEFAULTS})
+        else:
+            config = baselines.check_keys({**model, "arch_mode": named(whole, model, "arch_mode")}, mode)
     except PublishedError as error:
         raise PublishedError(f"{path}: {error}") from error
+    return Run(config, mode, length, sections or 1)
+
+
+def named(whole: dict[str, Any], model: dict[str, Any], key: str) -> Any:
+    """The first value of a key of the run, wherever the published code puts it; None where it is nowhere."""
+    sections = [section for section in (whole, whole.get("run"), model) if isinstance(section, dict)]
+    return next((section[key] for section in sections if section.get(key) is not None), None)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from elmur.published.config import PublishedError
 UNUSED = re.compile(r"pos_emb\.(inv_freq|cos_cached|sin_cached|slopes|pe)$")
 
 
-class _Reader:
+class Reader:
     """Takes tensors out of a published state dict and remembers which were taken and which were missing."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
@@ -32,34 +32,42 @@ class _Reader:
         """The names that begin and end so, in the order of the file."""
         return [name for name in self.state if name.startswith(prefix) and name.endswith(suffix)]
 
+    def checked(
+        self, ours: dict[str, Tensor], expected: Mapping[str, Tensor], is_unused: Callable[[str], bool]
+    ) -> dict[str, Tensor]:
+        """`ours`, which was read. Raises PublishedError where something is missing, left over or misshapen."""
+        leftover = [key for key in self.state if key not in self.taken and not is_unused(key)]
+        shapes = [
+            f"{name}: expected {list(expected[name].shape)}, found {list(tensor.shape)}"
+            for name, tensor in ours.items()
+            if tensor.numel() and tensor.shape != expected[name].shape
+        ]
+        if self.missing or leftover or shapes:
+            problems = [f"missing {self.missing}"] * bool(self.missing) + [f"unknown {leftover}"] * bool(leftover)
+            raise PublishedError("the weights do not fit the configuration: " + "; ".join(problems + shapes))
+        return ours
+
 
 def convert_weights(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict from a published one. `expected` is the state dict of the model built from its configuration.
 
     Raises PublishedError listing missing keys, unknown keys and shapes that do not fit.
     """
-    read = _Reader(state)
+    read = Reader(state)
     ours = {name: _published(name, read) for name in expected}
-    leftover = [
-        key for key in state
-        if key not in read.taken and not UNUSED.search(key) and not key.startswith(("action_embeddings.", "ret_emb."))
-    ]  # fmt: skip
-    shapes = [
-        f"{name}: expected {list(expected[name].shape)}, found {list(tensor.shape)}"
-        for name, tensor in ours.items()
-        if tensor.numel() and tensor.shape != expected[name].shape
-    ]
-    if read.missing or leftover or shapes:
-        problems = [f"missing {read.missing}"] * bool(read.missing) + [f"unknown {leftover}"] * bool(leftover) + shapes
-        raise PublishedError("the weights do not fit the configuration: " + "; ".join(problems))
-    return ours
+    return read.checked(ours, expected, is_unused)
 
 
-def _published(name: str, read: _Reader) -> Tensor:
+def is_unused(name: str) -> bool:
+    """Whether a tensor of the published model, by its name, takes no part in what it computes."""
+    return UNUSED.search(name) is not None or name.startswith(("action_embeddings.", "ret_emb."))
+
+
+def _published(name: str, read: Reader) -> Tensor:
     """The published tensor(s) that make up our parameter `name`."""
     layer = re.match(r"layers\.(\d+)\.(.*)", name)
     if layer is None:
-        return _outside_layers(name, read)
+        return encoder_weight(name, read)
     base, inner = f"layers.{layer[1]}.", layer[2]
     if (part := re.match(r"(feedforward|memory_feedforward)\.(.*)", inner)) is not None:
         kind = "token_ffn" if part[1] == "feedforward" else "memory_ffn"
@@ -97,7 +105,8 @@ def _published(name: str, read: _Reader) -> Tensor:
     )
 
 
-def _outside_layers(name: str, read: _Reader) -> Tensor:
+def encoder_weight(name: str, read: Reader) -> Tensor:
+    """The published tensor of a parameter outside the layers: of an encoder, a table, the head."""
     direct = {
         "position.content_bias": "r_w_bias",
         "position.distance_bias": "r_r_bias",
@@ -121,7 +130,7 @@ def _outside_layers(name: str, read: _Reader) -> Tensor:
     return read(found[order] if order < len(found) else f"state_encoder.<{order}>{suffix}")
 
 
-def _feedforward(core: str, inner: str, read: _Reader) -> Tensor:
+def _feedforward(core: str, inner: str, read: Reader) -> Tensor:
     """MLP, SwiGLU or experts: ours put gates and ups side by side, shared experts before routed ones."""
     if inner == "router.weight":
         return read(core + "router.linear.weight")

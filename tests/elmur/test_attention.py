@@ -88,9 +88,9 @@ def test_with_a_cache_tokens_may_come_in_pieces(pieces: list[int]) -> None:
 @pytest.mark.parametrize("knob", ["dropout", "dropatt"])
 @pytest.mark.parametrize("kind", ["self", "cross"])
 def test_both_dropouts_act_in_training_only(kind: str, knob: str) -> None:
-    x, source, chances = rand(1, 4, 6), rand(1, 5, 6), {"dropout": 0.0, "dropatt": 0.0, knob: 0.5}
-    cross = CrossAttention(6, 3, **chances).double()
-    own = SelfAttention(6, 3, Position(), **chances).double()
+    x, source, chances = rand(1, 4, 6), rand(1, 5, 6), [0.5 * (knob == name) for name in ("dropout", "dropatt")]
+    cross = CrossAttention(6, 3, chances[0], chances[1]).double()
+    own = SelfAttention(6, 3, Position(), chances[0], chances[1]).double()
 
     def run() -> torch.Tensor:
         return cross(x, cross.project(source), None) if kind == "cross" else own(x, Position(), None)

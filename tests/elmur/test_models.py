@@ -8,20 +8,35 @@ from typing import Any
 
 import pytest
 
+from elmur.baselines.decision_transformer import DecisionTransformer
 from elmur.baselines.diffusion_policy import DiffusionPolicy
 from elmur.baselines.ffm import FFM
 from elmur.baselines.gated_deltanet import GatedDeltaNet
+from elmur.baselines.gtrxl import GTrXL
 from elmur.baselines.mamba import Mamba
+from elmur.baselines.memory_tokens import Trained
 from elmur.baselines.mlp import MLPPolicy
+from elmur.baselines.rate import RATE
 from elmur.baselines.recurrent import GRU, LSTM
+from elmur.baselines.rmt import RMT
 from elmur.baselines.shm import SHM
 from elmur.baselines.transformer import Transformer
+from elmur.baselines.trxl import TrXL
+from elmur.baselines.valve import CrossAttentionValve, GateValve, GRUValve, LSTMValve, Valve
 from elmur.model import ELMUR
 from elmur.sequence_model import SequenceModel
 from elmur.spec import TaskSpec
 from elmur.testing import REACH, check_model
 
 small: dict[str, Any] = {"d_model": 16, "n_head": 2, "dropout": 0.0, "dropatt": 0.0}
+cached: dict[str, Any] = {"mem_len": 11, "tokens": partial(Trained, num_mem_tokens=3)}
+VALVES: dict[str, Callable[..., Valve]] = {
+    "none": Valve,
+    "from written to read": partial(CrossAttentionValve, queries="written", mrv_act="elu"),
+    "gate": GateValve,
+    "gru": GRUValve,
+    "lstm": LSTMValve,
+}
 MODELS: dict[str, Callable[..., SequenceModel]] = {
     "elmur": partial(ELMUR, **small),
     "transformer": partial(Transformer, token_format="sra", **small),
@@ -37,6 +52,17 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
     "ffm": partial(FFM, d_model=16, memory_size=4, context_size=3),
     "shm": partial(SHM, d_model=16, memory_size=4, rows=8),
     "diffusion_policy": partial(DiffusionPolicy, d_model=8, num_levels=20, sampling_steps=4, down_dims=(16, 32)),
+    "decision_transformer": partial(DecisionTransformer, window=6, **small),
+    "trxl": partial(TrXL, mem_len=13, **small),
+    "gtrxl": partial(GTrXL, mem_len=7, token_format="sa", **small),
+    "rmt": partial(RMT, tokens=Trained, **small),
+    "rate": partial(RATE, **cached, **small),
+}
+VARIANTS: dict[str, Callable[..., SequenceModel]] = {
+    "decision_transformer, states alone": partial(DecisionTransformer, window=5, token_format="s", **small),
+    "trxl, a cache shorter than a step": partial(TrXL, mem_len=2, token_format="sra", **small),
+    "rmt, one token": partial(RMT, tokens=partial(Trained, num_mem_tokens=1), token_format="sr", **small),
+    **{f"rate, valve {name}": partial(RATE, valve=valve, **cached, **small) for name, valve in VALVES.items()},
 }
 # Parts of the names of parameters that get no gradient, as the docstring of the model says.
 UNTRAINED: dict[str, tuple[str, ...]] = {}
@@ -47,3 +73,9 @@ TASK: dict[str, TaskSpec] = {"diffusion_policy": REACH}
 @pytest.mark.parametrize("name", MODELS)
 def test_the_contract(name: str) -> None:
     check_model(MODELS[name], TASK.get(name), UNTRAINED.get(name, ()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_contract_of_their_variants(name: str) -> None:
+    check_model(VARIANTS[name])

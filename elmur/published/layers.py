@@ -1,0 +1,45 @@
+"""How the sub-layers of the released RATE code join the stream: their input is added inside attention once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elmur.residual import Gated, PostNorm, PreNorm
+
+
+class TwicePostNorm(PostNorm):
+    """norm(2 x + f(x)): attention of the architecture called TrXL there."""
+
+    def forward(self, x: Tensor, f: Callable[[Tensor], Any]) -> Any:
+        return super().forward(x, lambda y: y + f(y))
+
+
+class Rectified(PreNorm):
+    """x + relu(f(norm(x))): the feed-forward of TrXL-I."""
+
+    def join(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + torch.relu(y)
+
+
+class TwiceRectified(Rectified):
+    """x + relu(y + f(y)), y = norm(x): attention of TrXL-I. Its cache is not normalised."""
+
+    def forward(self, x: Tensor, f: Callable[[Tensor], Any]) -> Any:
+        return super().forward(x, lambda y: y + f(y))
+
+    def cached(self, x: Tensor) -> Tensor:
+        return x
+
+
+class TwiceGated(Gated):
+    """gate(x, relu(y + f(y))), y = norm(x): attention of GTrXL. Its cache is not normalised."""
+
+    def forward(self, x: Tensor, f: Callable[[Tensor], Any]) -> Any:
+        return super().forward(x, lambda y: y + f(y))
+
+    def cached(self, x: Tensor) -> Tensor:
+        return x
