@@ -117,6 +117,39 @@ def test_a_golden_run_gives_the_published_logits(cli: CommandLine, tmp_path: Pat
     assert torch.equal(after[0].written_at, segment["mem_pos"][0])
 
 
+def write_rate(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A run folder of the released RATE, with the weights of `tests/golden`; what that file holds."""
+    golden: dict[str, Any] = torch.load(ROOT / "tests" / "golden" / "rate_mem5_cache30.pt", weights_only=True)
+    # As its command line leaves it: keys of other models are there, None where they were not given.
+    write_run(folder, {**golden["config"], "memory_size": None, "use_lru": None, **changes}, golden["state_dict"])
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"run": {"model_mode": "RATE", "arch_mode": "TrXL"}, "training": {"context_length": 10, "sections": 3}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return golden
+
+
+def test_a_run_of_rate_gives_the_published_logits_and_acts(cli: CommandLine, tmp_path: Path) -> None:
+    golden = write_rate(tmp_path / "run")
+    checkpoint = import_it(cli, tmp_path / "run")
+    assert act(cli, checkpoint)["parameters"] == sum(weights.numel() for weights in golden["state_dict"].values())
+    model, context_length = load_model(checkpoint)
+    inputs, memory = golden["inputs"], model.initial_memory(2)
+    batch = SegmentBatch.of({"state": inputs["states"]}, inputs["actions"][..., 0].long().clamp(min=0))
+    batch.mask, batch.return_to_go = inputs["mask"], inputs["rtgs"][..., 0]
+    for segment, expected in zip(batch.split(context_length), golden["segments"], strict=True):
+        with torch.no_grad():
+            output, memory = model(segment, memory)
+        assert torch.allclose(output.prediction, expected["logits"], atol=1e-5, rtol=1e-5)
+        assert torch.allclose(memory.tokens, expected["mem_tokens"].transpose(0, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_run_of_rate_that_cannot_be_imported(cli: CommandLine, tmp_path: Path) -> None:
+    write_rate(tmp_path / "run", pre_lnorm=True, n_layer="2", ext_len=None)
+    message = refused(cli.run("stage=import", f"source={tmp_path / 'run'}"))
+    assert "does not fit a RATE: pre_lnorm: expected False, found True, which cannot be imported" in message
+    assert "n_layer: expected a whole number from 1, found '2'" in message
+
+
 def test_the_newest_step_a_single_file_and_a_flat_configuration(cli: CommandLine, tmp_path: Path) -> None:
     weights = published_weights()
     run = write_run(tmp_path / "run", MODEL, {**weights, "head.weight": torch.zeros(4, D)}, "checkpoints/step_9.pth")

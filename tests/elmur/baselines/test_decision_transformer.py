@@ -92,3 +92,21 @@ def test_refused() -> None:
         model(cut(batch, 0, 2), other)
     with pytest.raises(ValueError, match="found tuple; give it what its own initial_memory or forward returned"):
         model(cut(batch, 0, 2), ())
+
+
+@torch.no_grad()
+def test_a_snapshot_in_a_window_that_slides() -> None:
+    """In the first segment there is a stream of the trunk, later there is none: both come back."""
+    model, steps = made().float(), random_steps(SPEC, 2, 3 * WINDOW)
+    for taken_at in (2, WINDOW + 2):
+        acting, going_on = (StreamingPolicy(model, WINDOW) for _ in range(2))
+        for policy in (acting, going_on):
+            policy.start(2)
+        for t in range(3 * WINDOW):
+            if t == taken_at:
+                going_on.restore(acting.snapshot())
+            observation = {"state": steps.observation["state"][:, t].float().numpy()}
+            done = [policy.act(observation, np.full(2, t == 0)) for policy in (acting, going_on)[: 1 + (t >= taken_at)]]
+            assert all((action == done[0]).all() for action in done)
+            for policy in (acting, going_on)[: 1 + (t >= taken_at)]:
+                policy.observe(done[0], np.zeros(2, np.float32))
