@@ -47,7 +47,7 @@ from callbacks.command.parts import (
     trainer,
 )
 from callbacks.command.processes import check_shared, is_first_process, settle
-from callbacks.command.quiet import quieten
+from callbacks.command.quiet import quieten, sturdy_output
 from callbacks.command.registry import PLATFORM
 from callbacks.command.resume import resumed
 from callbacks.command.settings import Settings, check_spelling
@@ -376,9 +376,11 @@ def guarded() -> None:
 
 def main() -> None:
     """The command line: an error is one sentence and exit code 1; HYDRA_FULL_ERROR=1 shows the traceback."""
+    sturdy_output()
     # The rooms are not installed: what is started from here, a launcher's jobs too, finds them beside this file.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     guard_composition()
+    sweeps.offer_launchers()
     if FULL_ERROR:
         return guarded()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, to be said in our words

@@ -43,6 +43,10 @@ def sentence(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and not error.filename and text == str(OSError(error.errno, error.strerror)):
         return f"{error.strerror}: could not write into the output folder, hydra.run.dir"
+    if re.match(r"Caught \w+ in DataLoader worker", text):  # with its traceback, whose last line says what was wrong
+        return re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1])
+    if re.search(r"DataLoader worker .*Bus error", text):
+        return f"a worker found too little shared memory, /dev/shm, for its batch: make it larger, or {GO_ON_LEANER}"
     if re.search(r"DataLoader worker .*(killed|exited)", text):
         return f"{text.split('. ')[0]}: the system ended it, mostly for want of memory; {GO_ON_LEANER}"
     # What nobody foresaw is named by its type as well.

@@ -63,6 +63,12 @@ def newest() -> int:
     return _received[-1] if _received else 0
 
 
+def acting() -> None:
+    """Say that a signal which is held is being acted on, so that nothing hangs, however long it takes."""
+    global _since
+    _since = 0.0
+
+
 def way_on(sentence: str) -> None:
     """What is said of how to go on, where the process ends because a signal asked for it."""
     global _way_on

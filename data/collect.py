@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from data.forecast import forecast
 from data.index import Collection, find_shards, shard_name
 from data.provenance import describe, other_versions
 from data.shard import Shard, Steps, write_shard
-from elmur.children import end_with_parent
+from elmur.children import follow_parent
 from elmur.files import exclusive, leftovers
 from elmur.progress import shown
 from elmur.spec import Vector
@@ -142,8 +144,8 @@ def collect(
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
-    collected in another way raises CollectionError, one of fewer episodes, in whole shards, grows, and shards that came
-    from elsewhere are left as they are. While another process collects into the folder, this one waits for it.
+    collected in another way raises CollectionError. One of fewer episodes, in whole shards, grows; of one of more the
+    first shards serve; what came from elsewhere stays as it is. Of two processes one waits for the other.
 
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
@@ -157,16 +159,16 @@ def collect(
         same["mixture"] = mixture
     asked = describe({**same, **(parameters or {})})
     job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, disturbed, check, asked, normalise)
-    with exclusive(root / LOCK, wait=True):
+    wanted = Collection(asked, -(-num_episodes // shard_episodes))
+    with nullcontext() if _ready(root, wanted) else _alone(root):
         _check_task(root, make_env)
-        missing = _missing(root, Collection(asked, -(-num_episodes // shard_episodes)))
+        missing = _missing(root, wanted)
         if missing:
             episodes = job.rehearse(missing, processes, progress)
             with shown("collecting", episodes, "episodes", progress) as bar:
                 _run(job, missing, min(processes, len(missing)), bar.advance)
             tell([root / shard_name(number) for number in missing])
-    _warn_of_versions(root, depends_on or {})
-    return find_shards(root)
+    return _served(root, wanted, depends_on or {})
 
 
 def _check(**counts: int) -> None:
@@ -193,11 +195,13 @@ def _missing(root: Path, asked: Collection) -> list[int]:
     if (recorded is None and find_shards(root)) or (recorded is not None and recorded.converted):
         log.info("using the shards in %s, which were not collected here", root)
         return []
+    if recorded is not None and recorded.holds(asked) and not asked.missing(root):
+        return []
     for path in leftovers(root):  # we hold the lock, so whoever wrote these was killed
         path.unlink()
     if recorded is None or recorded.grows_to(asked):
         asked.write(root)
-    elif recorded.parameters != asked.parameters:
+    elif not recorded.holds(asked):
         keys = sorted(recorded.parameters.keys() | asked.parameters.keys())
         pairs = [(key, recorded.parameters.get(key), asked.parameters.get(key)) for key in keys]
         differ = "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in pairs if old != new)
@@ -206,6 +210,33 @@ def _missing(root: Path, asked: Collection) -> list[int]:
         )
     absent = set(asked.missing(root))
     return [number for number in range(asked.num_shards) if shard_name(number) in absent]
+
+
+def _served(root: Path, asked: Collection, depends_on: Mapping[str, str]) -> list[Path]:
+    """The shards that were asked for: those of the collection, or all that there are of another origin."""
+    _warn_of_versions(root, depends_on)
+    recorded = Collection.read(root)
+    ours = recorded is not None and not recorded.converted
+    return [root / name for name in asked.names()] if ours else find_shards(root)
+
+
+def _ready(root: Path, asked: Collection) -> bool:
+    """Whether all was collected: then nobody need wait for a process that adds to it."""
+    recorded = Collection.read(root)
+    return recorded is not None and not recorded.converted and recorded.holds(asked) and not asked.missing(root)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """A block in which no other process collects into the folder; of one that is read-only nothing need be locked."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(root / LOCK, wait=True))
+        except OSError as error:
+            if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM) or not find_shards(root):
+                raise
+            log.info("%s cannot be written; its shards are used as they are", root)
+        yield
 
 
 def _warn_of_versions(root: Path, depends_on: Mapping[str, str]) -> None:
@@ -279,7 +310,7 @@ def _run(job: _Job, missing: Sequence[int], processes: int, advance: Callable[[i
         return
     # spawn: a fork would copy the locks of whatever threads the caller has (torch's, a logger's, a renderer's)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=follow_parent) as pool:
         futures = [pool.submit(job.make, number, _ignore) for number in missing]
         try:
             for future in as_completed(futures):
@@ -289,6 +320,11 @@ def _run(job: _Job, missing: Sequence[int], processes: int, advance: Callable[[i
                 for process in multiprocessing.active_children():
                     process.terminate()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise CollectionError(
+                    f"{job.root}: a process that collected was ended by the system, mostly for want of memory; the "
+                    "same command goes on with the shards that are missing, with collect.processes=1 it needs less"
+                ) from error
             raise
 
 

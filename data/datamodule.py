@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,8 @@ class TrajectoryDataModule(LightningDataModule):
     """Batches of windows from the shards in a folder; needs `Trainer(use_distributed_sampler=False)`.
 
     root: the folder of shards. collect: called with no argument before the shards are looked for; it collects what is
-    missing, does nothing where all is there, and raises where the folder holds something else.
+    missing, does nothing where all is there, raises where the folder holds something else, and gives the shards that
+    were asked for; without it they are all that are there.
     context_length, backprop_segments: a window is their product of steps.
     lanes: rows of the global batch, shared among the ranks.
     validation_fraction: part of the episodes, drawn by `seed`, that is kept for `val_dataloader`.
@@ -55,7 +56,7 @@ class TrajectoryDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         validation_fraction: float = 0.0,
-        collect: Callable[[], object] | None = None,
+        collect: Callable[[], Sequence[Path]] | None = None,
         on_bad_shard: Literal["fail", "skip"] = "fail",
         verify: bool = True,
         keep: Literal["auto", "disk", "memory", "device"] = "auto",
@@ -78,6 +79,7 @@ class TrajectoryDataModule(LightningDataModule):
         self.collect, self.on_bad_shard, self.verify = collect, on_bad_shard, verify
         self.keep, self.allow_other_data, self.reads = keep, False, Reads()
         self._kept: KeptImages | None = None
+        self._collected: Sequence[Path] | None = None
         self._index: Index | None = None
         self._train: Index | None = None
         self._validation: Index | None = None
@@ -109,14 +111,22 @@ class TrajectoryDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Collect what is missing."""
         if self.collect is not None:
-            self.collect()
+            self._collected = self.collect()
 
     def setup(self, stage: str | None = None) -> None:
         """Index the folder and set the validation episodes apart."""
         if self._index is not None:
             return
-        index = build_index(self.root, on_bad_shard=self.on_bad_shard, verify=self.verify)
+        paths = self._collected
+        if self.trainer is not None and self.trainer.world_size > 1:
+            paths = self.trainer.strategy.broadcast(paths)  # only the first process has collected
+        index = build_index(self.root, on_bad_shard=self.on_bad_shard, verify=self.verify, paths=paths)
         kept = round(self.validation_fraction * len(index))
+        if self.validation_fraction and not kept:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction:g} of the {len(index)} episodes in {self.root} is "
+                f"none; use {1 / len(index):.2g} or more, or 0 for no validation"
+            )
         order = np.random.default_rng([self.seed, SPLIT_STREAM]).permutation(len(index))
         train, validation = np.sort(order[kept:]), np.sort(order[:kept])
         chosen = index.subset(train)
@@ -141,10 +151,23 @@ class TrajectoryDataModule(LightningDataModule):
         self.setup()
         assert self._train is not None
         sampler = self._sampler(self._train, self.lanes, shuffle=True)
+        self._tell_of_no_validation(len(sampler))
         if self.trainer is None:
             sampler.load_state_dict(self._next_position())
             return self._loader(self._train, sampler)
         return self._loader(self._train, _Following(sampler, self._next_position))
+
+    def _tell_of_no_validation(self, batches: int) -> None:
+        """Warn where training ends before the first validation, which comes after an epoch."""
+        if self._validation is None or self.trainer is None or self.trainer.val_check_interval != 1.0:
+            return
+        first = batches * (self.trainer.check_val_every_n_epoch or 1)
+        if 0 <= self.trainer.max_steps < first:
+            log.warning(
+                "no validation: training ends after %d updates, the first validation comes after %d; "
+                "+trainer.val_check_interval=%d would make it earlier", self.trainer.max_steps, first,
+                max(1, self.trainer.max_steps),
+            )  # fmt: skip
 
     def val_dataloader(self) -> DataLoader[SegmentBatch] | list[Any]:
         """Windows of the validation episodes, always in the same order; nothing where none are set apart."""

@@ -137,7 +137,7 @@ class _Files:
     def __getitem__(self, number: int) -> Shard:
         shard = self._shards.get(number)
         if shard is None:
-            shard = self._shards[number] = Shard(self._index.paths[number], expect=self._index.spec)
+            shard = self._shards[number] = self._index.file(number)
         self._open[number] = None
         self._open.move_to_end(number)
         if len(self._open) > OPEN_FILES:

@@ -48,10 +48,22 @@ class Collection:
         had, wanted = old.pop("num_episodes", None), new.pop("num_episodes")
         return type(had) is int and old == new and had < wanted and had % new["shard_episodes"] == 0
 
+    def holds(self, asked: Collection) -> bool:
+        """Whether the shards of `asked` are the first of this one's: the same, or fewer episodes in whole shards."""
+        old, new = dict(self.parameters), dict(asked.parameters)
+        had, wanted = old.pop("num_episodes", None), new.pop("num_episodes")
+        if type(had) is not int or old != new:
+            return False
+        return bool(had == wanted or (wanted < had and wanted % new["shard_episodes"] == 0))
+
+    def names(self) -> list[str]:
+        """Names of its shards."""
+        return [shard_name(number) for number in range(self.num_shards)]
+
     def missing(self, root: Path) -> list[str]:
         """Names of the shards that are not there yet."""
         there = {path.name for path in find_shards(root)}
-        return [name for name in map(shard_name, range(self.num_shards)) if name not in there]
+        return [name for name in self.names() if name not in there]
 
     def write(self, root: Path) -> None:
         """Record this in the folder."""
@@ -80,6 +92,7 @@ class Index:
 
     skipped: shards left out because they are damaged (only with on_bad_shard="skip").
     digest: a hash of the task and of every episode's length and seed, to tell other data from the same.
+    identities: of each file, to tell whether it is still the one that was indexed (Shard.identity).
     """
 
     spec: TaskSpec
@@ -89,9 +102,14 @@ class Index:
     lengths: Array
     skipped: tuple[Path, ...] = ()
     digest: str = ""
+    identities: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def file(self, number: int) -> Shard:
+        """One of the files, for reading; it raises ShardError where it is not the one that was indexed."""
+        return Shard(self.paths[number], expect=self.spec, identity=self.identities[number])
 
     def subset(self, episodes: Array) -> Index:
         """The index of these episodes alone, in this order."""
@@ -149,8 +167,9 @@ def build_index(
     *,
     on_bad_shard: Literal["fail", "skip"] = "fail",
     verify: bool = True,
+    paths: Sequence[Path] | None = None,
 ) -> Index:
-    """The index of all shards in a folder, in the order of their names.
+    """The index of all shards in a folder, in the order of their names, or of those in `paths` alone.
 
     verify: read every byte of a file the first time this process meets it (checksums, finite numbers, actions within
     the space); without it only outlines are checked now, and checksums as windows are read.
@@ -158,15 +177,16 @@ def build_index(
     """
     if on_bad_shard not in ("fail", "skip"):
         raise ValueError(f"on_bad_shard must be 'fail' or 'skip'; found {on_bad_shard!r}")
-    root = Path(root)
+    root, digest = Path(root), hashlib.sha256()
     good: list[Shard] = []
     moments: list[dict[str, Moments]] = []
-    digest = hashlib.sha256()
+    identities: list[str] = []
+    collection = Collection.read(root)
     skipped: list[Path] = []
-    for path in _complete_shards(root, on_bad_shard):
+    for path in _complete_shards(root, on_bad_shard, paths):
         shard = Shard(path)
         try:
-            statistics = _check(shard, verify, digest)
+            statistics, identity = _check(shard, collection, verify, digest)
         except ShardError as error:
             if on_bad_shard == "fail":
                 raise
@@ -177,6 +197,7 @@ def build_index(
             require_same_task(path, good[0].spec, shard.spec)
         good.append(shard)
         moments.append(statistics)
+        identities.append(identity)
     if not good:
         raise ShardError(root, "folder", f"{len(skipped)} shards, all damaged", "at least one intact shard")
     if skipped:
@@ -189,6 +210,7 @@ def build_index(
         lengths=np.concatenate([np.diff(shard.offsets) for shard in good]),
         skipped=tuple(skipped),
         digest=digest.hexdigest()[:16],
+        identities=tuple(identities),
     )
 
 
@@ -197,11 +219,22 @@ def find_shards(root: Path) -> list[Path]:
     return sorted(path for path in root.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
 
-def _complete_shards(root: Path, on_bad_shard: str) -> list[Path]:
-    """The shards of a folder that is finished. Raises ShardError where it is not, or holds nothing."""
+def _complete_shards(root: Path, on_bad_shard: str, wanted: Sequence[Path] | None = None) -> list[Path]:
+    """The shards of a folder that is finished. Raises ShardError where it is not, or holds nothing or too much.
+
+    wanted: those of them that are asked for, which may be there while others are still being made.
+    """
     paths, partial = find_shards(root), leftovers(root)
-    collection = Collection.read(root)
+    collection = Collection.read(root)  # after the files: another process that adds to them has written it before
     missing = collection.missing(root) if collection else []
+    known = collection.names() if collection else [path.name for path in paths]
+    if strangers := [path.name for path in paths if path.name not in known]:
+        found = f"{len(strangers)} shards that are not of its collection ({_names(strangers)})"
+        advice = f"move them to a folder of their own, without a {COLLECTION} several can be used together"
+        raise ShardError(root, "folder", found, f"the {len(known)} shards that {COLLECTION} speaks of", advice)
+    if wanted is not None:
+        paths, partial = list(wanted), []
+        missing = [path.name for path in wanted if not path.exists()]
     again = "run the collection again, or the conversion (it keeps the finished shards and makes the missing ones)"
     if not paths and not partial and not missing:
         raise ShardError(root, "folder", "no shards", f"files named *{SUFFIX}", "collect the data or correct the path")
@@ -210,8 +243,8 @@ def _complete_shards(root: Path, on_bad_shard: str) -> list[Path]:
         advice = f"wait if another process is collecting here, else {again}, or delete them"
         _fail_or_warn(ShardError(root, "folder", found, "finished shards only", advice), on_bad_shard, paths)
     if missing:
-        assert collection is not None
-        found = f"{collection.num_shards - len(missing)} of {collection.num_shards} shards (no {_names(missing)})"
+        total = collection.num_shards if collection and wanted is None else len(paths)
+        found = f"{total - len(missing)} of {total} shards (no {_names(missing)})"
         _fail_or_warn(ShardError(root, "folder", found, "a finished collection", again), on_bad_shard, paths)
     return paths
 
@@ -223,10 +256,10 @@ def _fail_or_warn(error: ShardError, on_bad_shard: str, paths: Sequence[Path]) -
     log.warning("going on without: %s", error)
 
 
-def _check(shard: Shard, verify: bool, digest: Any) -> dict[str, Moments]:
-    """The shard's statistics, after checking its outline, and all its bytes unless this process already did.
+def _check(shard: Shard, collection: Collection | None, verify: bool, digest: Any) -> tuple[dict[str, Moments], str]:
+    """The shard's statistics and identity, after checking its outline, its origin and all its bytes.
 
-    Adds what the shard holds to `digest`.
+    The bytes only where this process has not yet. Adds what the shard holds to `digest`.
     """
     shard.open()
     path, found = shard.path.resolve(), shard.path.stat()
@@ -235,12 +268,33 @@ def _check(shard: Shard, verify: bool, digest: Any) -> dict[str, Moments]:
         if verify and _verified.get(path) != state:
             shard.verify()
             _verified[path] = state
+        _check_origin(shard, collection)
         seeds, found_moments = shard.read("seed", 0, len(shard.offsets) - 1), _moments(shard)
         for content in (shard.spec.to_json().encode(), shard.offsets.tobytes(), seeds.tobytes()):
             digest.update(content)
-        return found_moments
+        return found_moments, shard.identity()
     finally:
         shard.close()
+
+
+def _check_origin(shard: Shard, collection: Collection | None) -> None:
+    """Raises ShardError for a shard of another collection, or another part of this one, under a name of this one's."""
+    made = shard.attribute("provenance")
+    known = collection is not None and not collection.converted and shard.path.name in collection.names()
+    if collection is None or not known or "collection" not in made:
+        return
+    here = {key: value for key, value in collection.parameters.items() if key != "num_episodes"}
+    there = {key: value for key, value in dict(renamed(made["collection"])).items() if key != "num_episodes"}
+    differ = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+    first = collection.names().index(shard.path.name) * int(here["shard_episodes"])
+    if differ:
+        key = differ[0]
+        found = f"a shard of another collection ({key} was {there.get(key)!r}, here {here.get(key)!r})"
+    elif made["episodes"][0] != first:
+        found = f"the episodes from {made['episodes'][0]}, those from {first} belong there"
+    else:
+        return
+    raise ShardError(shard.path, "provenance", found, f"a shard of the collection in {COLLECTION}")
 
 
 def _moments(shard: Shard) -> dict[str, Moments]:

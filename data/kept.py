@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data.forecast import readable
 from data.index import Index
-from data.shard import Array, Shard, columns
+from data.shard import Array, columns
 
 log = logging.getLogger(__name__)
 PLACES = ("auto", "disk", "memory", "device")
@@ -62,7 +62,7 @@ def keep_images(index: Index, place: str, device: torch.device, processes: int |
     device: the one that trains. processes: that unpack side by side, as many as there are cores by default.
     """
     found = {key: column for key, column in columns(index.spec).items() if column.is_image}
-    shards = [Shard(path, expect=index.spec) for path in index.paths]
+    shards = [index.file(number) for number in range(len(index.paths))]
     counts = [int(shard.offsets[-1]) for shard in shards] if found and place != "disk" else []
     for shard in shards:
         shard.close()
@@ -125,7 +125,7 @@ def _unpack_inherited(number: int) -> None:
 
 def _unpack_shard(index: Index, arrays: Mapping[str, Array], first: Array, number: int) -> None:
     """Read one shard's images into their rows."""
-    with Shard(index.paths[number], expect=index.spec) as shard:
+    with index.file(number) as shard:
         rows = int(shard.offsets[-1])
         for key, array in arrays.items():
             for begin in range(0, rows, ROWS_AT_ONCE):

@@ -12,6 +12,7 @@ is in the format of HDF5 1.10, whose metadata (attributes, shapes, chunk tables)
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -263,11 +264,12 @@ def check_episode(path: Path, spec: TaskSpec, episode: Steps) -> None:
 class Shard:
     """One shard for reading. The file is opened at the first use in each process and checked as it is opened.
 
+    expect: the task that it must be of. identity: what `identity` gave of it before, where it must be the same file.
     Raises ShardError, then or at any later read, naming file, data set and rows.
     """
 
-    def __init__(self, path: Path | str, expect: TaskSpec | None = None) -> None:
-        self.path, self._expect = Path(path), expect
+    def __init__(self, path: Path | str, expect: TaskSpec | None = None, identity: str = "") -> None:
+        self.path, self._expect, self._identity = Path(path), expect, identity
         self._file: Any = None
         self._arrays: dict[str, Any] = {}
         self._pid = -1
@@ -298,6 +300,12 @@ class Shard:
             return json.loads(text(self.open(), name))
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ShardError(self.path, name, f"an unreadable attribute ({error})", "JSON") from error
+
+    def identity(self) -> str:
+        """A hash of what the file says of itself: task, lengths and seeds of the episodes, where they came from."""
+        parts = (text(self.open(), "provenance").encode(), self.spec.to_json().encode(), self.offsets.tobytes())
+        seeds = self.read("seed", 0, len(self.offsets) - 1).tobytes()
+        return hashlib.sha256(b"".join((*parts, seeds))).hexdigest()[:16]
 
     def read(self, key: str, begin: int, end: int) -> Array:
         """Rows begin to end of one array. Raises ShardError where a chunk's checksum does not fit its bytes."""
@@ -336,7 +344,8 @@ class Shard:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_expect": self._expect, "_file": None, "_pid": -1, "_checked": False}
+        given = {"path": self.path, "_expect": self._expect, "_identity": self._identity}
+        return {**given, "_file": None, "_pid": -1, "_checked": False}
 
     def open(self) -> Any:
         """The open HDF5 file, checked. A handle inherited from another process is dropped, not used."""
@@ -358,6 +367,11 @@ class Shard:
                 raise
             raise ShardError(self.path, "structure", f"damage ({error})", f"{FORMAT} version {VERSION}") from error
         self._file, self._pid, self._checked = file, os.getpid(), True
+        if self._identity and self.identity() != self._identity:
+            self.close()
+            found, expected = "other episodes than before", "the file that was indexed when the command began"
+            advice = "it was replaced in the meantime: leave it, and give the command again"
+            raise ShardError(self.path, "provenance", found, expected, advice)
         return file
 
     def _check(self, file: Any) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 
 from elmur.sequence_model import SequenceModel
+
+PROGRAM = "#include <cmath>\ndouble root(double x) { return std::sqrt(x); }\n"
+COMPILING = 60  # seconds at most
 
 
 class Acting(NamedTuple):
@@ -22,7 +27,30 @@ class Acting(NamedTuple):
 
 def has_compiler() -> bool:
     """Whether there is what torch.compile compiles with."""
-    return shutil.which(os.environ.get("CXX", "g++")) is not None
+    return shutil.which(_compiler()) is not None
+
+
+def check_compiler() -> None:
+    """Raises ValueError where there is no C++ compiler, or one that cannot make a library."""
+    without = "without evaluation.compile the same is computed more slowly"
+    if not has_compiler():
+        raise ValueError(
+            f"evaluation.compile=true needs a C++ compiler, found no {_compiler()!r}: apt-get install g++, or name one "
+            f"in CXX; {without}"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        made = os.path.join(folder, "made")
+        command = [_compiler(), "-x", "c++", "-shared", "-fPIC", "-o", made, "-"]
+        done = subprocess.run(command, input=PROGRAM, capture_output=True, text=True, timeout=COMPILING)
+        if done.returncode or not os.path.exists(made):
+            said = " ".join(done.stderr.split())[:200] or f"exit code {done.returncode}, and nothing made"
+            raise ValueError(
+                f"evaluation.compile=true: the C++ compiler {_compiler()!r} does not work ({said}); {without}"
+            )
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "g++")
 
 
 def acting(model: SequenceModel, compiled: bool = False) -> Acting:
@@ -33,10 +61,6 @@ def acting(model: SequenceModel, compiled: bool = False) -> Acting:
     functions = Acting(model.open_segment, model.step, model.close_segment)
     if not compiled:
         return functions
-    if not has_compiler():
-        raise ValueError(
-            f"evaluation.compile=true needs a C++ compiler, found no {os.environ.get('CXX', 'g++')!r}: "
-            "apt-get install g++, or name one in CXX; without evaluation.compile the same is computed more slowly"
-        )
+    check_compiler()
     # The wrapper in C++ too: the one in Python takes as long as what it calls.
     return Acting(*(torch.compile(function, options={"cpp_wrapper": True}) for function in functions))

@@ -28,7 +28,7 @@ PARTIAL = ".partial"
 LARGEST_TEXT = 1 << 28  # bytes of a text that is read as a whole
 DEEPEST = 64  # how deep values in a JSON file may be nested
 NO_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|[^\[\]{}"]+', re.DOTALL)  # all but brackets
-GRACE = 10.0  # seconds that the children of a killed owner get to let go of a lock that they inherited
+GRACE = 30.0  # seconds in which what a killed process leaves behind saves, ends, and lets go of its locks
 
 
 class LockError(RuntimeError):
@@ -152,22 +152,27 @@ def exclusive(path: Path | str, *, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = path.read_text().strip() or "unknown"
-            if not wait and not _freed(file, owner):
+            owner, *rest = path.read_text().strip().splitlines() or ["unknown"]
+            if not wait and not _freed(file, owner, *rest):
                 raise LockError(f"{path.parent} is in use by another process ({owner}); wait for it to end") from None
             if wait:
                 log.info("waiting for another process (%s), which is writing into %s", owner, path.parent)
             fcntl.flock(file, fcntl.LOCK_EX)
         with contextlib.suppress(OSError):  # a full disk: the lock holds without its owner's name
             file.truncate(0)
-            file.write(f"host {socket.gethostname()}, pid {os.getpid()}\n".encode())
+            file.write(f"host {socket.gethostname()}, pid {os.getpid()}\nparent {os.getppid()}\n".encode())
         yield  # closing the file gives the lock back; the file stays, since removing it would race with a waiter
 
 
-def _freed(file: IO[Any], owner: str) -> bool:
-    """Whether the lock becomes free in a moment: its owner is dead, and what it left running is about to end."""
-    found = re.fullmatch(r"host (.+), pid (\d+)", owner)
-    if found is None or found[1] != socket.gethostname() or Path(f"/proc/{found[2]}").exists():
+def _freed(file: IO[Any], owner: str, parent: str = "") -> bool:
+    """Whether the lock becomes free in a moment: its owner is dead, and what it left running is about to end.
+
+    Or whoever started the owner is, a sweep that was killed, which the owner then follows with what it saves.
+    """
+    found, above = re.fullmatch(r"host (.+), pid (\d+)", owner), parent.removeprefix("parent ")
+    if found is None or found[1] != socket.gethostname():
+        return False
+    if all(Path(f"/proc/{pid}").exists() for pid in (found[2], above) if pid):
         return False
     for _ in range(round(GRACE / 0.1)):
         with contextlib.suppress(BlockingIOError):

@@ -338,3 +338,13 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(cli: 
         "evaluation.num_episodes=2",
     ]
     assert cli.run(*again).code == 0
+
+
+@pytest.mark.parametrize(("compiler", "said"), [("nonexistent", "found no 'nonexistent'"), ("false", "does not work")])
+def test_a_compiler_that_is_missing_or_broken_is_found_before_training(
+    cli: CommandLine, compiler: str, said: str
+) -> None:
+    done = cli.run(*TINY, "evaluation.compile=true", CXX=compiler, to=cli.folder / compiler)
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert f"the C++ compiler '{compiler}'" in done.stderr or "needs a C++ compiler" in done.stderr
+    assert said in done.stderr and not list((cli.folder / compiler).rglob("*.ckpt"))

@@ -29,7 +29,10 @@ DOES_WITHOUT = {
     "callbacks": ("hydra", "omegaconf", "h5py", "hdf5plugin"),
 }
 # Files that extend Hydra or the launcher itself: they watch how a run is started.
-SPEAKS_HYDRA = tuple(f"callbacks/command/{name}.py" for name in ("arguments", "slurm", "sweeps", "targets"))
+SPEAKS_HYDRA = tuple(
+    f"callbacks/command/{name}.py"
+    for name in ("arguments", "launchers/hydra_plugins/elmur_local", "slurm", "sweeps", "targets")
+)
 # Dataclasses whose fields are the keys of a section of the configuration or of a file, one each.
 SCHEMAS = ("EnvFamily", "Row", "Settings")
 MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 50, 11

@@ -25,9 +25,12 @@ def check_buildable(settings: Settings) -> None:
     from callbacks.evaluation.video import check_filmable
     from callbacks.selection import RolloutSelection
     from elmur.build import BuildError, build
+    from elmur.compiled import check_compiler
 
     env, plan = env_family(settings), evaluation_plan(settings)
     check_filmable(env, plan.video)
+    if plan.compile:
+        check_compiler()
     for callback in trainer(settings).callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RolloutSelection) and plan.shares_seeds(callback.plan):
             raise UsageError(

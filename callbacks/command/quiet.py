@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 import threading
 import warnings
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from callbacks.command.processes import is_first_process
 from callbacks.text import plain
@@ -19,6 +22,8 @@ def quieten() -> None:
         handler.addFilter(harmless)
         if isinstance(handler, logging.FileHandler):
             handler.handleError = partial(_stop_at_full_log, handler)  # type: ignore[method-assign]
+            if isinstance(handler.stream, io.TextIOWrapper):  # a folder may be named in signs that the locale lacks
+                handler.stream.reconfigure(errors="backslashreplace")
     if not is_first_process():
         logging.getLogger().setLevel(logging.WARNING)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.trainer.connectors.checkpoint_connector"):
@@ -49,3 +54,44 @@ def _stop_at_full_log(handler: logging.FileHandler, record: logging.LogRecord) -
     if isinstance(error, OSError):
         raise type(error)(error.errno, f"could not write {handler.baseFilename}: {error.strerror}") from error
     logging.Handler.handleError(handler, record)
+
+
+def sturdy_output() -> None:
+    """From here on nothing fails because it cannot be shown: what was computed is written, and that is what counts.
+
+    A reader that leaves (`| head`), a full disk behind `>`, a closed terminal or stream: what is written to stdout and
+    stderr then goes nowhere. Signs that the stream's encoding lacks are replaced.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed; else the next file to be opened would take its number, and what is printed with it
+            os.open(os.devnull, os.O_RDWR)
+        if number and not isinstance(getattr(sys, name), _Shown):
+            stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
+            setattr(sys, name, _Shown(stream))
+
+
+class _Shown(io.TextIOWrapper):
+    """A text stream over another's that loses what cannot be written."""
+
+    def __init__(self, stream: Any) -> None:
+        stream.flush()
+        lossy = _Lossy(stream.fileno(), "w", closefd=False)
+        buffered = io.BufferedWriter(lossy)
+        super().__init__(
+            buffered, encoding=stream.encoding, errors="replace", newline=None, line_buffering=stream.line_buffering
+        )
+        self._kept = stream  # else it would be closed, and the file with it
+
+
+class _Lossy(io.FileIO):
+    """A file that takes everything; what the system refuses is lost."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return memoryview(content).nbytes

@@ -110,7 +110,7 @@ PLATFORM = MODELS | Registry(
         "launcher": Role(
             {
                 "basic": "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
-                "joblib": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher",
+                "local": "hydra_plugins.elmur_local.LocalLauncher",
                 "submitit_local": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher",
                 "submitit_slurm": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher",
             },

@@ -235,8 +235,9 @@ def test_a_collection_grows_by_whole_shards(tmp_path: Path) -> None:
     grown = gather(tmp_path / "a", num_episodes=30)
     assert {path.name: path.stat().st_mtime_ns for path in grown[:2]} == before
     assert build_index(tmp_path / "a").digest == build_index(gather(tmp_path / "b", num_episodes=30)[0].parent).digest
-    with pytest.raises(CollectionError, match="num_episodes was 30, now 20"):
-        gather(tmp_path / "a", num_episodes=20)
+    assert gather(tmp_path / "a", num_episodes=20) == grown[:2], "the first shards are those of a smaller one"
+    with pytest.raises(CollectionError, match="num_episodes was 30, now 25"):
+        gather(tmp_path / "a", num_episodes=25)  # not whole ones
     with pytest.raises(CollectionError, match=r"noise was 0.0, now 0.5; num_episodes was 30, now 40"):
         gather(tmp_path / "a", num_episodes=40, noise=0.5)
     gather(tmp_path / "c")

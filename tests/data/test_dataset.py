@@ -105,6 +105,20 @@ def test_plan_outside_an_episode(index: Index) -> None:
         WindowDataset(index, 0)
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_shard_replaced_after_indexing_is_refused(
+    tmp_path: Path, plain_spec: TaskSpec, episode: Make, cache_bytes: int
+) -> None:
+    """Also by one whose episodes are as long, and also where it is opened again."""
+    for name in ("a.h5", "b.h5"):
+        write_shard(tmp_path / name, plain_spec, [episode(plain_spec, 4, i) for i in range(2)], {"made": name})
+    dataset = WindowDataset(build_index(tmp_path), 3, cache_bytes)
+    write_shard(tmp_path / "b.h5", plain_spec, [episode(plain_spec, 4, i + 5) for i in range(2)], {"made": "again"})
+    assert dataset[np.array([[0, 0]])].mask.all()
+    with pytest.raises(ShardError, match=r"b.h5, provenance: found other episodes than before.*give the command"):
+        dataset[np.array([[2, 0]])]
+
+
 def test_damage_after_indexing_is_named(index: Index) -> None:
     with Shard(index.paths[1]) as shard:
         chunk = shard.open()["observation/front"].id.get_chunk_info(1)

@@ -119,6 +119,23 @@ def test_unfinished_collection(tmp_path: Path, plain_spec: TaskSpec, episode: Ma
         build_index(tmp_path)
 
 
+def test_shards_that_the_record_does_not_speak_of(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> None:
+    fill(tmp_path, plain_spec, episode, [[5], [5], [6]])
+    Collection({}, 2).write(tmp_path)
+    for on_bad_shard in ("fail", "skip"):
+        with pytest.raises(ShardError, match=r"1 shards that are not of its collection \(shard-00002.h5\).*move them"):
+            build_index(tmp_path, on_bad_shard=on_bad_shard)
+
+
+def test_some_shards_of_a_folder_that_is_still_written(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> None:
+    fill(tmp_path, plain_spec, episode, [[5], [6]])
+    Collection({}, 4).write(tmp_path)
+    (tmp_path / ".shard-00003.h5.99-ab.partial").write_bytes(b"half")
+    assert build_index(tmp_path, paths=[tmp_path / shard_name(1)]).lengths.tolist() == [6]
+    with pytest.raises(ShardError, match=r"1 of 2 shards \(no shard-00002.h5\)"):
+        build_index(tmp_path, paths=[tmp_path / shard_name(1), tmp_path / shard_name(2)])
+
+
 def test_damaged_shard_fails_or_is_skipped(
     tmp_path: Path, plain_spec: TaskSpec, episode: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -158,15 +158,24 @@ def test_during_the_imports_of_a_cold_start(tmp_path: Path, number: int, wait: f
     assert "Traceback" not in said
 
 
-def test_collection_ends_at_once_and_keeps_its_shards(runs: Faulty) -> None:
-    shards = runs.folder / "collected"
+@pytest.mark.parametrize("how", ["TERM", "Ctrl-C to all", "a worker killed"])
+def test_collection_ends_at_once_and_keeps_its_shards(runs: Faulty, how: str) -> None:
+    shards = runs.folder / f"collected {how}".replace(" ", "-")
     command = ("stage=collect", "collect.num_episodes=4000", "collect.shard_episodes=100", f"shards={shards}")
     pid = runs.start(*command, "collect.processes=2", to=runs.folder / "collect")
     wait_for_shards(shards, 2)
     began = time.monotonic()
-    kill(pid, signal.SIGTERM)
-    assert runs.end() == 128 + signal.SIGTERM, runs.said
-    assert time.monotonic() - began < LIMIT
+    if how == "TERM":
+        kill(pid, signal.SIGTERM)
+    elif how == "Ctrl-C to all":
+        os.killpg(pid, signal.SIGINT)
+    else:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        kill(next(int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()))
+    code = {"TERM": 128 + signal.SIGTERM, "Ctrl-C to all": 130, "a worker killed": 1}[how]
+    assert runs.end() == code, runs.said
+    assert time.monotonic() - began < LIMIT and "Traceback" not in runs.said, runs.said
+    assert how != "a worker killed" or "the same command goes on with the shards that are missing" in runs.said
     kept = {path: path.stat().st_mtime_ns for path in shards.rglob("*.h5")}
     assert 2 <= len(kept) < 40
     assert runs.run(*command, to=runs.folder / "collect") == 0, runs.said

@@ -253,7 +253,13 @@ def test_jobs_that_fail_or_are_killed_leave_the_others_alone(tmp_path: Path, sha
     for process in processes_of(job):
         os.kill(process, signal.SIGKILL)
     code, said = command.finish()
-    assert code != 0, said
+    assert code == 1, said
+    assert "1 finished, 0 had been finished before, 1 failed, 1 did not end" in said
+    for state, heads in (("failed", 3), ("did not end", 4)):
+        (line,) = [line for line in said.splitlines() if f"{state}: " in line and f"model.n_head={heads}:" in line]
+        log = Path(line.rpartition("; see ")[2])
+        assert log.exists() and log.name.endswith("_log.out"), "the job's own"
+    assert "n_head must divide d_model" in said and "Traceback" not in said
     other = run_of(tmp_path, "model.n_head=2")
     assert other is not None
     assert [path.parent for path in tmp_path.rglob("result.json")] == [other]
@@ -262,7 +268,40 @@ def test_jobs_that_fail_or_are_killed_leave_the_others_alone(tmp_path: Path, sha
     assert code == 0, said
     assert (killed / "result.json").exists()
     logs = "".join(path.read_text() for path in (tmp_path / "sweep/.submitit").rglob("*_log.out"))
-    assert "going on from" in logs and "finished before" in logs
+    assert "going on from" in logs and "kept after" in logs
+    assert "1 finished, 1 had been finished before, 0 failed" in said
+
+
+def test_a_named_sweep_as_jobs(tmp_path: Path, shards: Path) -> None:
+    """`sweep=popgym48 hydra/launcher=slurm`, of two tasks: one has a damaged shard, the same command does the rest."""
+    pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
+    from tests.test_cli_popgym import TINY as SMALL
+
+    damaged = shards / "popgym-RepeatPreviousEasy-v0" / "shard-00000.h5"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"no shard")
+    command = ("sweep=popgym48", "hydra/launcher=slurm", "task=glob(popgym_repeat_*_easy)", "seed=0", *SMALL)
+    places = (f"hydra.sweep.dir={tmp_path}/sweep", "hydra.launcher.cpus_per_task=1")
+    code, said = Command(tmp_path, shards, *command, *places).finish()
+    assert code == 1, said
+    assert "1 finished, 0 had been finished before, 1 failed" in said and "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if "failed: " in line]
+    assert "task=popgym_repeat_previous_easy" in line and f"{damaged}, file: found 8 bytes" in line
+    assert "shard-00000.h5" in Path(line.rpartition("; see ")[2]).read_text(), "the log of the job"
+    damaged.unlink()
+    code, said = Command(tmp_path, shards, *command, *places).finish()
+    assert code == 0 and "1 finished, 1 had been finished before, 0 failed" in said, said
+    assert len(list(tmp_path.rglob("result.json"))) == 2
+
+
+def test_tasks_of_one_srun_are_runs_by_themselves(tmp_path: Path, shards: Path) -> None:
+    script = f'exec {sys.executable} run.py "$@" seed=$SLURM_PROCID hydra.run.dir={tmp_path}/run-$SLURM_PROCID'
+    before = ("srun", "--ntasks=2", "bash", "-c", script, "bash")
+    environment = {**os.environ, "ELMUR_SHARDS": str(shards), "COLUMNS": "200"}
+    done = subprocess.run([*before, *TINY], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads((tmp_path / f"run-{number}" / "result.json").read_text()) for number in (0, 1)]
+    assert [row["seed"] for row in rows] == [0, 1] and done.stdout.count("result row") == 2
 
 
 PLAIN = (*TINY, "trainer.max_steps=20", "model.dropout=0", "model.dropatt=0", "model.memory.memory_dropout=0",

@@ -12,12 +12,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from callbacks.command.registry import PLATFORM
+from callbacks.command.sweeps import offer_launchers
 from elmur import registry
 from elmur.aliases import current
 from elmur.build import BuildError, build, check_names, fits, kind_of, resolve
 from elmur.registry import MODELS, allow_plugins, plugins
 
 ROOT = Path(__file__).resolve().parents[3]
+offer_launchers()
 EXTRAS = ("hydra_plugins.hydra_optuna_sweeper", "optuna.", "hydra_plugins.hydra_submitit_launcher")
 ENTRIES = [(role, path) for role, known in PLATFORM.roles.items() for path in known.names.values()]
 

@@ -22,7 +22,7 @@ def hydra(**sections: Any) -> dict[str, Any]:
     [
         hydra(),
         hydra(launcher={"_target_": LAUNCHER}),
-        hydra(launcher={"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"}),
+        hydra(launcher={"_target_": "hydra_plugins.elmur_local.LocalLauncher"}),
         hydra(
             job_logging={
                 "handlers": {
