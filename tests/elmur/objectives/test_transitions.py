@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +28,6 @@ from elmur.testing import CHOOSE, REACH, random_steps
 from tests.elmur.objectives.training import KillAt, Stop, random_episode, shards_of, small, train
 
 GAMMA = 0.9
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
-        logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
-        yield
 
 
 def made(objective: Objective, spec: TaskSpec = CHOOSE, length: int = 2) -> Any:
