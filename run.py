@@ -388,7 +388,7 @@ def main() -> None:
         guarded()
     except Exception as error:
         sweeps.summarise()
-        refuse(explained(error))
+        refuse(explained(error, sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from elmur.checkpoint import CHECKPOINT_VERSION
 from elmur.finite import FiniteWatch, Place
 from elmur.gpu import OnGpu, Window
 from elmur.objectives.objective import Cloning, Objective, WindowLoss, with_head
-from elmur.optim import Constant, Schedule, adamw
+from elmur.optim import Constant, Schedule, adamw, follow
 from elmur.sequence_model import SequenceModel
 from elmur.spec import TaskSpec
 from elmur.state import detach, map_state, reset, tensors_of, with_tensors
@@ -168,9 +168,12 @@ class SequenceModule(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by global norm, and refuse a gradient that is not finite before it spoils a checkpoint."""
+        """Clip by norm, or by value, and refuse a gradient that is not finite before it spoils a checkpoint."""
         limit = gradient_clip_val or float("inf")  # None and 0: not at all, as Lightning has it
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+        by_value = gradient_clip_algorithm == "value"
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), float("inf") if by_value else limit)
+        if by_value:
+            torch.nn.utils.clip_grad_value_(self.parameters(), limit)
         self.finite.settle(before=self.global_step)  # of the update before, which a GPU has done by now
         self.finite.check("the gradient's norm", norm, self.place(self.trainer.fit_loop.batch_idx))
         self.log("train/grad_norm", norm)
@@ -202,8 +205,14 @@ class SequenceModule(LightningModule):
             log.warning(OTHER_COUNT, len(states), count)
 
     def on_train_start(self) -> None:
-        """Let no two ranks drop the same numbers out; a checkpoint's random states come after this."""
+        """Let no two ranks drop the same numbers out; a checkpoint's random states come after this.
+
+        A run that goes on has the optimizer's values of its settings, which may be others than those of its checkpoint.
+        """
         self.gpu.prepare(self.device)
+        if self._restore is not None:
+            (optimizer,), (config,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+            follow(optimizer, self._optimizer(self.model), config.scheduler)  # type: ignore[arg-type]
         if rank := ranks.place()[0]:
             torch.manual_seed(int(np.random.SeedSequence([self.seed, rank]).generate_state(1)[0]))
 

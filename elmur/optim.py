@@ -8,6 +8,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+# Of a group of parameters: what is no value of the settings, and how the update is carried out.
+KEPT = ("params", "lr", "initial_lr", "fused", "foreach", "capturable", "differentiable", "maximize", "amsgrad")
+
 
 def adamw(
     model: nn.Module,
@@ -17,6 +20,8 @@ def adamw(
     fused: bool = True,
 ) -> torch.optim.AdamW:
     """Fused AdamW over a model's parameters; only matrices of linear maps and convolutions decay."""
+    if len(betas) != 2:
+        raise ValueError(f"betas: expected two numbers, found {list(betas)}")
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decaying = [p for p in parameters if p.ndim >= 2 and id(p) not in tables]
@@ -26,6 +31,21 @@ def adamw(
         {"params": [p for p in parameters if id(p) not in chosen], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=(betas[0], betas[1]), fused=fused)
+
+
+def follow(
+    optimizer: torch.optim.Optimizer, asked: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LambdaLR
+) -> None:
+    """Give a restored optimizer the values of one that was made as the settings ask, its rate as the schedule has it.
+
+    Its moments stay. Where the settings are those that the checkpoint was written with, nothing changes.
+    """
+    for group, wanted in zip(optimizer.param_groups, asked.param_groups, strict=True):
+        group.update({key: value for key, value in wanted.items() if key not in KEPT})
+    scheduler.base_lrs = [group["lr"] for group in asked.param_groups]
+    factors = [function(scheduler.last_epoch) for function in scheduler.lr_lambdas]
+    for group, rate, factor in zip(optimizer.param_groups, scheduler.base_lrs, factors, strict=True):
+        group["initial_lr"], group["lr"] = rate, rate * factor
 
 
 @runtime_checkable

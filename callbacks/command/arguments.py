@@ -60,16 +60,24 @@ def usual() -> Mapping[str, Any]:
     return {**tree, "model_name": hydra.runtime.choices["model"]}
 
 
-def explained(error: Exception) -> Exception:
-    """The error, and for a key that does not exist the nearest one that does."""
-    unknown = re.match(r"Could not override '([^']+)'", " ".join(str(error).split()))
+def explained(error: Exception, arguments: Sequence[str]) -> Exception:
+    """The error in our words, where it is Hydra's on what was typed: with the nearest name that there is."""
+    text = " ".join(str(error).split())
+    if "Config group override must be a string" in text:
+        groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+        typed = next((argument for argument in arguments if _parts(argument)[0] in groups), "")
+        return UsageError(f"{typed}: expected the name of an option; `python run.py --help` lists them")
+    unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown is None:
         return error
     key = unknown[1]
+    value = next((given for name, _, given in map(_parts, arguments) if name == key), "")
     groups = [path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()]
+    having = [group for group in groups if value and (CONF / group / f"{value}.yaml").is_file()]
     tree: Any = OmegaConf.to_container(_composed([]), resolve=False)
-    near = difflib.get_close_matches(key, [*groups, *tree, *(path for path, _ in leaves(tree))], n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    known = [*groups, *tree, *(path for path, _ in leaves(tree))]
+    near = difflib.get_close_matches(key, having, n=1) or difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {near[0]}? " if near and near[0] != key else ""
     return UsageError(f"{key}: there is no such setting; {hint}`python run.py --cfg job` shows those there are")
 
 

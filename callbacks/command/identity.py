@@ -46,8 +46,11 @@ REFERRED = ("recipe", "recipe.*", "selection", "selection.*")  # to, by keys tha
 ONLOOKERS = ("progress", "throughput", "metrics", "stop", "resume", "summary", "plain_summary", "device_stats",
              "learning_rate")  # fmt: skip
 # What cannot change in the middle of a run, whatever is allowed: its streams, its order of data, the network's shapes.
-FIXED = ("seed", "*.seed", "data.lanes", "data.backprop_segments", "data.validation_fraction", "*.context_length",
-         "model_name", "model.*", "module._target_", "module.optimizer._target_", "env.id", "env.make*")  # fmt: skip
+FIXED = (
+    "seed", "*.seed", "data.lanes", "data.backprop_segments", "data.validation_fraction", "*.context_length",
+    "model_name", "model.*", "module._target_", "module.optimizer._target_", "module.optimizer.decay_all", "env.id",
+    "env.make*",
+)  # fmt: skip
 FREE_IN_MODELS = ("*dropout", "*dropatt", "*lru_blend_alpha", "*load_balancing_loss_coef")
 # Settings of a run that are a path, and where they lie: names of places stand for the places in a settings file.
 PLACED = ("root", "folder", "default_root_dir", "save_dir")

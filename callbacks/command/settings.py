@@ -20,7 +20,7 @@ PATHS = ("shards", "run_dir", "resume", "checkpoint", "source")
 # harmless, and what to do instead.
 NOT_OURS: dict[str, tuple[tuple[Any, ...], str]] = {
     "accumulate_grad_batches": ((1,), "every window is an update; data.lanes is its batch"),
-    "fast_dev_run": ((False, 0), "trainer=debug makes a few updates"),
+    "fast_dev_run": ((False, 0), "debug=quick makes a few updates"),
     "overfit_batches": ((0, 0.0), "collect.num_episodes says how many episodes there are to overfit"),
     "barebones": ((False,), "callbacks=none and logger=null leave out what is not needed"),
     "plugins": ((None,), "checkpoints and SLURM have this project's own"),
@@ -100,6 +100,8 @@ class Settings:
         for key in tree:
             if key not in known:
                 raise UsageError(f"{key}: there is no such setting; {_instead(key, known)}")
+        if missing := [name for name in SECTIONS if name not in tree]:
+            raise UsageError(f"{missing[0]}: this section is missing; choose one of its options, which --help lists")
         for path, value in leaves(tree):
             for number in value if isinstance(value, list) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):

@@ -31,7 +31,8 @@ def show(row: Row, folder: Path, chance: float | None = None) -> None:
 
 def show_table(row: Row, console: Console | None = None) -> None:
     """The outcomes of one result row as a table."""
-    about = [row.task, row.model, row.label, f"seed {'unknown' if row.seed is None else row.seed}"]
+    about = [row.task, row.model, row.label if row.label != "default" else None]
+    about.append(f"seed {'unknown' if row.seed is None else row.seed}")
     about.append(f"{row.actions} actions" if row.actions else None)
     table = Table(title=" · ".join(filter(None, about)), title_justify="left")
     lines = [_cells(name, outcome, row) for name, outcome in row.outcomes.items()]

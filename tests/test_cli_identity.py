@@ -1,0 +1,135 @@
+"""The real command line: a run stays the same run, what is allowed acts, and what is refused leaves things as they were."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.command import DEEP, TINY, CommandLine
+
+
+@pytest.fixture(scope="module")
+def trained(cli: CommandLine) -> Path:
+    """A tiny finished run, in a folder whose name Hydra's grammar does not take as it stands."""
+    folder = cli.folder / "lr=1 (José)"
+    done = cli.run(*TINY, *DEEP, "seed=7", to=folder)
+    assert (done.code, done.stderr) == (0, "")
+    return folder
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be spoilt."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def row_of(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return row
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a command must not touch."""
+    names = ("result.json", "settings.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+
+
+def test_the_row_says_where_it_comes_from_and_what_it_cost(trained: Path) -> None:
+    row = row_of(trained)
+    assert row["command"].startswith("run.py ") and "seed=7" in row["command"] and len(row["code"]) == 16
+    assert row["machine"]["cpu"] and row["machine"]["cores"] > 0 and row["threads"] >= 1
+    for what in ("train", "selection", "evaluation"):
+        assert row[f"{what}_seconds"] > 0 and row[f"{what}_cpu_seconds"] >= 0
+    assert row["peak_memory_bytes"] > 1e8
+    assert (row["data"]["episodes"], row["data"]["folder"]) == (60, "tmaze-T30") and len(row["data"]["digest"]) == 16
+    with (trained / "logs" / "metrics.csv").open() as file:
+        scores = [float(line["eval/success"]) for line in csv.DictReader(file) if line["eval/success"]]
+    assert row["selection_score"] == max(scores) and len(scores) == 2
+
+
+def test_the_same_run_shown_elsewhere_is_kept(cli: CommandLine, trained: Path) -> None:
+    before = contents(trained)
+    shown = ("logger=tensorboard", "data.num_workers=1", "evaluation.isolate=true", "trainer.log_every_n_steps=5")
+    done = cli.run(*TINY, *DEEP, "seed=7", *shown, "~callbacks.summary", "trainer.devices=1", to=trained)
+    assert done.code == 0 and "finished before" in done.stdout, done.stderr
+    assert contents(trained) == before
+
+
+def test_a_key_that_was_not_known_then(cli: CommandLine, copied: Path) -> None:
+    settings = json.loads((copied / "settings.json").read_text())
+    del settings["trainer"]["precision"], settings["callbacks"]["selection"]["sample"], settings["evaluation"]["sample"]
+    (copied / "settings.json").write_text(json.dumps(settings))
+    assert cli.run(*TINY, *DEEP, "seed=7", "trainer.precision=32-true", to=copied).code == 0
+    done = cli.run(*TINY, *DEEP, "seed=7", "trainer.precision=bf16-mixed", to=copied)
+    assert done.code == 1 and "trainer.precision is None there, bf16-mixed here" in done.stderr
+
+
+def test_more_updates_with_another_rate_act(cli: CommandLine, copied: Path) -> None:
+    """The one way to train a finished run further: its own command with what differs allowed."""
+    asked = (*TINY, *DEEP, "seed=7", "trainer.max_steps=8", "module.optimizer.lr=0.5", "module/schedule=constant")
+    before = contents(copied)
+    done = cli.run(*asked, to=copied)
+    assert (
+        done.code == 1 and "go on all the same with allow_mismatch=[module.optimizer.lr,module.schedule" in done.stderr
+    )
+    assert contents(copied) == before, "nothing is written before everything is accepted"
+    asked = tuple(a for a in asked if not a.startswith("module.schedule.warmup"))
+    done = cli.run(*asked, "allow_mismatch=[trainer.max_steps,module]", to=copied)
+    assert done.code == 0, done.stderr
+    with (copied / "logs" / "metrics.csv").open() as file:
+        rates = [float(line["train/learning_rate"]) for line in csv.DictReader(file) if line["train/learning_rate"]]
+    assert len(rates) == 8 and rates[6:] == [0.5, 0.5] and max(rates[:6]) <= 1e-3
+    assert row_of(copied)["updates"] == 8
+    groups = torch.load(copied / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert all(group["lr"] == group["initial_lr"] == 0.5 for group in groups)
+
+
+def test_what_cannot_act_is_not_offered(cli: CommandLine, copied: Path) -> None:
+    done = cli.run(*TINY, *DEEP, "seed=7", "data.lanes=4", "allow_mismatch=[data]", to=copied)
+    assert done.code == 1 and "data.lanes cannot change in the middle of a run" in done.stderr
+    assert "go on all the same" not in done.stderr
+
+
+def test_other_shards_of_a_finished_run_are_named(cli: CommandLine, trained: Path, tmp_path: Path) -> None:
+    done = cli.run(*TINY, *DEEP, "seed=7", f"shards={tmp_path / 'others'}", to=trained)
+    assert done.code == 0 and "give hydra.run.dir=ANOTHER to train on those in" in done.stdout
+
+
+def test_a_damaged_best_checkpoint_has_one_way_on(cli: CommandLine, copied: Path) -> None:
+    (copied / "result.json").unlink()
+    best = copied / "checkpoints" / "best.ckpt"
+    best.write_bytes(best.read_bytes()[:1000])
+    done = cli.run(*TINY, *DEEP, "seed=7", to=copied)
+    assert done.code == 1 and "best.ckpt" in done.stderr
+    assert "delete it, and the same command judges the last one" in done.stderr
+    best.unlink()
+    assert cli.run(*TINY, *DEEP, "seed=7", to=copied).code == 0
+    assert row_of(copied)["checkpoint"].endswith("last.ckpt")
+
+
+def test_a_command_that_is_refused_leaves_no_folder(cli: CommandLine, tmp_path: Path) -> None:
+    done = cli.run(*TINY, *DEEP, "model.dropout=2", to=tmp_path / "a" / "b")
+    assert done.code == 1 and not (tmp_path / "a").exists()
+
+
+def test_an_evaluation_is_the_checkpoints_own_and_overwrites_no_other(cli: CommandLine, trained: Path) -> None:
+    asked = ("stage=evaluate", f"checkpoint={trained}/checkpoints/best.ckpt", "env.lengths=[9]", "seed=3")
+    one, other = (*asked, "evaluation.num_episodes=4"), (*asked, "evaluation.num_episodes=5")
+    folder = cli.folder / "acted"
+    assert cli.run(*one, to=folder).code == 0
+    row = row_of(folder)
+    assert (row["stage"], row["model"], row["seed"], row["updates"]) == ("evaluate", "elmur", 7, 6)
+    assert (row["settings"]["seed"], row["settings"]["data"]["lanes"]) == (7, 8)
+    assert row["settings"]["evaluation"]["num_episodes"] == 4 and row["data"] == row_of(trained)["data"]
+    before = contents(folder)
+    done = cli.run(*one, to=folder)
+    assert done.code == 0 and "acted before" in done.stdout
+    done = cli.run(*other, to=folder)
+    assert done.code == 1 and "holds the row of another evaluation" in done.stderr
+    assert contents(folder) == before
