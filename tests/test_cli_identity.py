@@ -1,4 +1,4 @@
-"""The real command line: a run stays the same run, what is allowed acts, and what is refused leaves things as they were."""
+"""The real command line: a run stays the same run, what is allowed acts, what is refused leaves things as they were."""
 
 from __future__ import annotations
 
@@ -72,19 +72,17 @@ def test_a_key_that_was_not_known_then(cli: CommandLine, copied: Path) -> None:
 
 def test_more_updates_with_another_rate_act(cli: CommandLine, copied: Path) -> None:
     """The one way to train a finished run further: its own command with what differs allowed."""
-    asked = (*TINY, *DEEP, "seed=7", "trainer.max_steps=8", "module.optimizer.lr=0.5", "module/schedule=constant")
+    tiny = [argument for argument in TINY if not argument.startswith("module.schedule")]
+    asked = [*tiny, *DEEP, "seed=7", "trainer.max_steps=8", "module.optimizer.lr=0.5", "module/schedule=constant"]
     before = contents(copied)
     done = cli.run(*asked, to=copied)
-    assert (
-        done.code == 1 and "go on all the same with allow_mismatch=[module.optimizer.lr,module.schedule" in done.stderr
-    )
+    assert done.code == 1 and "go on all the same with allow_mismatch=[module.optimizer.lr," in done.stderr
     assert contents(copied) == before, "nothing is written before everything is accepted"
-    asked = tuple(a for a in asked if not a.startswith("module.schedule.warmup"))
     done = cli.run(*asked, "allow_mismatch=[trainer.max_steps,module]", to=copied)
     assert done.code == 0, done.stderr
     with (copied / "logs" / "metrics.csv").open() as file:
         rates = [float(line["train/learning_rate"]) for line in csv.DictReader(file) if line["train/learning_rate"]]
-    assert len(rates) == 8 and rates[6:] == [0.5, 0.5] and max(rates[:6]) <= 1e-3
+    assert len(rates) == 8 and rates[6:] == [0.5, 0.5] and max(rates[:6]) < 0.01
     assert row_of(copied)["updates"] == 8
     groups = torch.load(copied / "checkpoints" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
     assert all(group["lr"] == group["initial_lr"] == 0.5 for group in groups)
