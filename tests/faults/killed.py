@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -218,7 +219,8 @@ def differences(one: Path, other: Path) -> list[str]:
     """
     mine, theirs = state(one), state(other)
     found = sorted(mine.keys() ^ theirs.keys())
-    for key in {key for key in mine.keys() & theirs.keys() if not key.startswith(".callbacks.Timer")}:
+    times = re.compile(r"\.callbacks\.(Timer|RolloutSelection\.(cpu_)?seconds$)")
+    for key in {key for key in mine.keys() & theirs.keys() if not times.match(key)}:
         a, b = mine[key], theirs[key]
         if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b):
             found.append(f"{key}: {a} {b}" if not isinstance(a, torch.Tensor) else key)
