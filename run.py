@@ -49,7 +49,7 @@ from callbacks.command.parts import (
 from callbacks.command.processes import check_shared, is_first_process, settle
 from callbacks.command.quiet import quieten, sturdy_output
 from callbacks.command.registry import PLATFORM
-from callbacks.command.resume import resumed
+from callbacks.command.resume import check_folder, check_folders, resumed
 from callbacks.command.settings import Settings, check_spelling
 from callbacks.command.targets import allow_typed_plugins, guard_composition, refuse_pickles
 from callbacks.errors import UsageError, refuse
@@ -128,6 +128,7 @@ def prepared(config: DictConfig) -> Settings:
         about |= {"model_name": found.pop("model_name"), "label": found.pop("label", None)}
         settings = Settings.of({key: value for key, value in found.items() if key != "code"}, **about)
     check_shared(vars(settings), processes)
+    check_folder(Path(settings.run_dir))
     return settings
 
 
@@ -352,7 +353,7 @@ def report_runs(settings: Settings) -> None:
     """What the runs below a folder reached, as tables, files and figures."""
     from callbacks.report.suite import report
 
-    report(Path(settings.source or "outputs/runs"), Path(settings.run_dir))
+    report(Path(settings.source or "outputs/runs"), Path(settings.run_dir), defaults=usual)
 
 
 STAGE_FUNCTIONS = {
@@ -371,6 +372,7 @@ def guarded() -> None:
     refuse_pickles(sys.argv[1:])
     allow_typed_plugins(sys.argv[1:])
     sys.argv[1:] = expanded(sys.argv[1:])
+    check_folders(sys.argv[1:])
     command()
 
 

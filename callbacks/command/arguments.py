@@ -32,7 +32,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     """
     several = any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") or a.startswith("sweep=") for a in arguments)
     found = [_path(argument, several) for argument in arguments]
-    typed = {key: value for argument in found for key, equals, value in [_parts(argument)] if equals}
+    typed = {key: value for argument in found for key, equals, value in [parts(argument)] if equals}
     if "hydra.run.dir" in typed or several:
         if several and typed.get("resume", "null") != "null":
             raise UsageError("resume= goes on with one run; leave -m and sweep= out")
@@ -55,7 +55,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 def usual() -> Mapping[str, Any]:
     """The settings that this command would have if it had chosen from groups alone and typed no value."""
     hydra = HydraConfig.get()
-    groups = [override for override in hydra.overrides.task if _parts(override)[0] in hydra.runtime.choices]
+    groups = [override for override in hydra.overrides.task if parts(override)[0] in hydra.runtime.choices]
     tree: Any = OmegaConf.to_container(_composed(groups), resolve=True)
     return {**tree, "model_name": hydra.runtime.choices["model"]}
 
@@ -88,7 +88,7 @@ def _composed(overrides: list[str]) -> Any:
         return compose("run", overrides)
 
 
-def _parts(argument: str) -> tuple[str, str, str]:
+def parts(argument: str) -> tuple[str, str, str]:
     """Key, sign and value of an override, without what Hydra's grammar adds; no sign where it is none."""
     key, equals, value = argument.partition("=")
     if key.startswith("-"):

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -18,6 +19,7 @@ from callbacks.command.registry import PLATFORM
 from callbacks.command.settings import Settings, leaves
 from callbacks.errors import UsageError
 from elmur.aliases import renamed
+from elmur.files import read_json
 
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
@@ -54,6 +56,8 @@ FIXED = (
 FREE_IN_MODELS = ("*dropout", "*dropatt", "*lru_blend_alpha", "*load_balancing_loss_coef")
 # Settings of a run that are a path, and where they lie: names of places stand for the places in a settings file.
 PLACED = ("root", "folder", "default_root_dir", "save_dir")
+# What a command says and its run does not keep.
+OF_A_COMMAND = ("run_dir", "resume", "stage", "allow_mismatch", "model_was_chosen", "checkpoint", "source", "command")
 
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:
@@ -70,13 +74,18 @@ def counts(key: str, tree: Mapping[str, Any]) -> bool:
         callback, known = (tree.get("callbacks") or {}).get(parts[1]), PLATFORM.roles["callback"].names
         if isinstance(callback, Mapping) and callback.get("_target_") in (*ONLOOKERS, *map(known.get, ONLOOKERS)):
             return False
-    return not any(fnmatchcase(".".join(parts), pattern) for pattern in UNCOUNTED)
+    return not _matches(".".join(parts), UNCOUNTED)
+
+
+@lru_cache(1 << 16)
+def _matches(key: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def essence(tree: Mapping[str, Any]) -> dict[str, Any]:
     """What a run computes: dotted key -> value, of the settings that count."""
     counted = {path: value for path, value in leaves(tree) if counts(path, tree)}
-    return {path: value for path, value in counted.items() if not any(fnmatchcase(path, of) for of in REFERRED)}
+    return {path: value for path, value in counted.items() if not _matches(path, REFERRED)}
 
 
 def portable(settings: Settings) -> dict[str, Any]:
@@ -91,15 +100,14 @@ def portable(settings: Settings) -> dict[str, Any]:
                 return name + node[len(place) :]
         return node
 
-    left_out = ("run_dir", "resume", "stage", "allow_mismatch", "model_was_chosen", "checkpoint", "source", "command")
-    return {key: named(value) for key, value in vars(settings).items() if key not in left_out}
+    return {key: named(value) for key, value in vars(settings).items() if key not in OF_A_COMMAND}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
     """The settings that a run in this folder began with. Raises FileNotFoundError, or UsageError for a damaged file."""
     path = folder / SETTINGS
     try:
-        found = json.loads(path.read_text())
+        found = read_json(path)
     except ValueError as error:
         raise UsageError(f"{path}: damaged ({error}); delete {folder} to run again") from error
     if not isinstance(found, dict):

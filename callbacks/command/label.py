@@ -28,7 +28,7 @@ def run_label(overrides: Sequence[str], config: Mapping[str, Any] | None = None,
     given = [_split(override) for override in overrides]
     known = {key for key, _ in given} | {path for path, _ in leaves({k: v for k, v in tree.items() if k != "hydra"})}
     parts = [
-        f"no_{_short(key, known)}" if value is None else f"{_short(key, known)}={readable(value)}"
+        f"no_{short(key, known)}" if value is None else f"{short(key, known)}={readable(value)}"
         for key, value in given
         if key not in (*ELSEWHERE, *without) and not key.startswith("hydra") and (key in READ or counts(key, tree))
     ]
@@ -66,7 +66,7 @@ def _split(override: str) -> tuple[str, str | None]:
     return key, value if equals else None
 
 
-def _short(key: str, known: Collection[str]) -> str:
+def short(key: str, known: Collection[str]) -> str:
     """The last parts of a key that no other key ends in."""
     parts = re.split(r"[./]", key)
     for number in range(1, len(parts)):

@@ -5,6 +5,7 @@ What takes seconds to import is imported where it is needed, so that an early er
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from callbacks.command.registry import PLATFORM
@@ -41,10 +42,30 @@ def check_buildable(settings: Settings) -> None:
     build(settings.data, "data", "data", PLATFORM)
     spec = check_variants(env)
     try:
+        check_room(settings, spec, plan.num_envs)
         module.build_model(spec)
         module.configure_optimizers()
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
+
+
+def check_room(settings: Settings, spec: TaskSpec, side_by_side: int) -> None:
+    """Raises BuildError for a model larger than this machine; nothing is allocated to find out.
+
+    side_by_side: episodes of an evaluation that have a memory each, as have the lanes of training.
+    """
+    from elmur.build import BuildError, build
+    from elmur.untrusted import outline
+
+    model, one = outline(lambda: build(settings.model, "model", "model", spec=spec))
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    memories = one * max(settings.data.get("lanes") or 1, side_by_side)
+    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if weights + memories > room:
+        raise BuildError(
+            f"model: {weights / 1e9:,.1f} GB of weights and {memories / 1e9:,.1f} GB of memory for all episodes, where "
+            f"this machine has {room / 1e9:,.0f} GB; lower model.memory.memory_size, model.d_model or data.lanes"
+        )
 
 
 def env_family(settings: Settings) -> EnvFamily:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +19,7 @@ from elmur import ranks
 from elmur.checkpoint import CheckpointError, load_plain
 from elmur.files import atomic_open
 from envs.observers import Keep
-from envs.rollout import Episode
+from envs.rollout import KEPT, Episode
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,11 @@ class Halfway:
         if not isinstance(found, dict) or found.get("identity") != self.identity:
             log.info("%s is of another evaluation; this one begins anew", path)
             return
-        self._played, self.spent, self._wave = found["played"], found["spent"], found["wave"]
+        try:
+            self._played, self.spent, self._wave = as_kept(found)
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            log.warning("%s: expected a half-done evaluation, found another content (%s); it begins anew", path, error)
+            return
         step = f", and at step {self._wave['state']['count']} of the next" if self._wave else ""
         log.info("going on with an evaluation: %d waves are played%s", len(self._played), step)
 
@@ -110,6 +114,30 @@ class _Kept(Keep):
         self.halfway._wave = {"key": self.key, "state": as_tensors(state)}
         self.halfway.write(self.name)
         signals.leave()
+
+
+def as_kept(
+    found: Mapping[str, Any],
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], dict[str, Any] | None]:
+    """What a file holds of an evaluation: waves played, seconds spent, state of a wave; an error for other content."""
+    played = {str(key): [_episode(**kept) for kept in episodes] for key, episodes in found["played"].items()}
+    spent, wave = {str(name): float(seconds) for name, seconds in found["spent"].items()}, found["wave"]
+    if wave is not None:
+        missing = {*KEPT, "observation", "policy", "env"} - wave["state"].keys()
+        if not isinstance(wave["key"], str) or type(wave["state"]["count"]) is not int or missing:
+            raise ValueError(f"no state of a wave, {', '.join(sorted(missing)) or 'key, count'} among it")
+    return played, spent, wave
+
+
+def _episode(
+    *, seed: int, length: int, episode_return: float, metrics: dict[str, float], steps: None, error: str | None
+) -> dict[str, Any]:
+    measured = {str(name): value for name, value in metrics.items()}
+    if not all(isinstance(value, bool | int | float) for value in measured.values()):
+        raise TypeError("metrics that are no numbers")
+    if not isinstance(error, str | None) or steps is not None:
+        raise TypeError("an episode with other parts")
+    return asdict(Episode(int(seed), int(length), float(episode_return), measured, None, error))
 
 
 def as_tensors(node: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,43 @@ from envs.rollout import Episode
 from envs.vector import SUCCESS
 
 CONFIDENCE = 0.95
+LARGEST = 1e100  # a value of an episode; squares and sums of them are finite
 
 
 @dataclass(frozen=True)
 class Measure:
     """One metric over episodes: its mean, the standard error of it, and the interval at CONFIDENCE.
 
-    values: of every episode, in the order of the seeds; none where a row of before kept the mean alone. The interval
-    is Wilson's for what was met or not met, None where there are no values, else by the standard error.
+    values: of every episode, in the order of the seeds; none where a row of before kept the mean alone.
     """
 
     mean: float
-    error: float = 0.0
-    interval: tuple[float, float] | None = None
     values: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Measure:
         """The measure of these values, of which there must be one."""
-        numbers = np.asarray(values, np.float64)
-        mean, error = float(numbers.mean()), float(stats.sem(numbers)) if len(numbers) > 1 else 0.0
-        if all(isinstance(value, bool) for value in values):
-            found = stats.binomtest(int(numbers.sum()), len(numbers)).proportion_ci(CONFIDENCE, method="wilson")
-            return cls(mean, error, (float(found.low), float(found.high)), tuple(values))
-        reach = error * float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-        return cls(mean, error, (mean - reach, mean + reach), tuple(values))
+        return cls(float(np.mean(np.asarray(values, np.float64))), tuple(values))
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it was met or not met in every episode."""
+        return bool(self.values) and all(isinstance(value, bool) for value in self.values)
+
+    @cached_property
+    def error(self) -> float:
+        """Standard error of the mean; 0 of less than two values."""
+        return float(stats.sem(np.asarray(self.values, np.float64))) if len(self.values) > 1 else 0.0
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """Wilson's for what was met or not met, None where there are no values, else by the standard error."""
+        if self.is_share:
+            found = stats.binomtest(sum(map(int, self.values)), len(self.values))
+            limits = found.proportion_ci(CONFIDENCE, method="wilson")
+            return float(limits.low), float(limits.high)
+        reach = self.error * float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+        return (self.mean - reach, self.mean + reach) if self.values else None
 
 
 @dataclass(frozen=True)
@@ -96,14 +109,37 @@ class Outcome:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Outcome:
-        """What `to_json` gave, today or in a row of before. Raises KeyError or TypeError for anything else."""
-        if found["episodes"] != len(found["seeds"]):
-            raise ValueError(f"episodes: expected {len(found['seeds'])}, one for each seed; found {found['episodes']}")
-        values = {SUCCESS: found["successes"]} if "successes" in found else {}
-        values |= found.get("values", {})
-        measured = {name: Measure.of(list(of)) for name, of in values.items()}
+        """What `to_json` gave, today or in a row of before.
+
+        Raises KeyError for what it lacks, ValueError for other values, TypeError or AttributeError where it is no row.
+        """
+        seeds = _checked("seeds", found["seeds"], int)
+        if not seeds or found["episodes"] != len(seeds) or len(set(seeds)) < len(seeds):
+            raise ValueError(f"episodes: expected 1 or more, each of its own seed; found {found['episodes']!r}")
+        values = {SUCCESS: _checked("successes", found["successes"], bool)} if "successes" in found else {}
+        for name, of in {**found.get("values", {}), RETURN: found["returns"]}.items():
+            # An episode that was cut off before its end met nothing, also where others have numbers.
+            met = name != RETURN and isinstance(of, list) and all(type(value) is bool for value in of)
+            values[name] = _checked(name, of, bool if met else float)
+        if short := [name for name, of in values.items() if len(of) != len(seeds)]:
+            raise ValueError(f"{short[0]}: expected {len(seeds)} values, one for each seed")
+        measured = {name: Measure.of(of) for name, of in values.items()}
         if "values" not in found and "success_at_end" in found:  # its episodes were not kept then
-            measured["success_at_end"] = Measure(float(found["success_at_end"]))
-        measured[RETURN] = Measure.of([float(value) for value in found["returns"]])
-        about = float(found["mean_length"]), float(found["wall_seconds"]), dict(found.get("env_errors", {}))
-        return cls([int(seed) for seed in found["seeds"]], measured, *about)
+            measured["success_at_end"] = Measure(*_checked("success_at_end", [found["success_at_end"]], float))
+        length, wall = (_checked(key, [found[key]], float)[0] for key in ("mean_length", "wall_seconds"))
+        if length < 0 or wall < 0:
+            raise ValueError("mean_length, wall_seconds: expected 0 or more")
+        lost = found.get("env_errors", {})
+        if not isinstance(lost, dict) or not all(isinstance(why, str) for why in lost.values()):
+            raise ValueError("env_errors: expected seed -> why")
+        return cls(seeds, measured, length, wall, lost)
+
+
+def _checked(name: str, values: Any, kind: type) -> list[Any]:
+    """A list of one kind of finite values; whole numbers will do for a float. Raises ValueError for others."""
+    kinds = (int, float, bool) if kind is float else (kind,)
+    if not isinstance(values, list) or not all(type(value) in kinds for value in values):
+        raise ValueError(f"{name}: expected a list of {kind.__name__}")
+    if kind is float and not all(abs(value) < LARGEST for value in values):  # nor is NaN
+        raise ValueError(f"{name}: expected numbers below {LARGEST:.0e}")
+    return [kind(value) for value in values]

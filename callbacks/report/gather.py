@@ -1,25 +1,37 @@
-"""Result rows of many runs: found below a folder, grouped by what may be compared, and their figures with intervals."""
+"""Result rows of many runs: found below a folder, and grouped by what was computed.
+
+Rows are seeds of one another where nothing that counts differs but the seed: what a run computes is its settings
+(callbacks/command/identity.py), the data it was trained on and, for a checkpoint that acted once more, which one.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from scipy import stats
-
+from callbacks.command.identity import essence
+from callbacks.command.label import DEFAULT, folder_name, readable, short
+from callbacks.command.settings import leaves
 from callbacks.report.row import ROW, Row, read_row
+from elmur.aliases import renamed
 
 log = logging.getLogger(__name__)
-CONFIDENCE = 0.95
-RESAMPLES = 10_000
+ABSENT = object()  # a value that no setting has
+DATA = ("episodes", "collection")  # of what a row says of its data: what does not depend on who wrote the files
+Essence = dict[str, Any]  # dotted key -> its value, in a form that can be hashed
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of one stage and one model with one set of settings, which `label` names: what was set by the command."""
+    """Rows of one stage and one model; of each task those of one computation, a row for each seed.
+
+    label: what was set by the command, and where rows of that label differ nonetheless, by what.
+    """
 
     stage: str
     model: str
@@ -31,69 +43,149 @@ class Group:
     @property
     def name(self) -> str:
         """Model and settings."""
-        name = self.model if self.label == "default" else f"{self.model} ({self.label})"
+        name = self.model if self.label == DEFAULT else f"{self.model} ({self.label})"
         return name if self.stage == "train" else f"{name}, acting again"
 
     def by_task(self) -> dict[str, list[Row]]:
         """The rows of each task, by seed."""
-        tasks = sorted({row.task for row in self.rows})
-        seeded = sorted(self.rows, key=lambda row: -1 if row.seed is None else row.seed)
-        return {task: [row for row in seeded if row.task == task] for task in tasks}
+        found: dict[str, list[Row]] = {task: [] for task in sorted({row.task for row in self.rows})}
+        for row in sorted(self.rows, key=lambda row: -1 if row.seed is None else row.seed):
+            found[row.task].append(row)
+        return found
 
 
-def groups(source: Path) -> list[Group]:
+@dataclass(frozen=True)
+class Found:
+    """A row, where it lies, and what it computed: its settings without the seed."""
+
+    path: Path
+    row: Row
+    label: str
+    computed: Essence
+
+    @classmethod
+    def at(cls, path: Path, row: Row) -> Found:
+        """What a row says of itself; of before, its label is the name of its folder."""
+        seed, settings = row.seed, essence(renamed(row.settings))
+        of_seed = [key for key, value in settings.items() if key.endswith(".seed") and value == seed]
+        settings |= dict.fromkeys(of_seed, "${seed}")
+        about = {f"data.{key}": value for key, value in leaves({key: row.data[key] for key in DATA if key in row.data})}
+        if row.stage == "evaluate":
+            about["checkpoint"] = None if row.checkpoint is None else Path(row.checkpoint).name
+        settings.pop("seed", None)
+        return cls(
+            path, row, path.parent.parent.name if row.label is None else row.label, _comparable({**settings, **about})
+        )
+
+
+def groups(source: Path, defaults: Callable[[], Mapping[str, Any]] = dict) -> list[Group]:
     """The rows below a folder, grouped. Raises ValueError where there are none.
 
     Damaged ones are left out, and copies of one run, and that is said.
+    defaults: gives today's settings without typed values: what rows of other code have where they do not know a key.
     """
-    found: dict[tuple[str, str, str, str, str | None], dict[tuple[str, int | None], Row]] = {}
-    for path in sorted(source.rglob(ROW)):
-        try:
-            row = read_row(path)
-        except ValueError as error:
-            log.warning("left out: %s", error)
-            continue
-        if row is not None:
-            label = path.parent.parent.name if row.label is None else row.label
-            group = found.setdefault((row.stage, row.model, label, row.metric, row.suite), {})
-            if (row.task, row.seed) in group and row.seed is not None:
-                log.warning("left out: %s, %s with seed %s and the same settings once more", path, row.task, row.seed)
-                continue
-            group[row.task, row.seed] = row
+    found = list(_rows(source))
     if not found:
         raise ValueError(f"source={source}: expected a folder of runs, found no {ROW} below it")
-    return [Group(*key, tuple(rows.values())) for key, rows in found.items()]
+    tasks: dict[tuple[str, str, str, str | None], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
+    for one in found:
+        tasks[one.row.stage, one.row.model, one.row.metric, one.row.suite][one.row.task].append(one)
+    made: list[Group] = []
+    for (stage, model, metric, suite), by_task in tasks.items():
+        labelled: dict[str, list[Row]] = defaultdict(list)
+        for rows in by_task.values():
+            for label, same in _computations(_completed(rows, defaults)).items():
+                labelled[label] += _seeds(same)
+        made += [Group(stage, model, label, metric, suite, tuple(rows)) for label, rows in labelled.items()]
+    return made
 
 
-def mean_and_error(values: Sequence[float], otherwise: float) -> tuple[float, float]:
-    """Mean over seeds and its standard error; of a single one, the error of its own episodes."""
-    return float(np.mean(values)), float(stats.sem(values)) if len(values) > 1 else otherwise
+def _comparable(values: Mapping[str, Any]) -> Essence:
+    """The values with lists and what else cannot be hashed as JSON."""
+    plain = (str, int, float, type(None))
+    return {key: value if isinstance(value, plain) else json.dumps(value) for key, value in values.items()}
 
 
-def wilson(won: int, played: int) -> tuple[float, float]:
-    """Wilson's interval of a share."""
-    interval = stats.binomtest(won, played).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+def _rows(source: Path) -> Iterable[Found]:
+    for path in sorted(source.rglob(ROW)):
+        try:
+            if (row := read_row(path)) is not None:
+                yield Found.at(path, row)
+        except (ValueError, OSError) as error:
+            log.warning("left out: %s", error)
 
 
-def bootstrap(scores: Mapping[str, Sequence[float]], over_tasks: bool, seed: int = 0) -> tuple[float, float]:
-    """The interval of the mean over tasks of the mean over seeds: percentiles over resampled seeds within each task.
+def _completed(rows: Sequence[Found], defaults: Callable[[], Mapping[str, Any]]) -> list[Found]:
+    """The rows of a task with today's defaults for the keys that their code did not know, as in `check_same_run`.
 
-    over_tasks: tasks are resampled as well, for what would be said of other tasks of this kind.
+    Of the data, which rows of before do not describe, with what the others say if they agree.
     """
-    rng = np.random.default_rng(seed)
-    means = np.stack([
-        np.asarray(values)[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
-        for values in scores.values()
-    ])  # fmt: skip
-    if not over_tasks:
-        return _percentiles(means.mean(axis=0))
-    # A task that is drawn twice brings two resamples of its seeds.
-    drawn = rng.integers(len(means), size=means.shape)
-    resample = rng.integers(RESAMPLES, size=means.shape)
-    return _percentiles(means[drawn, resample].mean(axis=0))
+    codes: dict[str, set[str | None]] = defaultdict(set)
+    values: dict[str, set[Any]] = defaultdict(set)
+    for one in rows:
+        for key, value in one.computed.items():
+            codes[key].add(one.row.origin.code)
+            values[key].add(value)
+    new = {key for one in rows for key in codes.keys() - one.computed.keys() if one.row.origin.code not in codes[key]}
+    if not new:
+        return list(rows)
+    usual = _comparable(essence(defaults()))
+    usual |= {key: next(iter(values[key])) for key in new if key.startswith("data.") and len(values[key]) == 1}
+
+    def completed(one: Found) -> Found:
+        missing = [key for key in new - one.computed.keys() if one.row.origin.code not in codes[key] and key in usual]
+        return replace(one, computed={**one.computed, **{key: usual[key] for key in missing}})
+
+    return [completed(one) for one in rows]
 
 
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+def _computations(rows: Sequence[Found]) -> dict[str, list[Found]]:
+    """The rows of a task by what they computed, each computation under a label of its own."""
+    alike: dict[Any, list[Found]] = defaultdict(list)
+    for one in rows:
+        # Of a row that keeps no settings, its label is all there is.
+        alike[frozenset(one.computed.items()) if one.row.settings else one.label].append(one)
+    by_label: dict[str, list[list[Found]]] = defaultdict(list)
+    for same in alike.values():
+        by_label[min((one.label for one in same), key=lambda label: (label != DEFAULT, len(label), label))].append(same)
+    named: dict[str, list[Found]] = {}
+    for label, several in by_label.items():
+        known = [same[0].computed for same in several]
+        keys = sorted({key for of in known for key in of})
+        differ = [key for key in keys if len({of.get(key, ABSENT) for of in known}) > 1]
+        for same, of in zip(several, known, strict=True):
+            told = folder_name("+".join(_said(key, of, keys) for key in differ))
+            name = "+".join(filter(None, [label if label != DEFAULT or not told else "", told]))
+            named[name if name not in named else f"{name}~{len(named)}"] = same
+    return named
+
+
+def _said(key: str, of: Essence, known: Sequence[str]) -> str:
+    """A setting in short, as labels have it."""
+    if key not in of:
+        return f"no_{short(key, known)}"
+    value = of[key] if isinstance(of[key], str) else json.dumps(of[key])
+    return f"{short(key, known)}={readable(value)}"
+
+
+def _seeds(same: Sequence[Found]) -> list[Row]:
+    """The rows of one computation, one for each seed; of others it is said that they are left out."""
+    kept: dict[Any, Found] = {}
+    for one in same:
+        unseeded = one.row.identity or str(one.path)
+        first = kept.setdefault(one.row.seed if one.row.seed is not None else unseeded, one)
+        if first is one:
+            continue
+        if _played(first.row) == _played(one.row):
+            log.warning("left out: %s is a copy of %s, which counts once", one.path, first.path)
+        else:
+            log.warning(
+                "left out: %s has the settings and the seed of %s and other outcomes; of one seed one row counts",
+                one.path, first.path,
+            )  # fmt: skip
+    return [one.row for one in kept.values()]
+
+
+def _played(row: Row) -> dict[str, Any]:
+    """How every episode ended."""
+    return {name: (outcome.seeds, outcome.metrics) for name, outcome in row.outcomes.items()}

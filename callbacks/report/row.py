@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import re
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
 from callbacks.command.identity import ROW as ROW
 from callbacks.command.identity import portable
 from callbacks.command.settings import Settings
-from callbacks.evaluation.outcomes import RETURN, Outcome
-from elmur.files import write_json
+from callbacks.evaluation.outcomes import LARGEST, RETURN, Outcome
+from elmur.files import read_json, write_json
+from envs import suites
 from envs.family import EnvFamily
 
 FORMAT = 1
-KEYS = {"finished": str, "task": str, "model": str, "seed": int, "outcomes": dict}
-NAMES = ("stage", "task", "model", "metric", "suite", "actions")  # of which folders and figures are named
+NEEDED = ("finished", "task", "model", "seed", "outcomes")
+STAGES = ("train", "evaluate")  # that write rows
 PACKAGES = ("torch", "lightning", "gymnasium", "numpy", "h5py", "popgym", "mani_skill")
 
 
@@ -155,34 +156,69 @@ def row_of(
 def read_row(path: Path | str) -> Row | None:
     """A row that was written there; None where there is none. Raises ValueError for a damaged one."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = read_json(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
         raise ValueError(f"{path}: expected a result row in JSON, found {error}; delete it to run again") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError(f"{path}: expected a result row of format {FORMAT}; delete it to run again")
-    if wrong := _wrong(found):
-        raise ValueError(f"{path}: expected a result row with {', '.join(wrong)}; delete it to run again")
+    if wrong := list(dict.fromkeys(_wrong(found))):
+        raise ValueError(f"{path}: expected a result row with {', '.join(wrong[:5])}; delete it to run again")
     return Row.from_json(found)
 
 
-def _wrong(row: Mapping[str, Any]) -> list[str]:
+def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
     """What every row has and this one has not, or not as it should be."""
-    wrong = [key for key, kind in KEYS.items() if not isinstance(row.get(key), kind)]
-    if "seed" in row and row["seed"] is None and row.get("stage") == "evaluate":
-        wrong.remove("seed")
-    wrong += [f"a name as {key}" for key in NAMES if not re.fullmatch(r"[\w.+-]*", str(row.get(key) or ""))]
-    if "outcomes" in wrong:
-        return wrong
-    for name, outcome in (row["outcomes"] or {"<variant>": None}).items():
+    acts_again = found.get("stage") == STAGES[1]
+    for name, (kinds, is_needed) in KINDS.items():
+        value = found.get(name)
+        if name not in found or (name == "seed" and value is None):
+            if is_needed and not (name == "seed" and acts_again):
+                yield name
+        elif not isinstance(value, kinds) or isinstance(value, bool) or (is_needed and value == ""):
+            yield name
+        elif isinstance(value, int | float) and value < 0 and name != "selection_score":
+            yield f"0 or more as {name}"
+    if found.get("stage", STAGES[0]) not in STAGES:
+        yield f"{' or '.join(STAGES)} as stage"
+    outcomes, metric, reference = found.get("outcomes"), found.get("metric", "success"), found.get("reference")
+    for name, outcome in (outcomes or {"<variant>": None}).items() if isinstance(outcomes, dict) else ():
         try:
-            Outcome.from_json(outcome)
+            if metric not in Outcome.from_json(outcome).metrics:
+                yield f"the metric {metric!r} in outcomes.{name}"
         except KeyError as error:
-            wrong.append(f"outcomes.{name}.{error.args[0]}")
-        except (TypeError, ValueError, AttributeError, IndexError):
-            wrong.append(f"outcomes.{name}")
-    return wrong
+            yield f"outcomes.{name}.{error.args[0]}"
+        except ValueError as error:
+            yield f"outcomes.{name}.{error}"
+        except (TypeError, AttributeError):
+            yield f"outcomes.{name}"
+    if isinstance(reference, dict):
+        known: list[Any] = [reference.get(key) for key in ("random", "expert")]
+        is_known = all(type(value) in (int, float) and abs(value) < LARGEST for value in known)
+        if not is_known or abs(known[1] - known[0]) < 1e-9:
+            yield "other returns of random play than of an expert as reference"
+    try:
+        if isinstance(suite := found.get("suite"), str) and found.get("task") not in list(suites.read(suite).tasks):
+            yield f"a task of {suite} as task"
+    except suites.SuiteError as error:
+        yield str(error)
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types that an annotation unites; whole numbers will do for a float."""
+    united = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    kinds = tuple(get_origin(kind) or kind for kind in united)
+    return (*kinds, int) if float in kinds else kinds
+
+
+# Each key of a row: what its value may be, and whether it has to be there.
+KINDS = {
+    key.name: (_kinds(get_type_hints(part)[key.name]), key.name in NEEDED)
+    for part in (Row, Cost, Origin)
+    for key in fields(part)
+    if key.name not in ("cost", "origin")
+}
 
 
 def machine() -> dict[str, Any]:

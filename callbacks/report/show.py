@@ -10,14 +10,16 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from callbacks.evaluation.outcomes import RETURN, Outcome
 from callbacks.report.row import ROW, Row
+from callbacks.text import figure_label, plain
 from elmur.files import write_bytes
 from envs.vector import SUCCESS
 
 log = logging.getLogger(__name__)
-NUMBERED = re.compile(r"[^\d]*(\d+)$")
+NUMBERED = re.compile(r"[^\d]*(\d{1,15})$")
 
 
 def show(row: Row, folder: Path, chance: float | None = None) -> None:
@@ -34,12 +36,12 @@ def show_table(row: Row, console: Console | None = None) -> None:
     about = [row.task, row.model, row.label if row.label != "default" else None]
     about.append(f"seed {'unknown' if row.seed is None else row.seed}")
     about.append(f"{row.actions} actions" if row.actions else None)
-    table = Table(title=" · ".join(filter(None, about)), title_justify="left")
+    table = Table(title=Text(plain(" · ".join(filter(None, about)))), title_justify="left")
     lines = [_cells(name, outcome, row) for name, outcome in row.outcomes.items()]
     for heading in lines[0]:
-        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
+        table.add_column(Text(plain(heading)), justify="left" if heading == "variant" else "right", no_wrap=True)
     for cells in lines:
-        table.add_row(*cells.values())
+        table.add_row(*[Text(plain(cell)) for cell in cells.values()])
     (console or Console()).print(table)
 
 
@@ -77,7 +79,7 @@ def draw_success(rows: Mapping[str, Row], path: Path | str, chance: float | None
     for label, points in lines.items():
         x = [number for number, _ in points]
         y = [outcome.metric(SUCCESS) for _, outcome in points]
-        axes.plot(x, y, marker="o", label=label)
+        axes.plot(x, y, marker="o", label=figure_label(label))
         low, high = zip(*[outcome.metrics[SUCCESS].interval or (0.0, 1.0) for _, outcome in points], strict=True)
         axes.fill_between(x, low, high, alpha=0.2)
     axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")

@@ -63,13 +63,23 @@ def bootstrap(scores: Scores, statistic: Callable[[Array], Array], seed: int = 0
     return percentiles(statistic(np.concatenate(drawn, axis=1)))
 
 
+def bootstrap_of_seeds(scores: Scores, seed: int = 0) -> Interval:
+    """The interval of the mean over tasks of their means over seeds, however many seeds each has."""
+    return percentiles(_means(scores, np.random.default_rng(seed)).mean(axis=0))
+
+
 def bootstrap_of_tasks(scores: Scores, seed: int = 0) -> Interval:
-    """The interval of the mean over tasks where tasks are drawn too: for what would be said of others of their kind."""
+    """The same where tasks are drawn too: for what would be said of others of their kind."""
     rng = np.random.default_rng(seed)
-    means = np.stack([resampled(values, rng).mean(axis=1) for values in scores.values()])
+    means = _means(scores, rng)
     task = rng.integers(len(means), size=means.shape)
     resample = rng.integers(RESAMPLES, size=means.shape)  # a task that is drawn twice brings two resamples of its seeds
     return percentiles(means[task, resample].mean(axis=0))
+
+
+def _means(scores: Scores, rng: np.random.Generator) -> Array:
+    """`[tasks, RESAMPLES]`: means over resampled seeds."""
+    return np.stack([resampled(values, rng).mean(axis=1) for values in scores.values()])
 
 
 def resampled(values: Sequence[float], rng: np.random.Generator) -> Array:

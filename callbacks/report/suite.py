@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import io
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from callbacks.evaluation.outcomes import RETURN
-from callbacks.report.gather import Group, bootstrap, groups, mean_and_error, wilson
+from callbacks.evaluation.outcomes import RETURN, Measure
+from callbacks.report.gather import Group, groups
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
+from callbacks.report.statistics import (
+    Interval,
+    bootstrap_of_seeds,
+    bootstrap_of_tasks,
+    mean_and_error,
+    success_interval,
+)
+from callbacks.text import file_name, markdown
 from elmur.files import write_bytes, write_text
 from envs import suites
-from envs.vector import SUCCESS
 
 log = logging.getLogger(__name__)
 OTHERS = ("ELMUR", "RATE", "DT", "BC-LSTM", "demonstrator")  # published, where there are numbers
 ROBOTS = "mikasa32"  # known by the task: as a setting of the env it would tell finished runs from new ones
 ROBOT_OTHERS = ("ELMUR", "RATE", "DP", "BC-MLP", "CQL-MLP", "DT")
-FORBIDDEN = r"[^\w.+=-]"  # in the name of a file
 GOOD = 0.8  # a normalised score that counts as solved
 NOTE = (
     "Columns with an asterisk were published. Their demonstrators differ from the experts here, which score higher; "
@@ -37,10 +42,15 @@ ROBOT_NOTE = (
 )
 
 
-def report(source: Path, folder: Path, console: Console | None = None) -> None:
-    """Show what the runs below `source` reached, and write report.md, report.csv and figures into `folder`."""
+def report(
+    source: Path, folder: Path, console: Console | None = None, defaults: Callable[[], Mapping[str, Any]] = dict
+) -> None:
+    """Show what the runs below `source` reached, and write report.md, report.csv and figures into `folder`.
+
+    defaults: as in `groups`.
+    """
     sheets: list[Sheet] = []
-    for group in groups(source):
+    for group in groups(source, defaults):
         sheets += return_sheets(group, folder) if group.metric == RETURN else [success_sheet(group)]
     for sheet in sheets:
         sheet.show(console or Console())
@@ -50,28 +60,37 @@ def report(source: Path, folder: Path, console: Console | None = None) -> None:
 
 
 def success_sheet(group: Group) -> Sheet:
-    """Success in every variant of every task, over the episodes of all seeds, and what was published on robot tasks."""
+    """Success, or another metric, in every variant of every task over seeds, and what was published on robot tasks."""
     lines = []
     robots = suites.read(ROBOTS).tasks
     known = any(row.task in robots for row in group.rows)
+    name = group.metric.replace("_", " ")
     for task, rows in group.by_task().items():
         for variant in dict.fromkeys(name for row in rows for name in row.outcomes):
             outcomes = [row.outcomes[variant] for row in rows if variant in row.outcomes]
-            won = sum(int(sum(outcome.metrics[SUCCESS].values)) for outcome in outcomes)
-            played = sum(outcome.episodes for outcome in outcomes)
+            means = [outcome.metric(group.metric) for outcome in outcomes]
             line = {
-                "task": task, "variant": variant, "seeds": len(outcomes), "episodes": played, "success": won / played,
-                "95 %": wilson(won, played), "worst seed": min(outcome.metric(SUCCESS) for outcome in outcomes),
+                "task": task, "variant": variant, "seeds": len(outcomes),
+                "episodes": sum(outcome.episodes for outcome in outcomes), name: float(np.mean(means)),
+                "95 %": interval([outcome.metrics[group.metric] for outcome in outcomes]), "worst seed": min(means),
             }  # fmt: skip
             for metric in dict.fromkeys(name for outcome in outcomes for name in outcome.metrics):
-                if metric not in (SUCCESS, RETURN):  # whatever else the environment measures
-                    line[metric.replace("_", " ")] = float(np.mean([outcome.metric(metric) for outcome in outcomes]))
+                if metric not in (group.metric, RETURN):  # whatever else the environment measures
+                    measured = [outcome.metric(metric) for outcome in outcomes if metric in outcome.metrics]
+                    line.setdefault(metric.replace("_", " "), float(np.mean(measured)))
             if known:  # rows of other tasks have dashes here
                 published = robots[task].published if task in robots else {}
                 line |= {f"{method}*": published.get(method) for method in ROBOT_OTHERS}
             lines.append(line)
     about = {"model": group.model, "settings": group.label}
-    return Sheet(f"Success: {group.name}", lines, about, [ROBOT_NOTE] * known)
+    return Sheet(f"{name.capitalize()}: {group.name}", lines, about, [ROBOT_NOTE] * known)
+
+
+def interval(measures: Sequence[Measure]) -> Interval | None:
+    """The interval of the mean over seeds; of one seed, that of its episodes."""
+    if all(measure.is_share for measure in measures):
+        return success_interval([[bool(value) for value in measure.values] for measure in measures])
+    return bootstrap_of_seeds({"": [of.mean for of in measures]}) if len(measures) > 1 else measures[0].interval
 
 
 def return_sheets(group: Group, folder: Path) -> list[Sheet]:
@@ -82,7 +101,7 @@ def return_sheets(group: Group, folder: Path) -> list[Sheet]:
     lines = [task_line(task, by_task.get(task, []), suite.tasks[task] if suite else None) for task in tasks]
     missing = [task for task in tasks if task not in by_task]
     about = {"model": group.model, "settings": group.label}
-    kinds = sorted({row.actions for row in group.rows if row.actions})
+    kinds = sorted({markdown(row.actions) for row in group.rows if row.actions})
     notes = [f"Mean return ± standard error over seeds (of one seed: over its episodes); actions: {', '.join(kinds)}."]
     if missing:
         notes.append(f"{len(missing)} of {len(tasks)} tasks have no run yet.")
@@ -90,7 +109,7 @@ def return_sheets(group: Group, folder: Path) -> list[Sheet]:
     scores = normalised(by_task)
     if suite:
         sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task, scores), about))
-        name = f"normalised-{re.sub(FORBIDDEN, '_', f'{group.model}-{group.label}')}.png"
+        name = file_name(f"normalised-{group.model}-{group.label}") + ".png"
         if scores and draw(scores, suite, folder / name):
             sheets[-1].notes.append(f"![normalised score of every task]({name})")
     return sheets
@@ -148,9 +167,9 @@ def sum_lines(
         if chosen:
             means = [float(np.mean(values)) for values in chosen.values()]
             line |= {"normalised": float(np.mean(means)), f"above {GOOD}": sum(mean > GOOD for mean in means)}
-            line["95 %, seeds and tasks"] = bootstrap(chosen, over_tasks=True)
+            line["95 %, seeds and tasks"] = bootstrap_of_tasks(chosen)
             if all(len(values) > 1 for values in chosen.values()):
-                line["95 %, seeds"] = bootstrap(chosen, over_tasks=False)
+                line["95 %, seeds"] = bootstrap_of_seeds(chosen)
         line |= {f"{method}*": suite.sums[method].get(name) for method in OTHERS if method in suite.sums}
         lines.append(line)
     return lines

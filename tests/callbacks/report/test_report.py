@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -48,11 +49,15 @@ def test_a_row_of_before_has_defaults_for_what_was_not_known_then(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "\x1b[31mred", "<b>", "=1+1"])
-def test_a_name_in_a_row_is_a_name(tmp_path: Path, name: str) -> None:
+def test_a_text_in_a_row_is_shown_as_text(tmp_path: Path, name: str) -> None:
     row_at(path := tmp_path / "result.json")
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model": name}))
-    with pytest.raises(ValueError, match="expected a result row with a name as model; delete it"):
-        read_row(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model": name, "label": "[red]"}))
+    found = read_row(path)
+    assert found is not None and found.model == name
+    console = Console(width=120, file=(shown := io.StringIO()), force_terminal=True)
+    show_table(found, console)
+    assert "\x1b[31mred" not in shown.getvalue() and "[red]" in shown.getvalue()
+    assert draw_success({name: found, "_x": found, "$a": found}, tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("content", ['{"format"', "[]", "{}", '{"format": 99}'])

@@ -10,6 +10,7 @@ from scipy import stats
 
 from callbacks.report.statistics import (
     bootstrap,
+    bootstrap_of_seeds,
     bootstrap_of_tasks,
     interquartile_mean,
     mean,
@@ -47,6 +48,16 @@ def test_the_bootstrap_of_a_mean_against_all_resamples() -> None:
     ]
     found = bootstrap(scores, mean)
     assert found == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.02)
+
+
+def test_the_bootstrap_of_means_against_their_error() -> None:
+    """The mean over 30 tasks of means over 3 to 7 seeds: its error, from the spread within tasks."""
+    rng = np.random.default_rng(1)
+    scores = {str(task): (0.5 + 0.2 * rng.standard_normal(3 + task % 5)).tolist() for task in range(30)}
+    error = np.sqrt(sum(np.var(values) / len(values) for values in scores.values())) / 30
+    middle = np.mean([np.mean(values) for values in scores.values()])
+    found = bootstrap_of_seeds(scores)
+    assert found == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.1 * error)
 
 
 def test_tasks_that_are_drawn_too_widen_the_interval() -> None:

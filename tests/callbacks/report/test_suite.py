@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
-from callbacks.report.gather import bootstrap, groups
+from callbacks.report.gather import groups
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
 from callbacks.report.suite import ROBOT_OTHERS, report
@@ -137,20 +137,6 @@ def test_rows_of_other_settings_are_other_groups_and_damaged_ones_are_named(
     assert str(bad) in caplog.text
     with pytest.raises(ValueError, match=r"expected a folder of runs, found no result.json below it"):
         groups(runs / HARD / "elmur" / "default" / "seed-0" / "none")
-
-
-def test_bootstrap_intervals() -> None:
-    rng = np.random.default_rng(1)
-    scores = {str(task): (0.5 + 0.2 * rng.standard_normal(5)).tolist() for task in range(30)}
-    low, high = bootstrap(scores, over_tasks=False)
-    # The mean of 30 independent means of 5: its error, from the spread within tasks (as a bootstrap sees it).
-    error = np.sqrt(sum(np.var(values) / 5 for values in scores.values())) / 30
-    middle = np.mean([np.mean(values) for values in scores.values()])
-    assert (low, high) == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.1 * error)
-    wide = bootstrap({"a": [0.0], "b": [1.0]}, over_tasks=True)
-    assert wide == (0.0, 1.0) and bootstrap({"a": [0.0], "b": [1.0]}, over_tasks=False) == (0.5, 0.5)
-    alike = bootstrap({"a": [0.0, 1.0], "b": [0.0, 1.0]}, over_tasks=True)
-    assert alike == (0.0, 1.0)
 
 
 def test_the_suite_is_that_of_the_levels_and_of_the_published_sums() -> None:
