@@ -37,7 +37,7 @@ from callbacks.command.identity import (
     portable,
     remove_traces,
 )
-from callbacks.command.label import run_label
+from callbacks.command.label import DEFAULT, READ, run_label
 from callbacks.command.parts import (
     check_buildable,
     check_variants,
@@ -108,7 +108,8 @@ def prepared(config: DictConfig) -> Settings:
         end_with_parent()
     quieten()
     keep_freed_memory()
-    label = label_of(overrides, _root_=config)  # type: ignore[arg-type]
+    unresolved: Any = OmegaConf.to_container(config, resolve=False)
+    label = run_label(overrides, unresolved, without=READ)
     if HydraConfig.get().job.chdir:  # what is relative was typed where the command was
         for key in ("shards", "checkpoint", "source"):
             if config.get(key):
@@ -315,7 +316,7 @@ def evaluate_checkpoint(settings: Settings) -> None:
             about = {
                 "model": made.get("model_name") or MODELS.short_name(target, "model"),
                 "seed": made.get("seed"),
-                "label": "+".join(filter(None, (made.get("label"), settings.label))),
+                "label": "+".join(said for said in (made.get("label"), settings.label) if said not in (None, DEFAULT)),
                 "settings": {**made, **own},
             }
             row = judge(settings, folder, path, about)

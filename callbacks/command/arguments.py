@@ -65,13 +65,13 @@ def explained(error: Exception, arguments: Sequence[str]) -> Exception:
     text = " ".join(str(error).split())
     if "Config group override must be a string" in text:
         groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-        typed = next((argument for argument in arguments if _parts(argument)[0] in groups), "")
+        typed = next((argument for argument in arguments if parts(argument)[0] in groups), "")
         return UsageError(f"{typed}: expected the name of an option; `python run.py --help` lists them")
     unknown = re.match(r"Could not override '([^']+)'", text)
     if unknown is None:
         return error
     key = unknown[1]
-    value = next((given for name, _, given in map(_parts, arguments) if name == key), "")
+    value = next((given for name, _, given in map(parts, arguments) if name == key), "")
     groups = [path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()]
     having = [group for group in groups if value and (CONF / group / f"{value}.yaml").is_file()]
     tree: Any = OmegaConf.to_container(_composed([]), resolve=False)

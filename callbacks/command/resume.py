@@ -101,8 +101,8 @@ def _placed(node: Any, places: Mapping[str, str], file: Path, path: str = "") ->
     elif last not in PLACED and not PATHS.fullmatch(last) and not any(map(_leads_out, _texts(node))):
         return node
     raise UsageError(
-        f"{file}: {path}: expected nothing that leads out of the run's folder, a path in ${{run_dir}} or ${{shards}}; "
-        f"found {node!r}; give the run's own command"
+        f"{file}: {path}: expected a path in ${{run_dir}} or ${{shards}}, found {node!r}, which leads out of the run's "
+        "folder; give the run's own command"
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from callbacks.command.identity import can_change, changed, essence
 from callbacks.command.resume import resumed
+from callbacks.command.settings import SECTIONS
 from callbacks.errors import UsageError
 
 TREE: dict[str, Any] = {
@@ -57,7 +58,7 @@ def test_a_run_goes_on_where_it_is(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("path", ["/etc", "${run_dir}/../up", "${shards}x", "logs"])
 def test_a_settings_file_names_no_path_outside_the_run(tmp_path: Any, path: str) -> None:
-    settings = {"shards": "s", "callbacks": {"m": {"folder": path}}}
+    settings = {**{key: {} for key in SECTIONS}, "shards": "s", "callbacks": {"m": {"folder": path}}}
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     with pytest.raises(UsageError, match=r"callbacks.m.folder: expected a path in .*run_dir.* found"):
         resumed({"resume": str(tmp_path), "run_dir": str(tmp_path), "shards": "s"}, ["resume=x"])
