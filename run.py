@@ -33,6 +33,7 @@ from callbacks.command.identity import (
     alone_in,
     check_no_run,
     check_same_run,
+    computed,
     evaluation_identity,
     portable,
     remove_traces,
@@ -189,6 +190,7 @@ def collector(settings: Settings) -> Callable[[], Any]:
 def fit(settings: Settings, folder: Path) -> dict[str, Any]:
     """Train to the end, from the last checkpoint where there is one; what the row says of it."""
     import lightning
+    from lightning.pytorch import Callback
 
     from callbacks.checkpoint import LAST, resume_point
     from callbacks.record import Clock, RunRecord
@@ -198,7 +200,9 @@ def fit(settings: Settings, folder: Path) -> dict[str, Any]:
     module, loop = learner(settings), trainer(settings)
     data = datamodule(settings, module)
     record = RunRecord(lambda: accept(settings, folder, data))
-    loop.callbacks[:] = [record, *loop.callbacks, clock := Clock()]  # type: ignore[attr-defined]
+    given: list[Callback] = loop.callbacks  # type: ignore[attr-defined]
+    clock = Clock([callback for callback in given if isinstance(callback, RolloutSelection)])
+    given[:] = [record, *given, clock]
     resume = resume_point(folder / "checkpoints")
     if resume is not None:
         log.info("going on from %s", resume)
@@ -209,15 +213,7 @@ def fit(settings: Settings, folder: Path) -> dict[str, Any]:
     # Where no callback that writes one was asked for. All processes save, or none.
     if not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         loop.save_checkpoint(folder / "checkpoints" / LAST)
-    spent = [callback for callback in loop.callbacks if isinstance(callback, RolloutSelection)]  # type: ignore[attr-defined]
-    selection, selection_cpu = sum(c.seconds for c in spent), sum(c.cpu_seconds for c in spent)
-    return {
-        "updates": int(loop.global_step),
-        "train_seconds": clock.time_elapsed() - selection,
-        "train_cpu_seconds": clock.cpu_seconds - selection_cpu,
-        "selection_seconds": selection,
-        "selection_cpu_seconds": selection_cpu,
-    }
+    return {"updates": int(loop.global_step), **clock.spent()}
 
 
 def accept(settings: Settings, folder: Path, data: TrajectoryDataModule) -> dict[str, Any]:
@@ -230,7 +226,7 @@ def accept(settings: Settings, folder: Path, data: TrajectoryDataModule) -> dict
         write_json(folder / SETTINGS, {**kept, "code": code_hash()})
         if (folder / ROW).exists():  # of fewer updates, or judged otherwise
             (folder / ROW).replace(folder / f"previous-{ROW}")
-    return {"settings": kept, "data": data.provenance()}
+    return {"settings": {**computed(kept), "label": settings.label}, "data": data.provenance()}
 
 
 def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, Any]) -> Row:
@@ -312,11 +308,12 @@ def evaluate_checkpoint(settings: Settings) -> None:
         row = read_row(folder / ROW)
         if row is None:
             made = origin_of(path, found)
+            labels = made.get("label"), path.stem, settings.label
             own = {"model": model, "env": settings.env, "evaluation": settings.evaluation}
             about = {
                 "model": made.get("model_name") or MODELS.short_name(target, "model"),
                 "seed": made.get("seed"),
-                "label": "+".join(said for said in (made.get("label"), settings.label) if said not in (None, DEFAULT)),
+                "label": "+".join(of for of in labels if of not in (None, DEFAULT, "best")) or DEFAULT,
                 "settings": {**made, **own},
             }
             row = judge(settings, folder, path, about)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from lightning.pytorch.callbacks import Timer
 
 from callbacks.command.identity import read_settings
 from callbacks.errors import UsageError
-from callbacks.selection import BEST
+from callbacks.selection import BEST, RolloutSelection
 from elmur.aliases import renamed
 
 RECORD = "run"  # the key of a checkpoint
+KEPT = ("cpu_seconds", "selection_seconds", "selection_cpu_seconds")  # of the clock: of all, and of choosing alone
 
 
 class RunRecord(Callback):
@@ -69,11 +70,15 @@ def selection_score(path: Path, checkpoint: Mapping[str, Any]) -> float | None:
 
 
 class Clock(Timer):
-    """Wall and processor seconds of training, with what was done before an interruption; selection is among it."""
+    """Wall and processor seconds of training and of choosing checkpoints, with what was done before an interruption.
 
-    def __init__(self) -> None:
+    selections: the callbacks that choose, whose seconds are not those of training.
+    """
+
+    def __init__(self, selections: Sequence[RolloutSelection]) -> None:
         super().__init__()
-        self._before, self._since = 0.0, time.process_time()
+        self._selections = tuple(selections)
+        self._before, self._since = dict.fromkeys(KEPT, 0.0), time.process_time()
 
     @property
     def state_key(self) -> str:
@@ -83,14 +88,27 @@ class Clock(Timer):
         super().on_train_start(trainer, pl_module)
         self._since = time.process_time()
 
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor seconds of this process and its threads."""
-        return self._before + time.process_time() - self._since
+    def spent(self) -> dict[str, float]:
+        """The seconds, named as `callbacks.report.row.Cost` names them."""
+        found = self._seconds()
+        selection, selection_cpu = found["selection_seconds"], found["selection_cpu_seconds"]
+        train = {
+            "train_seconds": self.time_elapsed() - selection,
+            "train_cpu_seconds": found["cpu_seconds"] - selection_cpu,
+        }
+        return {**train, "selection_seconds": selection, "selection_cpu_seconds": selection_cpu}
+
+    def _seconds(self) -> dict[str, float]:
+        here = (
+            time.process_time() - self._since,
+            sum(one.seconds for one in self._selections),
+            sum(one.cpu_seconds for one in self._selections),
+        )
+        return {name: self._before[name] + seconds for name, seconds in zip(KEPT, here, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "cpu_seconds": self.cpu_seconds}
+        return {**super().state_dict(), **self._seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        self._before = float(state_dict.get("cpu_seconds", 0.0))
+        self._before = {name: float(state_dict.get(name, 0.0)) for name in KEPT}

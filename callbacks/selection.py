@@ -50,7 +50,7 @@ class RolloutSelection(Callback):
         self.plan = EvaluationPlan(num_episodes, num_envs, first_seed, sample, target_return, device=device)
         self.best_path, self.every = Path(folder) / BEST, every_n_updates
         self.make_env, self.variants, self.metric = make_env, variants, metric
-        self.seconds = self.cpu_seconds = 0.0  # that choosing has taken
+        self.seconds = self.cpu_seconds = 0.0  # that choosing has taken in this process
         self.best: float | None = None
         self.evaluated_at = -1
 
@@ -105,11 +105,10 @@ class RolloutSelection(Callback):
             trainer.save_checkpoint(self.best_path)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("best", "evaluated_at", "seconds", "cpu_seconds")}
+        return {"best": self.best, "evaluated_at": self.evaluated_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.evaluated_at = state_dict["best"], state_dict["evaluated_at"]
-        self.seconds, self.cpu_seconds = (state_dict.get(name, 0.0) for name in ("seconds", "cpu_seconds"))
 
 
 def chosen(folder: Path) -> Path:

@@ -123,6 +123,7 @@ def test_an_evaluation_is_the_checkpoints_own_and_overwrites_no_other(cli: Comma
     assert cli.run(*one, to=folder).code == 0
     row = row_of(folder)
     assert (row["stage"], row["model"], row["seed"], row["updates"]) == ("evaluate", "elmur", 7, 6)
+    assert row["label"] == f"{row_of(trained)['label']}+env.lengths=9+evaluation.num_episodes=4"
     assert (row["settings"]["seed"], row["settings"]["data"]["lanes"]) == (7, 8)
     assert row["settings"]["evaluation"]["num_episodes"] == 4 and row["data"] == row_of(trained)["data"]
     before = contents(folder)

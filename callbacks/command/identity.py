@@ -88,6 +88,19 @@ def essence(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in counted.items() if not _matches(path, REFERRED)}
 
 
+def computed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings without what does not count, as they stand."""
+
+    def kept(node: Any, path: str) -> Any:
+        if not isinstance(node, Mapping):
+            return node
+        paths = {key: f"{path}.{key}".lstrip(".") for key in node}
+        return {key: kept(value, paths[key]) for key, value in node.items() if counts(paths[key], tree)}
+
+    found: dict[str, Any] = kept(tree, "")
+    return found
+
+
 def portable(settings: Settings) -> dict[str, Any]:
     """The settings as a file keeps them: with the names of places instead of the places."""
     places = {settings.run_dir: "${run_dir}", settings.shards: "${shards}"}

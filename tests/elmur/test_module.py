@@ -300,3 +300,22 @@ def test_an_update_asks_nothing_of_the_device_but_whether_the_one_before_was_fin
     ).fit(module, datamodule=data)  # fmt: skip
     assert asked.operations["aten.native_layer_norm"] > 4
     assert asked.operations["aten._local_scalar_dense"] == 2 * 4
+
+
+def test_gradients_are_clipped_by_value_where_that_is_asked(shards: Path, tmp_path: Path) -> None:
+    """With plain descent at rate 1 no weight moves by more than the limit, and many by just that."""
+    before: dict[str, Tensor] = {}
+
+    class Start(Callback):
+        def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+            before.update({name: weight.clone() for name, weight in pl_module.state_dict().items()})
+
+    module = SequenceModule(small, L, optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=1.0), seed=2)
+    Trainer(
+        max_steps=1, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        default_root_dir=tmp_path, log_every_n_steps=1, gradient_clip_val=1e-3, gradient_clip_algorithm="value",
+        callbacks=[Start()],
+    ).fit(module, datamodule=TrajectoryDataModule(shards, L, K, lanes=4, seed=2))  # fmt: skip
+    moved = torch.cat([(weight - before[name]).abs().flatten() for name, weight in module.state_dict().items()])
+    assert moved.max() <= 1e-3 + 1e-6 and ((moved - 1e-3).abs() < 1e-6).sum() > 50

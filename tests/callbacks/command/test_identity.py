@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from callbacks.command.identity import can_change, changed, essence
+from callbacks.command.identity import can_change, changed, essence, portable
 from callbacks.command.resume import resumed
-from callbacks.command.settings import SECTIONS
+from callbacks.command.settings import SECTIONS, Settings
 from callbacks.errors import UsageError
 
 TREE: dict[str, Any] = {
@@ -49,6 +49,16 @@ def test_a_key_that_is_gone_is_a_difference() -> None:
 )  # fmt: skip
 def test_only_what_can_act_in_the_middle_of_a_run_may_be_allowed(key: str, free: bool) -> None:
     assert can_change(key) == free
+
+
+def test_only_paths_are_kept_as_names_of_places() -> None:
+    """A folder of shards that is called as the env is does not take the env's name with it."""
+    sections: dict[str, Any] = {name: {} for name in SECTIONS}
+    sections |= {"env": {"id": "tmaze", "name": "tmaze"}, "data": {"root": "tmaze/tmaze-T30"}}
+    settings = Settings(stage="train", seed=0, run_dir="out", shards="tmaze", model_name="gru", **sections)
+    kept = portable(settings)
+    assert kept["env"] == {"id": "tmaze", "name": "tmaze"} and kept["data"]["root"] == "${shards}/tmaze-T30"
+    assert kept["shards"] == "tmaze" and "run_dir" not in kept
 
 
 def test_a_run_goes_on_where_it_is(tmp_path: Any) -> None:
