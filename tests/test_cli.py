@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,30 @@ def test_one_seed_gives_one_run_and_another_another(cli: CommandLine, trained: P
     assert judged(row_of(same_seed)) == judged(row_of(trained))
     assert same(weights_of(same_seed), weights_of(trained))
     assert not same(weights_of(other), weights_of(trained))
+
+
+def test_the_report_counts_seeds_of_one_computation_and_each_once(cli: CommandLine, tmp_path: Path) -> None:
+    """Folders by hand: other settings with the same seed, a second seed, a copy, a row that is none."""
+    runs = tmp_path / "R"
+    for name, more in {"a": [], "b": ["model.d_model=32"], "c": ["seed=1"]}.items():
+        assert cli.run(*TINY, *DEEP, *more, to=runs / name).code == 0
+    for name in "ac":
+        again = f"checkpoint={runs}/{name}/checkpoints/best.ckpt"
+        assert (
+            cli.run("stage=evaluate", again, "env.lengths=[9]", "evaluation.num_episodes=3", to=runs / f"{name}2").code
+            == 0
+        )
+    shutil.copytree(runs / "a", runs / "copy")
+    (runs / "copy" / "d").mkdir()
+    (runs / "copy" / "d" / "result.json").write_text("{}")
+    done = cli.run("stage=report", f"source={runs}", to=tmp_path / "report")
+    assert (done.code, done.stderr) == (0, "")
+    assert f"{runs}/copy/result.json is a copy of {runs}/a/result.json, which counts once" in done.stdout
+    assert f"left out: {runs}/copy/d/result.json: expected a result row of format 1" in done.stdout
+    with (tmp_path / "report" / "report.csv").open() as file:
+        lines = [line for line in csv.DictReader(file) if line["variant"] == "T=9"]
+    found = [(line["table"].endswith("again"), line["seeds"], line["episodes"]) for line in lines]
+    assert sorted(found) == [(False, "1", "6"), (False, "2", "12"), (True, "2", "6")]
 
 
 def test_watching_does_not_disturb_training(cli: CommandLine, trained: Path) -> None:

@@ -1,0 +1,59 @@
+"""What is found of a half-done evaluation is used as it was kept, and not at all where it is anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacks.evaluation.halfway import Halfway
+from envs.rollout import Episode
+
+PLAYED = [Episode(3, 9, 1.0, {"success": True}), Episode(4, 7, -0.5, {"success": False}, error="it crashed")]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """The file of an evaluation of which one wave was played."""
+    halfway = Halfway(path := tmp_path / "evaluation-0.partial", "this one")
+    assert halfway.wave("T=9", 0, lambda: PLAYED, exact=False) == PLAYED
+    return path
+
+
+def never() -> list[Episode]:
+    raise AssertionError("it was played before")
+
+
+def test_a_wave_that_was_played_is_not_played_again(kept: Path) -> None:
+    assert Halfway(kept, "this one").wave("T=9", 0, never, exact=False) == PLAYED
+    assert Halfway(kept, "another").wave("T=9", 0, lambda: PLAYED[:1], exact=False) == PLAYED[:1]
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no waves": lambda found: found.pop("played"),
+    "no dictionary": lambda found: found.update(played=[1]),
+    "no episodes": lambda found: found["played"].update({"T=9#0": 5}),
+    "an unknown part": lambda found: found["played"]["T=9#0"][0].update(x=1),
+    "a part lost": lambda found: found["played"]["T=9#0"][0].pop("length"),
+    "a text for a number": lambda found: found["played"]["T=9#0"][0].update(episode_return="much"),
+    "a text for a metric": lambda found: found["played"]["T=9#0"][0]["metrics"].update(success="yes"),
+    "a number for a reason": lambda found: found["played"]["T=9#0"][1].update(error=7),
+    "steps": lambda found: found["played"]["T=9#0"][0].update(steps=[1]),
+    "no seconds": lambda found: found.update(spent=None),
+    "a wave without state": lambda found: found.update(wave={"key": "T=9#1"}),
+    "a state of another kind": lambda found: found.update(wave={"key": "T=9#1", "state": {"count": 3}}),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_is_no_half_done_evaluation_is_named_and_begun_anew(
+    kept: Path, caplog: pytest.LogCaptureFixture, wrong: str
+) -> None:
+    found = torch.load(kept, weights_only=True)
+    WRONG[wrong](found)
+    torch.save(found, kept)
+    assert Halfway(kept, "this one").wave("T=9", 0, lambda: PLAYED[:1], exact=False) == PLAYED[:1]
+    assert f"{kept}: expected a half-done evaluation, found another content" in caplog.text
