@@ -1,8 +1,9 @@
-"""Every ```bash, ```sh and ```python block of README.md is executed, in its order, in a copy of the checkout.
+"""Every ```bash, ```sh and ```python block of README.md and docs/*.md is executed, in its order, in a copy of the checkout.
 
 A block runs as it stands, unless an HTML comment on the line above says otherwise:
 `<!-- test: slow -->` leaves it to `make test-all`;
-`<!-- test: reduced WORDS -->` appends WORDS to each command line of the block, e.g. `trainer.max_steps=10`.
+`<!-- test: reduced WORDS -->` appends WORDS to each command line of the block, e.g. `trainer.max_steps=10`;
+`<!-- test: elsewhere REASON -->` leaves it to a machine that has what it needs, such as a GPU.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FEWEST_BLOCKS = 4
 TIMEOUT = 600  # seconds for one block
 
 FENCE = re.compile(
-    r"^(?:<!-- test: (?P<how>slow|reduced)(?P<words>[^\n]*?) *-->\n)?"
+    r"^(?:<!-- test: (?P<how>slow|reduced|elsewhere)(?P<words>[^\n]*?) *-->\n)?"
     r"```(?P<language>bash|sh|python)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -38,6 +39,8 @@ class Block:
     text: str
     line: int
     slow: bool
+    elsewhere: bool = False
+    page: str = "README.md"
 
     def command(self) -> list[str]:
         """The program that executes this block and stops at its first failure."""
@@ -53,17 +56,19 @@ def reduced(text: str, words: str) -> str:
     )
 
 
-def blocks_of(markdown: str) -> list[Block]:
+def blocks_of(markdown: str, page: str = "README.md") -> list[Block]:
     """The executable blocks of a page, in order, reduced where the page says so."""
     blocks = []
     for found in FENCE.finditer(markdown):
         text = reduced(found["text"], found["words"].strip()) if found["how"] == "reduced" else found["text"]
         line = markdown.count("\n", 0, found.start("language")) + 1
-        blocks.append(Block(found["language"], text, line, slow=found["how"] == "slow"))
+        how = found["how"]
+        blocks.append(Block(found["language"], text, line, how == "slow", how == "elsewhere", page))
     return blocks
 
 
-BLOCKS = blocks_of(README.read_text(encoding="utf-8")) if README.exists() else []
+BLOCKS = [block for page in PAGES for block in blocks_of(page.read_text(encoding="utf-8"), page.name)]
+EXECUTED = [block for block in BLOCKS if not block.elsewhere]
 
 
 @pytest.fixture(scope="module")
@@ -105,17 +110,22 @@ def test_no_block_installs_into_the_environment_that_runs_the_tests(checkout: Pa
 
 @pytest.mark.parametrize(
     "block",
-    [pytest.param(block, id=f"line{block.line}", marks=[pytest.mark.slow] if block.slow else []) for block in BLOCKS],
+    [
+        pytest.param(block, id=f"{block.page}:{block.line}", marks=[pytest.mark.slow] if block.slow else [])
+        for block in EXECUTED
+    ],
 )
-def test_block_of_the_readme(block: Block, checkout: Path) -> None:
+def test_a_block(block: Block, checkout: Path) -> None:
     done = subprocess.run(
         block.command(), cwd=checkout, env=newcomer(), timeout=TIMEOUT, capture_output=True, text=True
     )
-    assert done.returncode == 0, f"README.md:{block.line}\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, (
+        f"{block.page}:{block.line}\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
 
 
 def test_no_block_is_overlooked() -> None:
-    fences = [line.strip() for line in README.read_text(encoding="utf-8").splitlines()]
+    fences = [line.strip() for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
     assert len(BLOCKS) == sum(fence.startswith(("```bash", "```sh", "```python")) for fence in fences)
     assert len(BLOCKS) >= FEWEST_BLOCKS
     assert not any(fence.startswith("<!-- test") and "-->" not in fence for fence in fences)
