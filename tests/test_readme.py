@@ -1,4 +1,4 @@
-"""Every ```bash, ```sh and ```python block of README.md and docs/*.md is executed, in its order, in a copy of the checkout.
+"""Every ```bash, ```sh and ```python block of README.md and docs/*.md is executed, in order, in a copy of the checkout.
 
 A block runs as it stands, unless an HTML comment on the line above says otherwise:
 `<!-- test: slow -->` leaves it to `make test-all`;
