@@ -337,14 +337,11 @@ def import_published(settings: Settings) -> None:
 
 def benchmark(settings: Settings) -> None:
     """Speed of training, acting and data on this machine, as ratios."""
-    from callbacks.benchmark.gpu import tables
     from callbacks.benchmark.run import run_benchmarks
-    from data.imagespeed import measure_images
 
     module = learner(settings)
     parts = module, datamodule(settings, module), env_family(settings)
-    others = {"pictures": measure_images, **tables(*parts[:2])}
-    run_benchmarks(settings.seed, Path(settings.run_dir), *parts, others)
+    run_benchmarks(settings.seed, Path(settings.run_dir), *parts)
 
 
 def report_runs(settings: Settings) -> None:

@@ -10,17 +10,17 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.bounds import CLIPPED, clip, tell
-from data.errors import ShardError, require_same_task
 from data.forecast import forecast
 from data.index import Collection, find_shards, shard_name
 from data.provenance import describe, other_versions
-from data.shard import Shard, Steps, write_shard
+from data.shard import Shard, ShardError, require_same_task, write_shard
 from elmur.children import follow_parent
 from elmur.files import exclusive, leftovers
 from elmur.progress import shown
@@ -103,16 +103,13 @@ class _Job:
         seeds = [episode_seed(self.seed, i) for i in numbers[: self.num_envs]]
         episodes = sum(len(self.episodes_of(number)) for number in missing)
 
-        def play(steps: int) -> Steps:
-            first = rollout(env, self.expert, seeds, max_steps=steps, observers=[Recorder()])[0].steps
-            assert first is not None
-            return first
-
         if progress:
             log.info("collecting %s: the first steps", self.root.name)
         with closing(self.make_env(num_envs=len(seeds))) as env:
-            side_by_side = len(seeds), min(processes, len(missing))
-            found = forecast(env.spec, play, episodes, self.shard_episodes, *side_by_side)
+            play = partial(rollout, env, self.expert, seeds, observers=[Recorder()])
+            in_a_shard = min(episodes, self.shard_episodes)
+            waves = -(-in_a_shard // len(seeds)) * -(-episodes // self.shard_episodes) / min(processes, len(missing))
+            found = forecast(env.spec, lambda steps: play(max_steps=steps), episodes, waves)
             if self.check is not None and self.disturbed != Disturbed():
                 self.check(returns=[episode.episode_return for episode in rollout(env, self.expert, seeds)])
         log.info("collecting %s: %s", self.root.name, found)

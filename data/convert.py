@@ -17,9 +17,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from data.bounds import CLIPPED, clip, tell
-from data.errors import ShardError
 from data.index import Collection, find_shards, shard_name
-from data.shard import Array, Steps, check_episode, write_shard
+from data.shard import Array, ShardError, Steps, check_episode, write_shard
 from elmur.files import check_regular, exclusive
 from elmur.progress import shown
 from elmur.spec import Image, TaskSpec, Vector

@@ -2,92 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 
-import h5py
+from rich.filesize import decimal
 
-from data.shard import Array, Steps, columns, create
+from data.shard import columns
 from elmur.spec import TaskSpec
 
-log = logging.getLogger(__name__)
-FEW, MORE = 1, 6  # steps of the two short beginnings whose difference tells what a step takes
+MORE = 5  # steps, beside the first, of the beginning by which the time of a step is told from that of a reset
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """What a collection will take, about.
+def forecast(spec: TaskSpec, play: Callable[[int], object], episodes: int, waves: float) -> str:
+    """A sentence on what `episodes` of a task take at most, in memory: pictures are compressed on disk.
 
-    seconds: of all of it; step_bytes: of one step in memory; stored_bytes: on disk, where pictures are compressed.
+    play: called with a number of steps, plays them from the beginning of a wave of episodes. waves: how many come one
+    after another.
     """
 
-    episodes: int
-    steps: int | None
-    step_bytes: int
-    stored_bytes: float
-    seconds: float | None
+    def seconds(steps: int) -> float:
+        begin = time.perf_counter()
+        play(steps)
+        return time.perf_counter() - begin
 
-    def __str__(self) -> str:
-        per_step = f"{readable(self.step_bytes)} a step"
-        if self.stored_bytes < 0.9 * self.step_bytes:
-            per_step += f", about {readable(self.stored_bytes)} compressed"
-        if self.steps is None or self.seconds is None:
-            return f"{self.episodes:,} episodes of unknown length, {per_step}"
-        time_of_all = "less than a minute" if self.seconds < 60 else f"about {timedelta(seconds=round(self.seconds))}"
-        total = readable(self.steps * self.stored_bytes)
-        return (
-            f"{self.episodes:,} episodes of {self.steps // self.episodes:,} steps at most, {self.steps:,} in all; "
-            f"{per_step}, at most {total} on disk; {time_of_all}"
-        )
-
-
-def forecast(
-    spec: TaskSpec, play: Callable[[int], Steps], episodes: int, shard_episodes: int, num_envs: int, processes: int
-) -> Forecast:
-    """What `episodes` of a task take, `num_envs` side by side in each process, from short beginnings of some.
-
-    play: called with a number of steps, begins `num_envs` episodes and gives the first of them.
-    """
     row = sum(column.row_bytes for column in columns(spec).values() if not column.per_episode)
-    play(FEW)  # what is done once, such as compiling shaders
-    few, _ = _timed(play, FEW)
-    more, made = _timed(play, MORE)
-    steps = len(made.reward)
-    stored = row + sum(_saved(spec, name, values) for name, values in made.observation.items()) / steps
     if spec.horizon is None:
-        return Forecast(episodes, None, row, stored, None)
-    step = max(0.0, more - few) / max(1, steps - FEW)
-    wave = max(0.0, few - FEW * step) + spec.horizon * step
-    waves = -(-min(episodes, shard_episodes) // num_envs) * -(-episodes // shard_episodes)
-    return Forecast(episodes, episodes * spec.horizon, row, stored, waves * wave / processes)
-
-
-def _timed(play: Callable[[int], Steps], steps: int) -> tuple[float, Steps]:
-    """Seconds for so many steps, and the first episode of them."""
-    begin = time.perf_counter()
-    first = play(steps)
-    return time.perf_counter() - begin, first
-
-
-def _saved(spec: TaskSpec, name: str, values: Array) -> int:
-    """Bytes that compressing these rows adds, below zero where it saves some; 0 for what is not compressed."""
-    column = columns(spec).get(f"observation/{name}")
-    if column is None or not column.is_image:
-        return 0
-    with h5py.File("forecast", "w", driver="core", backing_store=False) as file:
-        stored = create(file, column, len(values))
-        stored[:] = values
-        size: int = stored.id.get_storage_size()
-    return size - len(values) * column.row_bytes
-
-
-def readable(size: float) -> str:
-    """Bytes in the largest unit of which there is one."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            break
-        size /= 1000
-    return f"{size:,.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"
+        return f"{episodes:,} episodes of unknown length, {decimal(row)} a step"
+    seconds(1)  # what is done once, such as compiling shaders
+    first, more = seconds(1), seconds(1 + MORE)
+    all_of_it = waves * (first + (spec.horizon - 1) * max(0.0, more - first) / MORE)
+    steps = episodes * spec.horizon
+    return (
+        f"{episodes:,} episodes of {spec.horizon:,} steps at most, {steps:,} in all; {decimal(row)} a step, "
+        f"at most {decimal(steps * row)}; "
+        + ("less than a minute" if all_of_it < 60 else f"about {timedelta(seconds=round(all_of_it))}")
+    )

@@ -11,8 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.errors import ShardError, require_same_task
-from data.shard import SUFFIX, Array, Shard
+from data.shard import SUFFIX, Array, Shard, ShardError, require_same_task
 from data.statistics import Moments
 from elmur.aliases import renamed
 from elmur.files import leftovers, read_json, write_json

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.filesize import decimal
 from torch import Tensor
 
-from data.forecast import readable
 from data.index import Index
 from data.shard import Array, columns
 
@@ -71,7 +71,7 @@ def keep_images(index: Index, place: str, device: torch.device, processes: int |
         place = _roomy(size, device) if size else "disk"
     if place == "disk" or not size:
         return None
-    log.info("images of %d shards are kept %s: %s", len(shards), _said(place, device), readable(size))
+    log.info("images of %d shards are kept %s: %s", len(shards), _said(place, device), decimal(size))
     first = np.cumsum([0, *counts])
     arrays = {key: _shared((int(first[-1]), *column.shape)) for key, column in found.items()}
     _unpack(index, arrays, first, processes or len(os.sched_getaffinity(0)))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from elmur.spec import Discrete, Field, Image, TaskSpec
 from elmur.state import map_state
 
 
@@ -69,6 +70,19 @@ class SegmentBatch:
             is_last=true.new_full((batch_size,), ends),
             start=torch.zeros(batch_size, dtype=torch.int64, device=action.device),
         )
+
+    @classmethod
+    def zeros(cls, spec: TaskSpec, lanes: int, steps: int) -> SegmentBatch:
+        """Steps in the midst of episodes of a task, in which every number is zero."""
+        types = {Discrete: torch.int64, Image: torch.uint8}
+
+        def blank(part: Field) -> Tensor:
+            return torch.zeros(lanes, steps, *part.shape, dtype=types.get(type(part)))
+
+        action = spec.action
+        acted = torch.zeros(lanes, steps, dtype=torch.int64) if isinstance(action, Discrete) else blank(action)
+        observation = {name: blank(part) for name, part in spec.observation.items()}
+        return cls.of(observation, acted, begins=False, ends=False)
 
     @property
     def batch_size(self) -> int:

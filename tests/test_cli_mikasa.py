@@ -96,7 +96,7 @@ def test_pictures_are_collected_learned_from_and_acted_on(cli: CommandLine) -> N
     )  # fmt: skip
     done = cli.run(TASK, "experiment=mikasa_published", *few, to=folder)
     assert done.code == 0, done.stderr
-    assert "2 episodes of 60 steps at most, 120 in all; 98 kB a step, about" in done.stdout + done.stderr
+    assert "2 episodes of 60 steps at most, 120 in all; 98.3 kB a step, at most 11.8 MB" in done.stdout + done.stderr
     with only_shard(cli.folder / "shards" / "RememberColor3-v0-rgb") as shard:
         assert sorted(shard.spec.observation) == ["base_camera", "hand_camera"]
         pictures = shard.read("observation/base_camera", 0, 60)

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from callbacks.benchmark.recomputing import filled
+from elmur.batch import SegmentBatch
 from elmur.sequence_model import SequenceModel
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -46,7 +46,7 @@ def operations(model: SequenceModel, context_length: int) -> int:
     was_training = model.training
     model.eval()
     place = next(model.parameters()).device
-    step, start = filled(model.spec, 1, 1).to(place), torch.zeros(1, dtype=torch.int64, device=place)
+    step, start = SegmentBatch.zeros(model.spec, 1, 1).to(place), torch.zeros(1, dtype=torch.int64, device=place)
     stream = model.open_segment(model.initial_memory(1, torch.Generator()), start, context_length)
     with FlopCounterMode(display=False) as counter:
         model.step(stream, step, None)

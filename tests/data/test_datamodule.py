@@ -13,9 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from data.datamodule import TrajectoryDataModule
-from data.errors import ShardError
 from data.index import build_index, shard_name
-from data.shard import write_shard
+from data.shard import ShardError, write_shard
 from elmur.batch import SegmentBatch
 from elmur.spec import TaskSpec
 

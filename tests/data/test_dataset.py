@@ -14,9 +14,8 @@ import torch
 
 import data.dataset as dataset_module
 from data.dataset import WindowDataset
-from data.errors import ShardError
 from data.index import Index, build_index, shard_name
-from data.shard import Shard, write_shard
+from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec
 
 Make = Callable[..., Any]

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 
 import data.index as index_module
-from data.errors import ShardError
 from data.index import Collection, build_index, shard_name
-from data.shard import Shard, write_shard
+from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec, Vector
 
 Make = Callable[..., Any]

@@ -12,10 +12,9 @@ import torch
 
 from data.datamodule import TrajectoryDataModule
 from data.dataset import WindowDataset
-from data.errors import ShardError
 from data.index import Index, build_index, shard_name
 from data.kept import keep_images
-from data.shard import write_shard
+from data.shard import ShardError, write_shard
 from elmur.spec import TaskSpec
 from elmur.state import tensors_of
 

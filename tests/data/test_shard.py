@@ -18,8 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.errors import ShardError
-from data.shard import Shard, write_shard
+from data.shard import Shard, ShardError, write_shard
 from elmur.spec import Discrete, Image, TaskSpec, Vector
 
 Make = Callable[..., Any]
@@ -292,7 +291,7 @@ def test_flipped_byte_anywhere_is_refused_or_harmless(path: Path) -> None:
     code = """
 import sys, numpy as np
 from pathlib import Path
-from data.errors import ShardError
+from data.shard import ShardError
 from data.shard import Shard
 path = Path(sys.argv[1]); whole = path.read_bytes(); rng = np.random.default_rng(1); refused = 0
 def content():
@@ -328,6 +327,6 @@ def test_error_survives_the_way_out_of_a_worker() -> None:
     error = ShardError("a.h5", "reward", "nan", "finite numbers")
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
     text = (
-        f"Caught ShardError in DataLoader worker process 0.\nOriginal Traceback:\n  x\ndata.errors.ShardError: {error}"
+        f"Caught ShardError in DataLoader worker process 0.\nOriginal Traceback:\n  x\ndata.shard.ShardError: {error}"
     )
     assert str(ShardError(text)) == str(error)

@@ -140,7 +140,7 @@ def main(kind: str, file: str, first: int, last: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY[kind], MEMORY[kind]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if kind == "shard":
-        from data.errors import ShardError
+        from data.shard import ShardError
 
         refusals: tuple[type[Exception], ...] = (ShardError,)
     else:

@@ -17,8 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.errors import ShardError
-from data.shard import Shard, write_shard
+from data.shard import Shard, ShardError, write_shard
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 from tests.command import DEEP, TINY, CommandLine, command_line
 
