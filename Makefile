@@ -16,7 +16,7 @@ comma := ,
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: setup setup-mikasa demo test test-faults test-gpu test-slurm test-all lint format bench clean help
+.PHONY: setup setup-mikasa demo test test-slow test-faults test-slurm test-mikasa test-gpu test-all lint format bench clean help
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)  ## create .venv and install, by the versions of constraints.txt
@@ -36,14 +36,20 @@ demo: setup  ## the main job: collect T-Maze, train ELMUR, act in corridors of 9
 test: setup  ## the tests that take seconds
 	$(PYTEST) $(ARGS)
 
-test-all: setup  ## every test, also those marked slow, faults, slurm and mikasa
+test-all: setup  ## every test that there is
 	$(PYTEST) -m "" $(ARGS)
+
+test-slow: setup  ## the tests that take minutes
+	$(PYTEST) -m slow $(ARGS)
 
 test-faults: setup  ## processes killed, files damaged, disks full on purpose; TRIES=5 for more repetitions
 	ELMUR_TRIES=$(TRIES) $(PYTEST) -m faults tests/faults tests/ddp $(ARGS)
 
 test-gpu: setup  ## the tests that need a GPU; skipped without one
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES:-0} $(PY) -m pytest -m gpu tests/gpu $(ARGS)
+
+test-mikasa: setup-mikasa  ## the robots, rendered on the CPU where there is no GPU
+	$(PYTEST) -m mikasa tests/envs tests/test_cli_mikasa.py $(ARGS)
 
 test-slurm: setup  ## sweeps and several nodes on a SLURM that is brought up for it (Linux, as root)
 	@[ "$$(id -u)" = 0 ] || { echo "a SLURM of one's own can only be brought up by root" >&2; exit 1; }

@@ -41,33 +41,40 @@ class CollectionError(ValueError):
 
 
 @dataclass(frozen=True)
+class _Cut:
+    """How many episodes there are, in a shard and side by side, and the seed that theirs follow from."""
+
+    num_episodes: int
+    shard_episodes: int
+    num_envs: int
+    seed: int
+
+    def episodes_of(self, number: int) -> range:
+        """Numbers of the episodes in one shard."""
+        return range(number * self.shard_episodes, min((number + 1) * self.shard_episodes, self.num_episodes))
+
+
+@dataclass(frozen=True)
 class _Job:
     """All that a process needs to make any shard of a collection."""
 
     make_env: Callable[..., VectorEnv]
     expert: Policy
     root: Path
-    num_episodes: int
-    shard_episodes: int
-    seed: int
-    num_envs: int
+    cut: _Cut
     disturbed: Disturbed
     check: Callable[..., object] | None
     parameters: Mapping[str, Any]
     normalise: bool
 
-    def episodes_of(self, number: int) -> range:
-        """Numbers of the episodes in one shard."""
-        return range(number * self.shard_episodes, min((number + 1) * self.shard_episodes, self.num_episodes))
-
     def make(self, number: int, advance: Callable[[int], None]) -> int:
         """Collect and publish one shard; gives its number of episodes. `advance` is told of episodes as they end."""
-        numbers = self.episodes_of(number)
-        env = self.make_env(num_envs=min(self.num_envs, len(numbers)))
+        numbers = self.cut.episodes_of(number)
+        env = self.make_env(num_envs=min(self.cut.num_envs, len(numbers)))
         try:
-            seeds = [episode_seed(self.seed, i) for i in numbers]
-            random = [self.disturbed.random_play(self.seed, i) for i in numbers]
-            spec, stream = env.spec, (self.seed, number)
+            seeds = [episode_seed(self.cut.seed, i) for i in numbers]
+            random = [self.disturbed.random_play(self.cut.seed, i) for i in numbers]
+            spec, stream = env.spec, (self.cut.seed, number)
             own = [seed for seed, at_random in zip(seeds, random, strict=True) if not at_random]
             others = [seed for seed, at_random in zip(seeds, random, strict=True) if at_random]
             expert = iter(_play(env, self.expert, own, self.disturbed.noise, stream, advance))
@@ -85,10 +92,10 @@ class _Job:
             **vars(self.disturbed),
             "random_play": [i for i, at_random in zip(numbers, random, strict=True) if at_random],
             "episodes": [numbers.start, numbers.stop],
-            "seed": self.seed,
+            "seed": self.cut.seed,
             "seed_range": [min(seeds), max(seeds)],
             "success": float(np.mean([episode.success for episode in episodes])),
-            "num_envs": self.num_envs,
+            "num_envs": self.cut.num_envs,
         }
         vectors = [name for name, part in spec.observation.items() if self.normalise and isinstance(part, Vector)]
         write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
@@ -99,16 +106,18 @@ class _Job:
 
         Gives the number of episodes in them.
         """
-        numbers = self.episodes_of(missing[0])
-        seeds = [episode_seed(self.seed, i) for i in numbers[: self.num_envs]]
-        episodes = sum(len(self.episodes_of(number)) for number in missing)
+        numbers = self.cut.episodes_of(missing[0])
+        seeds = [episode_seed(self.cut.seed, i) for i in numbers[: self.cut.num_envs]]
+        episodes = sum(len(self.cut.episodes_of(number)) for number in missing)
 
         if progress:
             log.info("collecting %s: the first steps", self.root.name)
         with closing(self.make_env(num_envs=len(seeds))) as env:
             play = partial(rollout, env, self.expert, seeds, observers=[Recorder()])
-            in_a_shard = min(episodes, self.shard_episodes)
-            waves = -(-in_a_shard // len(seeds)) * -(-episodes // self.shard_episodes) / min(processes, len(missing))
+            in_a_shard = min(episodes, self.cut.shard_episodes)
+            waves = (
+                -(-in_a_shard // len(seeds)) * -(-episodes // self.cut.shard_episodes) / min(processes, len(missing))
+            )
             found = forecast(env.spec, lambda steps: play(max_steps=steps), episodes, waves)
             if self.check is not None and self.disturbed != Disturbed():
                 self.check(returns=[episode.episode_return for episode in rollout(env, self.expert, seeds)])
@@ -155,7 +164,8 @@ def collect(
     if mixture:  # left out at 0: folders from before there were mixtures are the same still
         same["mixture"] = mixture
     asked = describe({**same, **(parameters or {})})
-    job = _Job(make_env, expert, root, num_episodes, shard_episodes, seed, num_envs, disturbed, check, asked, normalise)
+    cut = _Cut(num_episodes, shard_episodes, num_envs, seed)
+    job = _Job(make_env, expert, root, cut, disturbed, check, asked, normalise)
     wanted = Collection(asked, -(-num_episodes // shard_episodes))
     with nullcontext() if _ready(root, wanted) else _alone(root):
         _check_task(root, make_env)
