@@ -161,8 +161,7 @@ def collect(
     root, disturbed = Path(root), Disturbed(noise, mixture)
     same = {"env": make_env, "expert": expert, "num_episodes": num_episodes, "shard_episodes": shard_episodes}
     same |= {"seed": seed, "noise": noise, "normalise": normalise}
-    if mixture:  # left out at 0: folders from before there were mixtures are the same still
-        same["mixture"] = mixture
+    same |= {"mixture": mixture} if mixture else {}  # folders from before there were mixtures are the same still
     asked = describe({**same, **(parameters or {})})
     cut = _Cut(num_episodes, shard_episodes, num_envs, seed)
     job = _Job(make_env, expert, root, cut, disturbed, check, asked, normalise)
