@@ -153,19 +153,19 @@ def _computations(rows: Sequence[Found]) -> dict[str, list[Found]]:
         known = [same[0].computed for same in several]
         keys = sorted({key for of in known for key in of})
         differ = [key for key in keys if len({of.get(key, ABSENT) for of in known}) > 1]
+        short_names = {key: short(key, keys) for key in differ}
         for same, of in zip(several, known, strict=True):
-            told = folder_name("+".join(_said(key, of, keys) for key in differ))
+            told = folder_name("+".join(_said(key, name, of) for key, name in short_names.items()))
             name = "+".join(filter(None, [label if label != DEFAULT or not told else "", told]))
             named[name if name not in named else f"{name}~{len(named)}"] = same
     return named
 
 
-def _said(key: str, of: Essence, known: Sequence[str]) -> str:
+def _said(key: str, name: str, of: Essence) -> str:
     """A setting in short, as labels have it."""
     if key not in of:
-        return f"no_{short(key, known)}"
-    value = of[key] if isinstance(of[key], str) else json.dumps(of[key])
-    return f"{short(key, known)}={readable(value)}"
+        return f"no_{name}"
+    return f"{name}={readable(of[key] if isinstance(of[key], str) else json.dumps(of[key]))}"
 
 
 def _seeds(same: Sequence[Found]) -> list[Row]:
