@@ -105,7 +105,7 @@ EARLY = {
     "a video of fewer than none": (["evaluation.video=-1"], ["video=-1", "from 0 to 64"]),
     "a video of what is not rendered": (["evaluation.video=4"], ["video=4: env=tmaze cannot be rendered; leave it at"]),
     "seeds of the training data": (["evaluation.first_seed=999950"], ["first_seed=999950", "1000000"]),
-    "no episodes to select by": (["callbacks.selection.num_episodes=0"], ["num_episodes", "found 0"]),
+    "no episodes to select by": (["callbacks.selection.num_episodes=0"], ["callbacks.selection:", "num_episodes=0"]),
     "evaluate nothing": (["stage=evaluate"], ["stage=evaluate needs a checkpoint"]),
     "evaluate a ghost": (["stage=evaluate", "checkpoint=/no/such"], ["/no/such: there is no such checkpoint"]),
     "import nothing": (["stage=import"], ["stage=import needs a source"]),

@@ -45,7 +45,7 @@ class Recomputing(SequenceModel):
 
 def players(module: SequenceModule, device: torch.device) -> Players:
     """Models that act: each with its context length and numbers of environments; the one with images on a GPU alone."""
-    many = (1, 20, 100) if device == CPU else (20, 100, 4096)
+    many = (1, 100) if device == CPU else (20, 100, 4096)
     found: dict[str, tuple[SequenceModel, int, tuple[int, ...]]] = {
         "published T-Maze": (maze_model(), MAZE_CONTEXT, many),
         "recipe": (module.model, module.context_length, many),

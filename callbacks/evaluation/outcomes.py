@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from callbacks.report.statistics import CONFIDENCE, wilson
 from envs.family import RETURN as RETURN
 from envs.isolated import EnvError
 from envs.rollout import Episode
 from envs.vector import SUCCESS
 
-CONFIDENCE = 0.95
 LARGEST = 1e100  # a value of an episode; squares and sums of them are finite
 
 
@@ -48,9 +48,7 @@ class Measure:
     def interval(self) -> tuple[float, float] | None:
         """Wilson's for what was met or not met, None where there are no values, else by the standard error."""
         if self.is_share:
-            found = stats.binomtest(sum(map(int, self.values)), len(self.values))
-            limits = found.proportion_ci(CONFIDENCE, method="wilson")
-            return float(limits.low), float(limits.high)
+            return wilson(sum(map(int, self.values)), len(self.values))
         reach = self.error * float(stats.norm.ppf((1 + CONFIDENCE) / 2))
         return (self.mean - reach, self.mean + reach) if self.values else None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -41,30 +41,27 @@ class Sheet:
         return [[shown(line.get(heading)) for heading in self.headings] for line in self.lines]
 
     def show(self, console: Console) -> None:
-        """Print the table; columns at its right that the terminal has no room for are left out, which is said."""
-        number = len(self.headings)
-        while number > 2 and self.width(number) > console.width:
+        """Print the table; cells that the terminal has no room for stand below their row, each behind its heading."""
+        rows = [[Text(plain(cell)) for cell in cells] for cells in (self.headings, *self.cells())]
+        headings, widths = rows[0], [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+        number = len(widths)
+        while number > 1 and sum(widths[:number]) + 2 * (number - 1) > console.width:
             number -= 1
-        console.print(self.table(number))
-        if left_out := self.headings[number:]:
-            console.print(f"No room here for {', '.join(left_out)}: they are in the files.", highlight=False)
+        console.print(Text(plain(self.title), "italic"))
+        for row in rows:
+            line = Table.grid(padding=(0, 2, 0, 0))
+            for width, cell in zip(widths[:number], rows[-1], strict=False):
+                line.add_column(
+                    width=min(width, console.width), justify="left" if cell.plain[:1].isalpha() else "right"
+                )
+            line.add_row(*row[:number], style="bold" if row is headings else "")
+            console.print(line)
+            if row is not headings and row[number:]:
+                below = zip(headings[number:], row[number:], strict=True)
+                console.print(Padding(Text(", ").join(Text(" ").join(pair) for pair in below), (0, 0, 0, 2)))
         for note in self.notes:
             if not note.startswith("!["):
                 console.print(Text(note))
-
-    def width(self, number: int) -> int:
-        """Characters that the first columns take; measured on a wide console, for none measures beyond its own."""
-        wide = Console(width=10_000, file=io.StringIO())
-        return Measurement.get(wide, wide.options, self.table(number)).maximum
-
-    def table(self, number: int) -> Table:
-        """The first columns."""
-        table = Table(title=Text(plain(self.title)), title_justify="left")
-        for heading, first in zip(self.headings[:number], self.lines[0].values(), strict=False):
-            table.add_column(Text(plain(heading)), justify="left" if isinstance(first, str) else "right", no_wrap=True)
-        for cells in self.cells():
-            table.add_row(*[Text(plain(cell)) for cell in cells[:number]])
-        return table
 
     def markdown(self) -> str:
         """The table in Markdown."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from callbacks.evaluation.outcomes import RETURN, Outcome
+from callbacks.report.figure import figure
 from callbacks.report.row import ROW, Row
-from callbacks.text import figure_label, plain
-from elmur.files import write_bytes
+from callbacks.report.sheets import Sheet
+from callbacks.text import figure_label
 from envs.vector import SUCCESS
 
 log = logging.getLogger(__name__)
@@ -24,25 +22,21 @@ NUMBERED = re.compile(r"[^\d]*(\d{1,15})$")
 
 def show(row: Row, folder: Path, chance: float | None = None) -> None:
     """One row of `folder` as a table and, where its variants are numbered, as a figure beside it."""
-    show_table(row)
+    sheet_of(row).show(Console())
     drawn = draw_success({row.model: row}, folder / "success.png", chance)
     log.info("result row: %s", folder / ROW)
     if drawn:
         log.info("figure: %s", folder / "success.png")
 
 
-def show_table(row: Row, console: Console | None = None) -> None:
+def sheet_of(row: Row) -> Sheet:
     """The outcomes of one result row as a table."""
     about = [row.task, row.model, row.label if row.label != "default" else None]
     about.append(f"seed {'unknown' if row.seed is None else row.seed}")
     about.append(f"{row.actions} actions" if row.actions else None)
-    table = Table(title=Text(plain(" · ".join(filter(None, about)))), title_justify="left")
-    lines = [_cells(name, outcome, row) for name, outcome in row.outcomes.items()]
-    for heading in lines[0]:
-        table.add_column(Text(plain(heading)), justify="left" if heading == "variant" else "right", no_wrap=True)
-    for cells in lines:
-        table.add_row(*[Text(plain(cell)) for cell in cells.values()])
-    (console or Console()).print(table)
+    return Sheet(
+        " · ".join(filter(None, about)), [_cells(name, outcome, row) for name, outcome in row.outcomes.items()]
+    )
 
 
 def _cells(name: str, outcome: Outcome, row: Row) -> dict[str, str]:
@@ -67,30 +61,21 @@ def draw_success(rows: Mapping[str, Row], path: Path | str, chance: float | None
 
     chance: the success of guessing, drawn as a dotted line. Gives False, and draws nothing, where no variant has one.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     lines = {label: numbered(row) for label, row in rows.items()}
     if not any(lines.values()):
         return False
-    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
-    for label, points in lines.items():
-        x = [number for number, _ in points]
-        y = [outcome.metric(SUCCESS) for _, outcome in points]
-        axes.plot(x, y, marker="o", label=figure_label(label))
-        low, high = zip(*[outcome.metrics[SUCCESS].interval or (0.0, 1.0) for _, outcome in points], strict=True)
-        axes.fill_between(x, low, high, alpha=0.2)
-    axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")
-    if chance is not None:
-        axes.axhline(chance, color="grey", linestyle=":", linewidth=1, label="guessing")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower left")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    pyplot.close(figure)
-    write_bytes(path, image.getvalue())
+    with figure(path, (7, 3.6)) as axes:
+        for label, points in lines.items():
+            x = [number for number, _ in points]
+            y = [outcome.metric(SUCCESS) for _, outcome in points]
+            axes.plot(x, y, marker="o", label=figure_label(label))
+            low, high = zip(*[outcome.metrics[SUCCESS].interval or (0.0, 1.0) for _, outcome in points], strict=True)
+            axes.fill_between(x, low, high, alpha=0.2)
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")
+        if chance is not None:
+            axes.axhline(chance, color="grey", linestyle=":", linewidth=1, label="guessing")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower left")
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from callbacks.evaluation.outcomes import RETURN, Measure
+from callbacks.report.figure import figure
 from callbacks.report.gather import Group, groups
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
@@ -23,7 +23,7 @@ from callbacks.report.statistics import (
     success_interval,
 )
 from callbacks.text import file_name, markdown
-from elmur.files import write_bytes, write_text
+from elmur.files import write_text
 from envs import suites
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,8 @@ def return_sheets(group: Group, folder: Path) -> list[Sheet]:
     if suite:
         sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task, scores), about))
         name = file_name(f"normalised-{group.model}-{group.label}") + ".png"
-        if scores and draw(scores, suite, folder / name):
+        if scores:
+            draw(scores, suite, folder / name)
             sheets[-1].notes.append(f"![normalised score of every task]({name})")
     return sheets
 
@@ -175,29 +176,20 @@ def sum_lines(
     return lines
 
 
-def draw(scores: Mapping[str, Sequence[float]], suite: suites.Suite, path: Path) -> bool:
+def draw(scores: Mapping[str, Sequence[float]], suite: suites.Suite, path: Path) -> None:
     """A PNG of normalised scores: a place for every family, in it a bar for each task and a dot for each seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     families = list(dict.fromkeys(task.family for task in suite.tasks.values()))
-    figure, axes = pyplot.subplots(figsize=(10, 4), layout="constrained")
-    for place, family in enumerate(families):
-        members = [name for name, task in suite.tasks.items() if task.family == family]
-        for number, name in enumerate(members):
-            values = list(scores.get(name, []))
-            x = place + (number - (len(members) - 1) / 2) * 0.8 / len(members)
-            if values:
-                axes.bar(x, float(np.mean(values)), 0.75 / len(members), color=f"C{number}", alpha=0.7)
-                axes.plot([x] * len(values), values, ".", color="black", markersize=3)
-    axes.axhline(1.0, color="grey", linestyle=":", linewidth=1)
-    axes.axhline(0.0, color="grey", linewidth=1)
-    axes.set(ylabel="normalised return (0 random play, 1 expert)", ylim=(min(-0.1, *map(min, scores.values())), 1.15))
-    axes.set_xticks(range(len(families)), families, rotation=35, ha="right")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=150)
-    pyplot.close(figure)
-    write_bytes(path, image.getvalue())
-    return True
+    with figure(path, (10, 4)) as axes:
+        for place, family in enumerate(families):
+            members = [name for name, task in suite.tasks.items() if task.family == family]
+            for number, name in enumerate(members):
+                values = list(scores.get(name, []))
+                x = place + (number - (len(members) - 1) / 2) * 0.8 / len(members)
+                if values:
+                    axes.bar(x, float(np.mean(values)), 0.75 / len(members), color=f"C{number}", alpha=0.7)
+                    axes.plot([x] * len(values), values, ".", color="black", markersize=3)
+        axes.axhline(1.0, color="grey", linestyle=":", linewidth=1)
+        axes.axhline(0.0, color="grey", linewidth=1)
+        lowest = min(-0.1, *map(min, scores.values()))
+        axes.set(ylabel="normalised return (0 random play, 1 expert)", ylim=(lowest, 1.15))
+        axes.set_xticks(range(len(families)), families, rotation=35, ha="right")

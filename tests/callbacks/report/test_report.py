@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
 from callbacks.report.row import FORMAT, Cost, Row, read_row
-from callbacks.report.show import draw_success, numbered, show_table
+from callbacks.report.show import draw_success, numbered, sheet_of
 from envs.rollout import Episode
 
 
@@ -55,7 +56,7 @@ def test_a_text_in_a_row_is_shown_as_text(tmp_path: Path, name: str) -> None:
     found = read_row(path)
     assert found is not None and found.model == name
     console = Console(width=120, file=(shown := io.StringIO()), force_terminal=True)
-    show_table(found, console)
+    sheet_of(found).show(console)
     assert "\x1b[31mred" not in shown.getvalue() and "[red]" in shown.getvalue()
     assert draw_success({name: found, "_x": found, "$a": found}, tmp_path / "a.png")
 
@@ -85,12 +86,12 @@ def test_what_a_row_lost_is_named(tmp_path: Path, lost: tuple[str, ...]) -> None
 
 def test_the_table(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=(tmp_path / "out").open("w"))
-    show_table(row_at(tmp_path / "result.json"), console)
+    sheet_of(row_at(tmp_path / "result.json")).show(console)
     console.file.close()
     text = console.export_text()
     assert "tmaze · elmur · seed 3" in text
     (line,) = [line for line in text.splitlines() if "T=1200" in line]
-    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    cells = re.split(" {2,}", line.strip())
     assert cells[:3] == ["T=1200", "4", "0.50"] and cells[3] == "0.15-0.85" and cells[4].startswith("0.50 ±")
 
 
