@@ -28,7 +28,7 @@ ENVS = (1, 20, 100)  # of the configured environment
 def run_benchmarks(
     seed: int, folder: Path, module: SequenceModule, data: Any, env: EnvFamily, seconds: float = SECONDS
 ) -> None:
-    """Measure, show a table per subject, and write `benchmark.json` into the folder. Takes some minutes, most of them compiling.
+    """Measure, show a table per subject, write `benchmark.json` into the folder. Takes minutes, most of them compiling.
 
     module, data, env: the learner, datamodule and environment of the configuration, for the rows that name "recipe".
     """

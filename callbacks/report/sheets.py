@@ -51,14 +51,15 @@ class Sheet:
         for row in rows:
             line = Table.grid(padding=(0, 2, 0, 0))
             for width, cell in zip(widths[:number], rows[-1], strict=False):
-                line.add_column(
-                    width=min(width, console.width), justify="left" if cell.plain[:1].isalpha() else "right"
-                )
+                side: Any = "left" if cell.plain[:1].isalpha() else "right"
+                line.add_column(width=min(width, console.width), justify=side, overflow="fold")
             line.add_row(*row[:number], style="bold" if row is headings else "")
             console.print(line)
             if row is not headings and row[number:]:
-                below = zip(headings[number:], row[number:], strict=True)
-                console.print(Padding(Text(", ").join(Text(" ").join(pair) for pair in below), (0, 0, 0, 2)))
+                below = Text(", ").join(
+                    Text(" ").join(pair) for pair in zip(headings[number:], row[number:], strict=True)
+                )
+                console.print(Padding(below, (0, 0, 0, 2), expand=False))
         for note in self.notes:
             if not note.startswith("!["):
                 console.print(Text(note))

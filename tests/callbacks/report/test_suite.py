@@ -172,7 +172,10 @@ def test_levels_normalise() -> None:
 @pytest.mark.parametrize("width", [8, 20, 80, 200])
 def test_a_terminal_of_any_width_shows_every_column_of_every_row(width: int) -> None:
     """What has no room in its line stands below it; what has none in any line goes on in the next."""
-    lines = [{"task": name} | {f"figure {n}": 10.0 * row + n for n in range(9)} for row, name in enumerate(("a", "b"))]
+    lines = [
+        {"task": name} | {f"figure {n}": 10.0 * row + n for n in range(9)}
+        for row, name in enumerate(("short", "longer-than-8"))
+    ]
     output = io.StringIO()
     Sheet("table", lines).show(Console(width=width, file=output))
     printed = output.getvalue().splitlines()
