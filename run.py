@@ -238,6 +238,7 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     from callbacks.report.row import row_of
     from callbacks.selection import BEST
     from elmur.checkpoint import CheckpointError, load_model
+    from elmur.code import code_hash
     from elmur.policy import StreamingPolicy
 
     family, plan = env_family(settings), evaluation_plan(settings)
@@ -251,7 +252,7 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     side_by_side, on_gpu = min(plan.num_envs, plan.num_episodes), settings.trainer.get("accelerator") != "cpu"
     policy = StreamingPolicy(placed(model, length, side_by_side, plan.device, on_gpu), length, **plan.acting)
     identity = evaluation_identity(settings, checkpoint)
-    halfway, begin = Halfway.of(folder, identity), time.process_time()
+    halfway, begin = Halfway.of(folder, f"{identity} {code_hash()}"), time.process_time()
     outcomes = evaluate(policy, family.make, family.variants, plan, halfway=halfway)
     about |= {"identity": identity, "evaluation_cpu_seconds": time.process_time() - begin}
     sampled = plan.sample or policy.model.head.generative

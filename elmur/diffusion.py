@@ -19,6 +19,7 @@ SMALLEST_VARIANCE = 1e-20
 LAST_GROUPS = 8  # of the last block, whatever the others have: so is the published network
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
+Noise = Callable[[Tensor], Tensor]
 
 
 class NoiseSchedule(nn.Module):
@@ -74,16 +75,16 @@ class NoiseSchedule(nn.Module):
         return [self.num_levels - 1 - i * self.num_levels // num_steps for i in range(num_steps)]
 
     def sample(
-        self, denoiser: Denoiser, x: Float[Tensor, "N H A"], levels: Sequence[int], generator: torch.Generator | None
+        self, denoiser: Denoiser, x: Float[Tensor, "N H A"], levels: Sequence[int], normal: Noise
     ) -> Float[Tensor, "N H A"]:
         """x0 from pure noise `x`: DDPM where every level is visited, DDIM over a part of them.
 
-        denoiser: (x, level `[N]`) -> predicted noise.
+        denoiser: (x, level `[N]`) -> predicted noise. normal: numbers from N(0, 1) like a tensor.
         """
         for level, following in pairwise([*levels, -1]):
             predicted = denoiser(x, torch.full((x.shape[0],), level, device=x.device))
             if len(levels) == self.num_levels:
-                noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype) if level else x
+                noise = normal(x) if level else x
                 x = self.ancestral(x, predicted, level, noise)
             else:
                 x = self.implicit(x, predicted, level, following)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from elmur.draws import Draws
 from elmur.spec import Discrete, TaskSpec, Vector
 
 
@@ -25,8 +26,8 @@ class Head(nn.Module, ABC):
         self.d_model = d_model
 
     @abstractmethod
-    def act(self, prediction: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Actions of one step, `[B]` or `[B, A]`: the likeliest; drawn where a generator is given."""
+    def act(self, prediction: Tensor, draws: Draws | None) -> Tensor:
+        """Actions of one step, `[B]` or `[B, A]`: the likeliest; drawn where random numbers are given."""
 
     @abstractmethod
     def loss(self, prediction: Tensor, action: Tensor, mask: Tensor, label_smoothing: float) -> Tensor:
@@ -48,11 +49,9 @@ class CategoricalHead(Head):
         out: Tensor = self.linear(x)
         return out
 
-    def act(self, logits: Float[Tensor, "B A"], generator: torch.Generator | None) -> Int[Tensor, " B"]:
-        """The likeliest action; one drawn from the softmax where a generator is given."""
-        if generator is None:
-            return logits.argmax(dim=-1)
-        return torch.multinomial(logits.float().softmax(dim=-1), 1, generator=generator).squeeze(1)
+    def act(self, logits: Float[Tensor, "B A"], draws: Draws | None) -> Int[Tensor, " B"]:
+        """The likeliest action; one drawn from the softmax where random numbers are given."""
+        return logits.argmax(dim=-1) if draws is None else draws.choice(logits)
 
     def loss(
         self, logits: Tensor, action: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], label_smoothing: float
@@ -86,7 +85,7 @@ class ContinuousHead(Head):
         out: Tensor = self.linear(x)
         return self.middle + self.reach * torch.tanh(out) if self.bounded else out
 
-    def act(self, prediction: Float[Tensor, "B A"], generator: torch.Generator | None) -> Float[Tensor, "B A"]:
+    def act(self, prediction: Float[Tensor, "B A"], draws: Draws | None) -> Float[Tensor, "B A"]:
         """The prediction itself: nothing is drawn."""
         return prediction.float()
 

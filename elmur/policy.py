@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from elmur.batch import SegmentBatch
 from elmur.compiled import acting
+from elmur.draws import Draws, mixed, words
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, Field, Image, Vector
 from elmur.state import join_lanes, packed, take_lanes, unpacked
@@ -45,6 +46,9 @@ class StreamingPolicy:
 
     sample: draw categorical actions from the softmax instead of taking the likeliest. target_return: the return asked
     of models whose tokens include the return-to-go. compiled: by torch.compile, which pays after some 100,000 steps.
+
+    What an episode draws, memory noise and sampled actions, depends on its own seed (`seed_episodes`) and the step
+    within it, never on the lanes beside it. Predictions of other numbers of lanes still differ by rounding.
     """
 
     def __init__(
@@ -64,17 +68,28 @@ class StreamingPolicy:
     def start(self, num_envs: int = 1, seed: int = 0) -> None:
         """Forget everything and get ready for `num_envs` episodes; `seed` for memory noise and sampled actions."""
         self.model.eval()
-        self._noise = torch.Generator().manual_seed(seed)
-        draws = self.sample or self.model.head.generative
-        self._sampling = torch.Generator(self.device).manual_seed(seed) if draws else None
+        self._seed, self._num_envs = seed, num_envs
+        self._episodes = words([0] * num_envs)  # the seed of each lane's episode
+        self._steps = np.zeros(num_envs, np.int64)  # of it so far
+        self.seed_episodes(range(num_envs))
         self._groups: list[Group] = []
-        self._num_envs = num_envs
         self._is_discrete = isinstance(self.model.spec.action, Discrete)
         shape = (num_envs, 1) if self._is_discrete else (num_envs, 1, *self.model.spec.action.shape)
         kind = torch.int64 if self._is_discrete else torch.float32
         self._executed = torch.zeros(shape, dtype=kind, device=self.device)
         self._wanted = torch.full((num_envs, 1), self.target_return, device=self.device)
         self._now = SegmentBatch.of({}, self._executed, begins=False, ends=False)
+
+    def seed_episodes(self, seeds: Sequence[int]) -> None:
+        """Let the episodes that begin next draw by these seeds and that of `start`, one for each environment.
+
+        Without a call they have the seeds 0, 1, ...; an episode that no seed was given for has one made of the last.
+        Raises PolicyError for another number of seeds than of environments.
+        """
+        if len(seeds) != self._num_envs:
+            found = f"expected {self._num_envs} seeds, one for each environment, found {len(seeds)}"
+            raise PolicyError(f"seed_episodes: {found}")
+        self._next = mixed(mixed(words([self._seed])) + words(seeds))
 
     @torch.inference_mode()
     def act(self, observation: Observation, is_first: Array | bool | None = None) -> Array:
@@ -109,7 +124,9 @@ class StreamingPolicy:
         else:
             prediction = torch.cat([p for _, p in predictions])
             prediction = prediction[torch.cat([lanes for lanes, _ in predictions]).argsort()]  # type: ignore[misc]
-        action = self.model.head.act(prediction, self._sampling)
+        draws = Draws(self._episodes, self._steps) if self.sample or self.model.head.generative else None
+        action = self.model.head.act(prediction, draws)
+        self._steps += 1
         self._executed = action.unsqueeze(1)
         result: Array = action.cpu().numpy()
         return result
@@ -143,12 +160,14 @@ class StreamingPolicy:
 
         To be asked after `observe`, where that is called.
         """
-        generators = (self._noise, self._sampling)
+        seeds = np.stack([self._episodes, self._next]).view(np.int64)
         return {
             "groups": [packed(group) for group in self._groups],
             "executed": packed(self._executed),
             "wanted": packed(self._wanted),
-            "generators": [None if one is None else one.get_state() for one in generators],
+            "seed": self._seed,
+            "seeds": torch.from_numpy(seeds),
+            "steps": torch.from_numpy(self._steps.copy()),
         }
 
     @torch.inference_mode()
@@ -159,9 +178,8 @@ class StreamingPolicy:
             raise PolicyError(f"restore: expected a snapshot of {self._num_envs} environments, found one of {found}")
         self._executed = unpacked(self._executed, snapshot["executed"], self.device)
         self._wanted = unpacked(self._wanted, snapshot["wanted"], self.device)
-        for generator, state in zip((self._noise, self._sampling), snapshot["generators"], strict=True):
-            if generator is not None:
-                generator.set_state(torch.as_tensor(state))
+        seeds, steps = (torch.as_tensor(snapshot[name]).numpy().copy() for name in ("seeds", "steps"))
+        self._seed, (self._episodes, self._next), self._steps = snapshot["seed"], seeds.view(np.uint64), steps
         self._groups = [self._unpacked_group(group) for group in snapshot["groups"]]
 
     def _unpacked_group(self, saved: Mapping[str, Any]) -> Group:
@@ -217,9 +235,13 @@ class StreamingPolicy:
 
     def _begin(self, lanes: Array) -> None:
         """Fresh memory in some lanes, the others undisturbed."""
+        seeds = self._next[lanes]
+        self._episodes[lanes], self._next[lanes], self._steps[lanes] = seeds, mixed(seeds), 0
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        fresh = join_lanes([self.model.initial_memory(1, generator) for generator in generators])
         if len(lanes) == self._num_envs:
             start = torch.zeros(self._num_envs, dtype=torch.int64, device=self.device)
-            self._groups = [self._open(None, self.model.initial_memory(self._num_envs, self._noise), start)]
+            self._groups = [self._open(None, fresh, start)]
             self._wanted = torch.full_like(self._wanted, self.target_return)
             return
         beginning = torch.as_tensor(lanes, device=self.device)
@@ -231,7 +253,6 @@ class StreamingPolicy:
             if len(stay):
                 stream, before = take_lanes(group.stream, stay), group.before and take_lanes(group.before, stay)
                 kept.append(Group(everyone[stay], stream, group.start[stay], group.position, before))
-        fresh = self.model.initial_memory(len(beginning), self._noise)
         kept.append(self._open(beginning, fresh, torch.zeros_like(beginning)))
         self._groups = kept
 

@@ -142,7 +142,7 @@ def rollout_isolated(
 ) -> list[Episode]:
     """The same as `rollout`; where the environment is lost, every episode once more by itself, in the seeds' order.
 
-    By itself an episode is row 0 of a batch of one: what a policy draws at random may differ from the first try.
+    A model draws by the episode's seed, so that it draws the same again; RandomPolicy does not.
     """
     try:
         return rollout(env, policy, seeds, policy_seed=policy_seed, observers=observers)

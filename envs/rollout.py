@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,14 @@ class Policy(Protocol):
 
     def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
         """Take note of what was really executed and received (noise may have replaced the answer of `act`)."""
+
+
+@runtime_checkable
+class SeededPolicy(Policy, Protocol):
+    """A policy that draws by the seed of each episode, so that it does not matter which of them are played together."""
+
+    def seed_episodes(self, seeds: Sequence[int]) -> None:
+        """Let the episodes that begin next draw by these seeds, one for each environment."""
 
 
 @dataclass
@@ -125,6 +133,8 @@ class Wave:
         self.env, self.policy, self.seeds, self.observers = env, policy, seeds, tuple(observers)
         number = env.num_envs
         self.observation = env.reset([*seeds, *[None] * (number - len(seeds))])
+        if isinstance(policy, SeededPolicy):
+            policy.seed_episodes([*seeds, *[0] * (number - len(seeds))])
         self.count, self.running = 0, len(seeds)
         self.active = np.arange(number) < len(seeds)
         self.returns, self.lengths = np.zeros(number), np.zeros(number, np.int64)

@@ -64,7 +64,7 @@ def evaluate(
             exact = plan.isolation is None and can_keep(env, policy)
             try:
                 for number in numbers:
-                    wave = partial(_wave, act, waves[number], policy_seed + number, on_step)
+                    wave = partial(_wave, act, waves[number], policy_seed, on_step)
                     played[name, number] = halfway.wave(name, number, wave, exact)
             finally:
                 env.close()

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from elmur.batch import SegmentBatch
-from elmur.diffusion import ConditionalUnet1d, NoiseSchedule
+from elmur.diffusion import ConditionalUnet1d, Noise, NoiseSchedule
+from elmur.draws import Draws
 from elmur.encoders import ObservationEncoder
 from elmur.heads import Head, exact
 from elmur.sequence_model import Output, SequenceModel
@@ -71,20 +72,16 @@ class DiffusionHead(Head):
     def forward(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B T F"]:
         return x
 
-    def draw(
-        self, condition: Float[Tensor, "N F"], levels: Sequence[int], generator: torch.Generator | None
-    ) -> Float[Tensor, "N H A"]:
-        """Plans, in the action's own units."""
-        shape = (len(condition), self.pred_horizon, len(self.reach))
-        # Drawn in float32 whatever the model's type, so that the same seed draws the same plan.
-        noise = torch.randn(shape, generator=generator, device=condition.device).to(exact(condition).dtype)
-        plan = self.schedule.sample(lambda x, level: self.denoiser(x, level, condition), noise, levels, generator)
+    def draw(self, condition: Float[Tensor, "N F"], levels: Sequence[int], normal: Noise) -> Float[Tensor, "N H A"]:
+        """Plans, in the action's own units; `normal` gives numbers from N(0, 1) like a tensor."""
+        noise = normal(exact(condition).new_empty(len(condition), self.pred_horizon, len(self.reach)))
+        plan = self.schedule.sample(lambda x, level: self.denoiser(x, level, condition), noise, levels, normal)
         scaled: Tensor = self.middle + self.reach * plan
         return scaled
 
-    def act(self, prediction: Float[Tensor, "B F"], generator: torch.Generator | None) -> Float[Tensor, "B A"]:
-        """The first action of a plan that is drawn; its noise is the generator's, without one the global one's."""
-        first: Tensor = self.draw(prediction, self.levels, generator)[:, 0]
+    def act(self, prediction: Float[Tensor, "B F"], draws: Draws | None) -> Float[Tensor, "B A"]:
+        """The first action of a plan that is drawn; without `draws` its noise is the global generator's."""
+        first: Tensor = self.draw(prediction, self.levels, draws.normal if draws else torch.randn_like)[:, 0]
         return first.float()
 
     def loss(
@@ -107,7 +104,12 @@ class DiffusionHead(Head):
     def score(self, prediction: Tensor, action: Tensor, mask: Tensor) -> Float[Tensor, ""]:
         """Minus the absolute error of a drawn action, as ContinuousHead has it, from the segment's first step alone."""
         generator = torch.Generator(prediction.device).manual_seed(0)
-        drawn = self.draw(prediction[:, 0], self.score_levels, generator)[:, 0]
+
+        def normal(like: Tensor) -> Tensor:
+            # Drawn in float32 whatever the model's type, so that the same seed draws the same plan.
+            return torch.randn(like.shape, generator=generator, device=like.device).to(like.dtype)
+
+        drawn = self.draw(prediction[:, 0], self.score_levels, normal)[:, 0]
         looked = mask[:, 0]
         error = (drawn - action[:, 0]).abs().mean(dim=-1) * looked
         return -error.sum() / looked.sum().clamp(min=1) * mask.sum()

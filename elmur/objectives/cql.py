@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from elmur.draws import Draws
 from elmur.heads import exact
 from elmur.objectives.critics import ChoiceCritics, VectorCritics, chosen, middle_and_reach
 from elmur.objectives.transitions import FeatureHead, TransitionObjective, Transitions
@@ -35,12 +36,10 @@ class ChoiceHead(FeatureHead):
         assert isinstance(spec.action, Discrete)
         self.critics = ChoiceCritics(d_model, spec.action, hidden_layers)
 
-    def act(self, prediction: Float[Tensor, "B D"], generator: torch.Generator | None) -> Int[Tensor, " B"]:
-        """The best action; with a generator, one drawn from the softmax of the smaller values."""
+    def act(self, prediction: Float[Tensor, "B D"], draws: Draws | None) -> Int[Tensor, " B"]:
+        """The best action; with random numbers, one drawn from the softmax of the smaller values."""
         values: Tensor = self.critics(prediction).amin(dim=0)
-        if generator is None:
-            return values.argmax(dim=-1)
-        return torch.multinomial(values.softmax(dim=-1), 1, generator=generator).squeeze(1)
+        return values.argmax(dim=-1) if draws is None else draws.choice(values)
 
     def score(self, prediction: Tensor, action: Tensor, mask: Tensor) -> Int[Tensor, ""]:
         """How many of the masked steps' actions are the policy's."""
@@ -84,11 +83,11 @@ class SquashedGaussian(nn.Module):
         return self.middle + self.reach * torch.tanh(self.parameters_of(x)[0])
 
     def draw(
-        self, x: Float[Tensor, "*steps D"], generator: torch.Generator | None = None
+        self, x: Float[Tensor, "*steps D"], draws: Draws | None = None
     ) -> tuple[Float[Tensor, "*steps A"], Float[Tensor, "*steps"]]:
-        """An action and its log density, both with gradient."""
+        """An action and its log density, both with gradient; without `draws` by the global generator."""
         mean, log_std = self.parameters_of(x)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        noise = torch.randn_like(mean) if draws is None else draws.normal(mean)
         u = mean + log_std.exp() * noise
         # log(1 - tanh(u)^2) without cancellation
         squash = 2 * (math.log(2) - u - F.softplus(-2 * u))
@@ -116,11 +115,11 @@ class ActorCriticHead(FeatureHead):
         reach = [(high - low) / 2 for low, high in zip(action.low, action.high, strict=True)]
         self.entropy = sum(math.log(half) - 1 for half in reach)  # -A, of actions that are brought to -1 .. 1
 
-    def act(self, prediction: Float[Tensor, "B D"], generator: torch.Generator | None) -> Float[Tensor, "B A"]:
-        """The likeliest action; with a generator, one drawn."""
-        if generator is None:
+    def act(self, prediction: Float[Tensor, "B D"], draws: Draws | None) -> Float[Tensor, "B A"]:
+        """The likeliest action; with random numbers, one drawn."""
+        if draws is None:
             return self.actor.likeliest(prediction).float()
-        return self.actor.draw(prediction, generator)[0].float()
+        return self.actor.draw(prediction, draws)[0].float()
 
     def score(self, prediction: Tensor, action: Tensor, mask: Tensor) -> Float[Tensor, ""]:
         """Minus the absolute error of the likeliest action, mean over dimensions, summed over the masked steps."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from elmur.draws import Draws
 from elmur.heads import CategoricalHead, ContinuousHead, exact
 from elmur.objectives.critics import ChoiceCritics, VectorCritics, mlp
 from elmur.objectives.transitions import FeatureHead, TransitionObjective, Transitions
@@ -45,12 +46,11 @@ class GaussianActor(ContinuousHead):
         apart = (exact(self(x)) - action) / self.reach * torch.exp(-log_std)
         return (0.5 * apart.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(dim=-1)
 
-    def act(self, prediction: Float[Tensor, "B A"], generator: torch.Generator | None) -> Float[Tensor, "B A"]:
-        """The mean; with a generator, a draw around it, within the bounds."""
-        if generator is None:
+    def act(self, prediction: Float[Tensor, "B A"], draws: Draws | None) -> Float[Tensor, "B A"]:
+        """The mean; with random numbers, a draw around it, within the bounds."""
+        if draws is None:
             return super().act(prediction, None)
-        noise = torch.randn(prediction.shape, generator=generator, device=prediction.device)
-        drawn = prediction.float() + noise * self.reach * self.log_std.clamp(*LOG_STD).exp()
+        drawn = prediction.float() + draws.normal(prediction.float()) * self.reach * self.log_std.clamp(*LOG_STD).exp()
         return self.middle + self.reach * ((drawn - self.middle) / self.reach).clamp(-1, 1) if self.bounded else drawn
 
 
@@ -75,9 +75,9 @@ class IQLHead(FeatureHead):
         """V(s)."""
         return exact(self.value_net(x).squeeze(-1))
 
-    def act(self, prediction: Float[Tensor, "B D"], generator: torch.Generator | None) -> Tensor:
+    def act(self, prediction: Float[Tensor, "B D"], draws: Draws | None) -> Tensor:
         """What the actor does."""
-        return self.actor.act(self.actor(prediction.unsqueeze(1)).squeeze(1), generator)
+        return self.actor.act(self.actor(prediction.unsqueeze(1)).squeeze(1), draws)
 
     def score(self, prediction: Tensor, action: Tensor, mask: Tensor) -> Tensor:
         """The actor's score as of cloning."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
 from elmur.batch import SegmentBatch
+from elmur.draws import Draws, words
 from elmur.model import ELMUR
 from elmur.spec import Discrete, TaskSpec, Vector
 from elmur.testing import stepped as step_by_step
 
-__all__ = ["CONTINUOUS", "SPEC", "make_batch", "make_model", "noise", "step_by_step"]
+__all__ = ["CONTINUOUS", "SPEC", "draws", "make_batch", "make_model", "noise", "step_by_step"]
 
 SPEC = TaskSpec("sample", {"state": Vector(4)}, Discrete((3,)), horizon=40)
 CONTINUOUS = TaskSpec("reach", {"state": Vector(4)}, Vector(2, low=(-1.0, 0.0), high=(1.0, 4.0)))
@@ -45,3 +47,8 @@ def make_model(seed: int = 0, **changes: Any) -> ELMUR:
 def noise(seed: int = 0) -> torch.Generator:
     """A generator for memory noise."""
     return torch.Generator().manual_seed(seed)
+
+
+def draws(step: int, lanes: int) -> Draws:
+    """The random numbers of a step in lanes whose episodes have the seeds 0, 1, ..."""
+    return Draws(words(range(lanes)), np.full(lanes, step))

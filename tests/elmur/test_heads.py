@@ -8,6 +8,7 @@ import torch
 
 from elmur.heads import CategoricalHead, ContinuousHead, head_for
 from elmur.spec import Discrete, TaskSpec, Vector
+from tests.elmur.samples import draws
 
 D, A = 6, 4
 G = torch.Generator().manual_seed(0)
@@ -56,8 +57,8 @@ def test_greedy_and_sampled_actions() -> None:
     probability = torch.tensor([0.6, 0.3, 0.1])
     logits = probability.log().expand(4000, 3)
     assert head.act(logits[:2], None).tolist() == [0, 0]
-    drawn = head.act(logits, torch.Generator().manual_seed(5))
-    assert torch.equal(drawn, head.act(logits, torch.Generator().manual_seed(5))), "the generator decides alone"
+    drawn = head.act(logits, draws(5, 4000))
+    assert torch.equal(drawn, head.act(logits, draws(5, 4000))), "the random numbers decide alone"
     np.testing.assert_allclose(np.bincount(drawn.numpy(), minlength=3) / 4000, probability.numpy(), atol=0.03)
 
 

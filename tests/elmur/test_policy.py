@@ -348,3 +348,48 @@ def test_who_begins_has_to_be_said_of_each(is_first: np.ndarray, says: str) -> N
         policy.observe(np.zeros(2, np.int64), np.zeros(3))
     with pytest.raises(PolicyError, match=r"expected the parts cells, seen, at by name, found one array"):
         StreamingPolicy(ELMUR(BOARD, 16, 1, 2), L).act(np.zeros(4))
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_what_an_episode_draws_is_a_function_of_its_seed(sample: bool) -> None:
+    """Five episodes that begin in lanes of their own choosing, at times of their own choosing, and each one alone."""
+    torch.manual_seed(0)
+    model = make_model(memory=MemoryDesign(memory_init_std=1.0))
+    rng = np.random.default_rng(0)
+    shown, length = 3 * rng.normal(size=(5, 9, 4)), 9
+    alone = {}
+    for episode in range(5):
+        policy = StreamingPolicy(model, L, sample=sample)
+        policy.start(1, seed=2)
+        policy.seed_episodes([episode])
+        alone[episode] = [int(policy.act(shown[episode, t])) for t in range(length)]
+    assert len({tuple(actions) for actions in alone.values()}) > 2
+    policy = StreamingPolicy(model, L, sample=sample)
+    policy.start(2, seed=2)
+    # Lane 0 plays episode 3 and, four steps later, 1; lane 1 plays 4 and, at once after nine steps, 0.
+    plan, lanes = {0: (3, 4), 4: (1, 2), 9: (2, 0)}, [3, 4]
+    began = [0, 0]
+    for t in range(13):
+        first = np.zeros(2, np.bool_)
+        if t in plan:
+            policy.seed_episodes(plan[t])
+            first = np.array([t in (0, 4), t in (0, 9)])
+            for lane in np.flatnonzero(first).tolist():
+                lanes[lane], began[lane] = plan[t][lane], t
+        at = [min(t - began[lane], length - 1) for lane in range(2)]
+        action = policy.act({"state": np.stack([shown[lanes[lane], at[lane]] for lane in range(2)])}, first)
+        for lane in range(2):
+            if t - began[lane] < length:
+                assert action[lane] == alone[lanes[lane]][t - began[lane]], (lane, t)
+
+
+def test_episodes_without_a_seed_of_their_own_draw_otherwise() -> None:
+    """In one environment one episode after another, with the same observation: noise and actions differ."""
+    policy, actions = StreamingPolicy(make_model(memory=QUIET), L, sample=True), []
+    policy.start(1)
+    for _ in range(30):
+        actions.append(int(policy.act(np.zeros(4), is_first=True)))
+        policy.observe(0, 0.0)
+    assert len(set(actions)) > 1
+    with pytest.raises(PolicyError, match="seed_episodes: expected 1 seeds, one for each environment, found 2"):
+        policy.seed_episodes([1, 2])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from elmur.model import ELMUR, MemoryDesign
+from elmur.policy import StreamingPolicy
 from elmur.spec import TaskSpec, Vector
 from envs.experts.tmaze import TMazeExpert
 from envs.observers import Noise, Recorder, Telling
@@ -240,3 +243,21 @@ def test_what_a_simulator_shows_as_tensors_is_recorded_as_the_same_arrays() -> N
             )
             np.testing.assert_array_equal(other.steps.observation[name], part)
         np.testing.assert_array_equal(one.steps.action, other.steps.action)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_model_plays_a_seed_the_same_however_many_environments_there_are(sample: bool) -> None:
+    """With noise in new memory as large as its observations, in corridors of several lengths."""
+    torch.manual_seed(0)
+    memory, spec = MemoryDesign(memory_init_std=1.0), make_vector(1, **RANDOM).spec
+    model, seeds = ELMUR(spec, 16, 1, 2, memory=memory).double(), range(40)
+
+    def play(num_envs: int, seeds: Sequence[int] = seeds) -> list[tuple[int, list[int]]]:
+        policy = StreamingPolicy(model, 4, sample=sample)
+        episodes = rollout(make_vector(num_envs, **RANDOM), policy, seeds, observers=[Recorder()])
+        return [(episode.seed, np.asarray(episode.steps.action).tolist()) for episode in episodes if episode.steps]
+
+    expected = play(1)
+    assert len(expected) == 40 and len({tuple(actions) for _, actions in expected}) > (20 if sample else 1)
+    assert play(3) == play(100) == expected
+    assert play(7, list(reversed(seeds))) == expected[::-1]

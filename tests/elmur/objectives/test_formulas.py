@@ -19,6 +19,7 @@ from elmur.objectives.transitions import Transitions
 from elmur.spec import Discrete, TaskSpec, Vector
 from elmur.testing import REACH
 from tests.elmur.objectives.training import Episode, shards_of, train
+from tests.elmur.samples import draws
 
 GOLDEN = Path("/work/shared/golden_baselines")
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files of the published baselines are not here")
@@ -118,7 +119,7 @@ def test_the_gaussian_of_iql_is_a_density() -> None:
     expected = torch.distributions.Normal(actor(x), reach * actor.log_std.exp()).log_prob(action).sum(-1)
     # In units of the reach, so that its size does not weigh: a constant of log 2 here.
     torch.testing.assert_close(-actor.surprise(x, action) - math.log(2.0), expected)
-    drawn = actor.act(torch.zeros(4000, 2), torch.Generator().manual_seed(0))
+    drawn = actor.act(torch.zeros(4000, 2), draws(0, 4000))
     assert drawn[:, 1].min() == 0.0 and drawn[:, 1].max() <= 4.0 and drawn[:, 0].abs().max() <= 1.0
 
 
