@@ -154,6 +154,46 @@ def test_evaluate_acts_elsewhere(cli: CommandLine, trained: Path) -> None:
     assert (folder / "success.png").exists()
 
 
+SEEN = ("env.lengths=[4]", "evaluation.num_episodes=40")  # so short that sampled actions reach the goal now and then
+
+
+@pytest.mark.parametrize("sample", ["true", "false"])
+def test_how_a_seed_ends_does_not_depend_on_how_many_act_beside_it(
+    cli: CommandLine, trained: Path, sample: str
+) -> None:
+    assert row_of(trained)["settings"]["model"]["memory"]["memory_init_std"] > 0
+    found = []
+    for num_envs in (1, 3, 100):
+        done = cli.run(
+            "stage=evaluate", f"checkpoint={trained}/checkpoints/last.ckpt", *SEEN, f"evaluation.sample={sample}",
+            f"evaluation.num_envs={num_envs}", to=(folder := cli.folder / f"{num_envs}-{sample}"),
+        )  # fmt: skip
+        assert (done.code, done.stderr) == (0, "")
+        found.append(judged(row_of(folder)))
+    assert found[0] == found[1] == found[2]
+    if sample == "true":
+        assert 0 < sum(found[0]["T=4"]["successes"]) < 40, "some reach it and some do not"
+
+
+def test_selection_acts_as_the_report_does(cli: CommandLine, trained: Path) -> None:
+    """Its score after the last update is what those weights are worth on its seeds, by an evaluation of their own."""
+    chosen = ("env.selection.lengths=[4]", "callbacks.selection.num_episodes=40")
+    short = [argument for argument in TINY if not argument.startswith(("env.selection", "callbacks.selection.num"))]
+    scores = {}
+    for sample in ("true", "false"):
+        acting = f"evaluation.sample={sample}"
+        run, again = cli.folder / f"chosen-{sample}", cli.folder / f"judged-{sample}"
+        assert cli.run(*short, *DEEP, *chosen, acting, to=run).code == 0
+        assert same(weights_of(run), weights_of(trained)), "what it draws does not disturb training"
+        last = f"checkpoint={run}/checkpoints/last.ckpt"
+        assert cli.run("stage=evaluate", last, *SEEN, acting, "evaluation.first_seed=0", to=again).code == 0
+        with (run / "logs" / "metrics.csv").open() as file:
+            logged = [row["eval/success"] for row in csv.DictReader(file) if row["eval/success"]]
+        scores[sample] = float(logged[-1])
+        assert scores[sample] == pytest.approx(row_of(again)["outcomes"]["T=4"]["success"], abs=1e-6)
+    assert 0 < scores["true"] != scores["false"]
+
+
 def test_evaluate_does_not_overwrite_a_training_run(cli: CommandLine, trained: Path) -> None:
     done = cli.run("stage=evaluate", f"checkpoint={trained}/checkpoints/best.ckpt", to=trained)
     assert done.code == 1 and f"{trained} holds a training run" in done.stderr

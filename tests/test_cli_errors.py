@@ -128,7 +128,14 @@ EARLY = {
     "an infinite return": (["evaluation.target_return=inf"], ["evaluation.target_return: expected a finite number"]),
     "no shards": (["shards="], ["shards (or the variable ELMUR_SHARDS): expected a path; found ''"]),
     "no checkpoint": (["stage=evaluate", "checkpoint="], ["checkpoint: expected a path; found ''"]),
-    "seeds of selection": (["evaluation.first_seed=0"], ["the report would play episodes by which the checkpoint"]),
+    "seeds of selection": (
+        ["evaluation.first_seed=19"],
+        ["evaluation.first_seed=19: the report would play", "seeds 19 to 118 of those of selection, 0 to 19; leave"],
+    ),
+    "selection up to the report": (
+        ["selection.num_episodes=500001"],
+        ["seeds 500000 to 500099 of those of selection, 0 to 500000; leave it at 500000, and selection.num_episodes"],
+    ),
     "several runs to resume": (["-m", "resume=a,b"], ["resume= goes on with one run; leave -m and sweep= out"]),
     "unknown key while evaluating": (["stage=evaluate", "checkpoint=x", "+model.foo=1"], ["model.foo: unknown key"]),
 }  # fmt: skip

@@ -34,9 +34,11 @@ def check_buildable(settings: Settings) -> None:
         check_compiler()
     for callback in trainer(settings).callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RolloutSelection) and plan.shares_seeds(callback.plan):
+            chosen_by, report = callback.plan.seeds, plan.seeds
             raise UsageError(
                 f"evaluation.first_seed={plan.first_seed}: the report would play episodes by which the checkpoint is "
-                f"chosen, of seeds from {callback.plan.first_seed}; leave it at 500000"
+                f"chosen, seeds {report[0]} to {report[-1]} of those of selection, {chosen_by[0]} to {chosen_by[-1]}; "
+                f"leave it at 500000, and selection.num_episodes below that"
             )
     module = learner(settings)
     build(settings.data, "data", "data", PLATFORM)

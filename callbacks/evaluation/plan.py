@@ -47,15 +47,18 @@ class EvaluationPlan:
                 f"{FIRST_SEED_OF_COLLECTION}, where those of the training data begin"
             )
 
+    @property
+    def seeds(self) -> range:
+        """The seeds of its episodes."""
+        return range(self.first_seed, self.first_seed + self.num_episodes)
+
     def waves(self) -> list[range]:
         """The seeds of the episodes that are played side by side."""
-        seeds = range(self.first_seed, self.first_seed + self.num_episodes)
-        return [seeds[i : i + self.num_envs] for i in range(0, self.num_episodes, self.num_envs)]
+        return [self.seeds[i : i + self.num_envs] for i in range(0, self.num_episodes, self.num_envs)]
 
     def shares_seeds(self, other: EvaluationPlan) -> bool:
         """Whether the two play episodes of the same seeds."""
-        latest = max(self.first_seed, other.first_seed)
-        return latest < min(self.first_seed + self.num_episodes, other.first_seed + other.num_episodes)
+        return max(self.seeds.start, other.seeds.start) < min(self.seeds.stop, other.seeds.stop)
 
     @property
     def acting(self) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def test_it_learns_two_ways_of_doing_a_thing() -> None:
     made = DiffusionPolicy(spec, 8, 1, 2, num_levels=20, sampling_steps=20, down_dims=(16,), max_plans=64)
     optimizer = torch.optim.Adam(made.parameters(), lr=5e-3)
     condition = made.observation({"o": torch.ones(64, 1, 1)})
-    for _ in range(100):
+    for _ in range(300):
         action = torch.randint(2, (64, 1, 1)) * 1.6 - 0.8
         loss = made.head.loss(made.observation({"o": torch.ones(64, 1, 1)}), action, torch.ones(64, 1).bool(), 0.0)
         optimizer.zero_grad()
