@@ -207,6 +207,19 @@ def yarn(run: Path) -> None:
     change_model(run, pos_type="yarn")
 
 
+def attends_to_later_steps(run: Path) -> None:
+    change_model(run, use_causal_self_attn_mask=False, use_shared_memory=True)
+
+
+def no_type(run: Path) -> None:
+    change_model(run, n_layer="2", use_lru=1)
+
+
+def rounded_positions(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+
+
 def odd_heads(run: Path) -> None:
     change_model(run, n_head=3)
 
@@ -254,6 +267,10 @@ def half_a_file(run: Path) -> None:
         (unknown_keys, ["config.json", "missing ['act_dim']", "unknown ['mem_tokens', 'n_head_ca']"]),
         (another_model, ["expected a run of ELMUR, RATE, RMT, TrXL, DT, found DTXL, which cannot be imported"]),
         (yarn, ["pos_type: expected one of", "'yarn'", "weights cannot be run"]),
+        (attends_to_later_steps, ["use_causal_self_attn_mask: expected true with pos_type=relative", "found False",
+                                  "use_shared_memory: expected false", "found True"]),
+        (no_type, ["n_layer: expected a whole number from 1, found '2'; use_lru: expected true, false or null"]),
+        (rounded_positions, ["dtype: expected one of float32, float64, null, found 'bfloat16'"]),
         (odd_heads, ["n_head=3"]),
         (no_width, ["d_model", "None"]),
         (no_context, ["training.context_length: expected a whole number from 1, found None"]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
@@ -15,11 +16,9 @@ DEFAULTS: dict[str, Any] = {
     "expert_dropout": None, "load_balancing_loss_coef": 0.01, "use_swiglu": True, "use_shared_expert": True,
     "n_shared_experts": 1, "shared_d_ff": None, "routed_d_ff": None, "use_shared_memory": False,
     "use_relative_bias": True, "use_tok2mem": True, "use_mem2tok": True, "memory_dropout": None,
+    "use_causal_self_attn_mask": True,
 }  # fmt: skip
 REQUIRED = ("env_name", "state_dim", "act_dim")
-IGNORED = {
-    "padding_idx", "detach_memory", "use_causal_self_attn_mask", "dtype", "label_smoothing", "mode", "model_mode",
-}  # fmt: skip
 QUIRKS = "elmur.published.quirks"
 POSITIONS = {
     "relative": f"{QUIRKS}.PublishedRelative", "rope": "elmur.positional.Rope",
@@ -32,27 +31,97 @@ class PublishedError(ValueError):
     """A published run that cannot be read as one of ours; the message lists every key concerned."""
 
 
+@dataclass(frozen=True)
+class Key:
+    """What a published key may be: in words, and whether a value is that. Where the flag `of` is off, null will do."""
+
+    says: str
+    fits: Callable[[Any], bool]
+    of: str | None = None
+
+
+def whole(least: int, of: str | None = None) -> Key:
+    """A whole number from `least`."""
+    return Key(f"a whole number from {least}", lambda v: type(v) is int and v >= least, of)
+
+
+def number(low: float, high: float = float("inf"), of: str | None = None) -> Key:
+    """A finite number from `low` to `high`."""
+    says = f"a number from {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+    return Key(says, lambda v: type(v) in (int, float) and low <= v <= high and abs(v) < float("inf"), of)
+
+
+def one_of(*values: str | None) -> Key:
+    """One of these."""
+    return Key(f"one of {', '.join('null' if v is None else v for v in values)}", lambda v: v in values)
+
+
+def optional(key: Key) -> Key:
+    """The same, or null."""
+    return Key(f"{key.says}, or null", lambda v: v is None or key.fits(v))
+
+
+FLAG = Key("true, false or null", lambda v: v is None or type(v) is bool)  # null is false there
+TEXT, SHARE = Key("a text", lambda v: isinstance(v, str)), number(0, 1)
+KEYS: dict[str, Key] = {
+    "env_name": TEXT, "state_dim": whole(-1), "act_dim": whole(1),
+    "d_model": whole(1), "n_layer": whole(1), "n_head": whole(1), "max_seq_len": whole(1), "dropout": SHARE,
+    "dropatt": SHARE, "pre_lnorm": FLAG, "norm_type": one_of("layer", "rmsnorm", None),
+    "pos_type": one_of(*POSITIONS), "sequence_format": one_of("s", "sa", "sr", "sra"),
+    "memory_size": whole(1), "memory_init_std": number(0), "memory_dropout": optional(SHARE), "use_lru": FLAG,
+    "lru_blend_alpha": number(0, 1, of="use_lru"), "use_shared_memory": FLAG, "use_relative_bias": FLAG,
+    "use_tok2mem": FLAG, "use_mem2tok": FLAG,
+    "d_ff": optional(whole(1)), "use_swiglu": FLAG, "use_moe": FLAG, "num_experts": whole(1, of="use_moe"),
+    "top_k": whole(1, of="use_moe"), "load_balancing_loss_coef": number(0, of="use_moe"), "use_shared_expert": FLAG,
+    "n_shared_experts": optional(whole(0)), "routed_d_ff": optional(whole(0)), "shared_d_ff": optional(whole(0)),
+    "use_causal_self_attn_mask": FLAG, "dtype": one_of("float32", "float64", None),
+    # What matters while training alone:
+    "expert_dropout": optional(SHARE), "detach_memory": FLAG, "label_smoothing": optional(SHARE),
+    "padding_idx": Key("a whole number, or null", lambda v: v is None or type(v) is int),
+    "mode": optional(TEXT), "model_mode": optional(TEXT),
+}  # fmt: skip
+WHY = {
+    "dtype": "positions are rounded to bfloat16 there",
+    "pos_type": "its weights cannot be run: the published formula is not YaRN's",
+}  # of values that the published code has and this one has not
+
+
 def check_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """The model section of a published `config.json`, complete. Raises PublishedError listing bad keys."""
-    known = set(DEFAULTS) | set(REQUIRED) | IGNORED
     missing = [key for key in REQUIRED if key not in config]
-    unknown = sorted(set(config) - known)
+    unknown = sorted(set(config) - set(KEYS))
     if missing or unknown:
         raise PublishedError(
             f"the model section of config.json does not fit the published model: missing {missing or 'nothing'}, "
             f"unknown {unknown or 'nothing'}"
         )
     full = {**DEFAULTS, **config}
-    if full["pos_type"] not in POSITIONS:
-        raise PublishedError(
-            f"pos_type: expected one of {sorted(POSITIONS)}, found {full['pos_type']!r}"
-            + (
-                " (the published formula is not YaRN's; its weights cannot be run)"
-                if full["pos_type"] == "yarn"
-                else ""
-            )
-        )
+    problems = []
+    for name, value in full.items():
+        key = KEYS[name]
+        if not key.fits(value) and not (value is None and key.of is not None and not full[key.of]):
+            why = f" ({WHY[name]})" if value in ("yarn", "bfloat16") and name in WHY else ""
+            problems.append(f"{name}: expected {key.says}, found {value!r}{why}")
+    if problems := problems or other_positions(full):
+        raise PublishedError("; ".join(problems))
     return full
+
+
+def other_positions(full: Mapping[str, Any]) -> list[str]:
+    """Positions of flags in which the published model computes what ours does not, each with what is expected."""
+    found = []
+    if full["pos_type"] == "relative" and not full["use_causal_self_attn_mask"]:
+        why = "with pos_type=relative: otherwise steps attend to later ones, which are not there while acting"
+        found.append(f"use_causal_self_attn_mask: expected true {why}")
+    if full["use_shared_memory"]:
+        found.append("use_shared_memory: expected false: the published code hands on what the first layer wrote alone")
+    if full["use_tok2mem"] and not full["use_mem2tok"] and full["use_relative_bias"] and full["use_lru"]:
+        why = "with use_tok2mem, use_relative_bias and use_lru: otherwise slots are dated that nothing is written to"
+        found.append(f"use_mem2tok: expected true {why}")
+    experts = full["use_moe"] and not (full["routed_d_ff"] and (full["shared_d_ff"] or not full["use_shared_expert"]))
+    if full["d_ff"] is None and (experts or not full["use_moe"]):
+        found.append("d_ff: expected a whole number from 1")
+    return [f"{sentence}, found {full[sentence.partition(':')[0]]!r}" for sentence in found]
 
 
 def task_spec(config: Mapping[str, Any]) -> TaskSpec:
@@ -102,7 +171,6 @@ def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "write": write if full["use_mem2tok"] else None,
             "bias": bias if full["use_relative_bias"] else None,
             "steps": {"_target_": f"{QUIRKS}.{steps}"},
-            "shared": bool(full["use_shared_memory"]),
         },
     }
 

@@ -147,7 +147,8 @@ def read_config(path: Path) -> Run:
     try:
         if mode == "ELMUR":
             # The published command line hands the keys of all its models over, None where they were not given.
-            config = check_keys({key: value for key, value in model.items() if value is not None or key in DEFAULTS})
+            config = {key: value for key, value in model.items() if value is not None or key in DEFAULTS}
+            config = check_keys({**config, "dtype": named(whole, model, "dtype")})
         else:
             config = baselines.check_keys({**model, "arch_mode": named(whole, model, "arch_mode")}, mode)
     except PublishedError as error:

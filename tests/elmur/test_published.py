@@ -95,9 +95,8 @@ def test_switches_and_fallbacks() -> None:
     off = make(TMAZE | {"use_tok2mem": False, "use_mem2tok": None, "use_relative_bias": None, "memory_dropout": None})
     assert off.layers[0].reader is None and off.layers[0].write_rule is None and off.layers[0].bias is None
     assert off.design is not None and off.design.memory_dropout == 0.1
-    every = make(TMAZE | {"use_lru": False, "pos_type": "rope", "use_shared_memory": True})
+    every = make(TMAZE | {"use_lru": False, "pos_type": "rope"})
     assert isinstance(every.layers[0].write_rule, PublishedReplaceAll) and isinstance(every.steps, DatedByStart)
-    assert len(every.initial_memory(1)) == 1
     learned = make(TMAZE | {"pos_type": "learnable", "max_seq_len": 50})
     assert isinstance(learned.position, Learnable) and learned.position.table.num_embeddings == 50
     plain = make(TMAZE | {"use_shared_expert": False, "routed_d_ff": None, "top_k": 1})
