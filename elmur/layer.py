@@ -16,8 +16,6 @@ from elmur.memory_bias import MemoryBias, no_bias
 from elmur.positional import Position
 from elmur.residual import Residual
 
-FeedForward = Callable[..., nn.Module]
-
 
 @dataclass
 class Segment:
