@@ -131,6 +131,8 @@ def check_folder(folder: Path) -> None:
     """Raises UsageError where the folder of a run, or of an evaluation within it, holds what leads out of it."""
     home = folder.parent.parent if folder.parent.name == EVALUATIONS else folder
     for entry in (folder, *folder.rglob("*")):
+        if entry.match("wandb/*run-*/*/*"):  # of a run of wandb, which links to its own logs and is written to once
+            continue
         try:
             is_ours = entry.is_file() or entry.is_dir() or (not entry.is_symlink() and not entry.exists())
             is_ours = is_ours and entry.resolve().is_relative_to(home.resolve())
