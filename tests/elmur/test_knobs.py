@@ -31,7 +31,7 @@ from elmur.moe import MixtureOfExperts
 from elmur.positional import Alibi, Learnable, Position, Relative, Rope, Sinusoidal, Yarn
 from elmur.published import quirks
 from elmur.published.quirks import Mirrored, PublishedRelative
-from elmur.residual import PostNorm, PreNorm, Residual
+from elmur.residual import Gated, PostNorm, PreNorm, Residual
 from elmur.sequence_model import SequenceModel
 from elmur.tokens import TokenFormat
 from tests.elmur.samples import SPEC, make_batch, noise
@@ -80,10 +80,10 @@ MODELS: dict[type, Callable[..., SequenceModel]] = {
     MemoryBias: lambda **knobs: elmur(memory=design(bias=partial(MemoryBias, **knobs))),
     **{kind: as_part("position", kind) for kind in POSITIONS},
     **{kind: as_part("feedforward", kind) for kind in (MLP, SwiGLU, MixtureOfExperts)},
-    **{kind: as_part("residual", kind) for kind in (PreNorm, PostNorm)},
+    **{kind: as_part("residual", kind) for kind in (PreNorm, PostNorm, Gated)},
 }
 # Given by the model to its parts, not turned by a user at the part.
-GIVEN = {"spec", "d_model", "n_head", "dropout"}
+GIVEN = {"spec", "d_model", "n_head", "d_head", "dropout"}
 
 tokens = {"d_model": (16, 32), "dropout": (0.0, 0.5), "token_format": ("s", "sra")}
 norms = {"norm_type": ("layer", "rmsnorm"), "eps": (1e-5, 0.1)}
@@ -117,7 +117,7 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
         "beta_slow": (1.0, 4.0),
     },
     Learnable: {"max_seq_len": (64, 128)},
-    MLP: {"d_ff": (16, 32)},
+    MLP: {"d_ff": (16, 32), "activation": ("gelu", "relu")},
     SwiGLU: {"d_ff": (16, 32)},
     MixtureOfExperts: {
         "num_experts": (2, 3), "top_k": ({"num_experts": 3, "top_k": 2}, {"num_experts": 3, "top_k": 3}),
@@ -126,6 +126,7 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
     },
     PreNorm: norms,
     PostNorm: norms,
+    Gated: {**norms, "bias": (2.0, 0.0)},
 }  # fmt: skip
 CASES = [(kind, knob) for kind, knobs in TURNS.items() for knob in knobs]
 
@@ -180,7 +181,7 @@ def test_every_part_has_its_knobs_looked_at() -> None:
         | defined_in(feedforward, lambda c: issubclass(c, torch.nn.Module))
         | defined_in(moe, lambda c: issubclass(c, torch.nn.Module))
     )
-    assert len(parts) == 14
+    assert len(parts) == 15
     assert parts <= set(MODELS)
 
 

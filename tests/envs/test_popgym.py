@@ -80,7 +80,7 @@ def test_each_task_has_a_file_of_its_own_in_conf() -> None:
         text = file.read_text(encoding="utf-8")
         assert text.startswith("# @package _global_\n") and len(text.splitlines()) <= 12
         config = OmegaConf.to_container(OmegaConf.create(text))
-        assert isinstance(config, dict) and set(config) - {"collect"} == {"defaults", "env"}
+        assert isinstance(config, dict) and set(config) - {"collect", "recipe"} == {"defaults", "env"}
         assert config["defaults"] == [{"override /env": "popgym"}]
         found[config["env"]["id"]] = file.stem
     assert set(found) == set(TASKS)
