@@ -1,6 +1,6 @@
 """The shard: one HDF5 file of many episodes, its writer and its reader.
 
-    attributes  format, version, spec (TaskSpec as JSON), provenance, statistics, normalise (JSON each)
+    attributes  format, version, spec (TaskSpec as JSON), provenance, statistics, normalise, sums (JSON each)
     offsets     int64 [E + 1]; episode e is rows offsets[e] to offsets[e + 1] of every array below
     observation/<part>, action, reward, loss_mask    [N, ...], a row per step
     terminated, truncated, seed                      [E]
@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,7 @@ def _check_chunks(path: Path, dataset: Any, column: Column) -> None:
 FORMAT, VERSION = "elmur-shard", 1
 SUFFIX = ".h5"
 REFUSED = "nothing was written"
+SUMS = "sums"  # attribute: CRC-32 of each array; a chunk blanked together with its checksum satisfies fletcher32
 OFFSETS = Column("offsets", np.dtype(np.int64), per_episode=True)
 
 
@@ -272,11 +274,20 @@ def write_shard(
         texts = {"format": FORMAT, "spec": spec.to_json(), "statistics": json.dumps(statistics)}
         texts["normalise"] = json.dumps(list(normalise))
         texts["provenance"] = json.dumps({"env": spec.name, **origin(), **provenance})
+        texts[SUMS] = json.dumps({column.key: checksum(file[column.key], column) for column in columns(spec).values()})
         for name, content in texts.items():  # of fixed length: HDF5 keeps other strings where no checksum covers them
             file.attrs[name] = np.bytes_(content.encode())
         file.flush()
         image: bytes = file.id.get_file_image()
     write_bytes(path, image)
+
+
+def checksum(dataset: Any, column: Column) -> int:
+    """CRC-32 of all rows of a data set, read in pieces."""
+    rows, crc = IMAGE_ROWS if column.is_image else 64 * ROWS, 0
+    for begin in range(0, len(dataset), rows):
+        crc = zlib.crc32(dataset[begin : begin + rows].tobytes(), crc)
+    return crc
 
 
 def check_episode(path: Path, spec: TaskSpec, episode: Steps) -> None:
@@ -344,17 +355,22 @@ class Shard:
 
     def verify(self) -> None:
         """Read everything once. Raises ShardError at the first chunk that is damaged or value that cannot be right."""
+        sums = self.attribute(SUMS) if SUMS in self.open().attrs else {}  # shards of before have none
         for column in self.columns.values():
             rows = IMAGE_ROWS if column.is_image else 64 * ROWS
-            total = len(self._arrays[column.key])
+            total, crc = len(self._arrays[column.key]), 0
             for begin in range(0, total, rows):
-                bad = column.first_bad_row(self.read(column.key, begin, min(begin + rows, total)))
+                values = self.read(column.key, begin, min(begin + rows, total))
+                crc = zlib.crc32(values.tobytes(), crc)
+                bad = column.first_bad_row(values)
                 if bad is not None:
                     row, found, expected = bad
                     row += begin
                     raise ShardError(
                         self.path, column.key, f"{found} in row {row}{self._at(column.key, row, row + 1)}", expected
                     )
+            if sums.get(column.key, crc) != crc:
+                raise ShardError(self.path, column.key, "other values than were written", "those of its checksum")
 
     def close(self) -> None:
         """Give the file handle back; a later read opens the file again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ os.environ.update(MPLBACKEND="Agg", WANDB_MODE="offline", WANDB_SILENT="true")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the CPU, unless the caller names a GPU
 for _setting in ("HYDRA_FULL_ERROR", "ELMUR_SHARDS", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
     os.environ.pop(_setting, None)
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start to be stopped by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hypothesis import settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402

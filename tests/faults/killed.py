@@ -215,12 +215,12 @@ def state(folder: Path, name: str = "last.ckpt") -> dict[str, Any]:
 def differences(one: Path, other: Path) -> list[str]:
     """What two finished runs differ in: every value of the last checkpoint, the best weights, the log, the outcomes.
 
-    The time that it took may differ.
+    The time that it took may differ, and what is told of where the data came from.
     """
-    mine, theirs = state(one), state(other)
+    told = re.compile(r"\.callbacks\.(Timer|RolloutSelection\.(cpu_)?seconds$)|\.run\.data\.")
+    mine, theirs = ({k: v for k, v in state(folder).items() if not told.match(k)} for folder in (one, other))
     found = sorted(mine.keys() ^ theirs.keys())
-    times = re.compile(r"\.callbacks\.(Timer|RolloutSelection\.(cpu_)?seconds$)")
-    for key in {key for key in mine.keys() & theirs.keys() if not times.match(key)}:
+    for key in mine.keys() & theirs.keys():
         a, b = mine[key], theirs[key]
         if not (torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b):
             found.append(f"{key}: {a} {b}" if not isinstance(a, torch.Tensor) else key)
