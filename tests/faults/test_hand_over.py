@@ -27,7 +27,8 @@ def test_a_folder_for_temporary_files_with_a_long_name(runs: Faulty, straight: P
 
 def test_an_error_of_handing_over_ends_the_run(runs: Faulty) -> None:
     """Without any folder in which a socket could be named."""
-    fault = "import multiprocessing.util as u; u.get_temp_dir = lambda: '/tmp/' + 'x' * 200\n"
+    fault = "import tempfile; from multiprocessing import util; folder = tempfile.gettempdir() + '/' + 'x' * 200\n"
+    fault += "util.get_temp_dir = lambda: folder\n"
     assert runs.run(*SMALL, WORKERS, to=runs.folder / "socket", fault=fault) == 1
     (line,) = [line for line in runs.said.splitlines() if line.startswith("error: ")]
     assert "a worker could not hand over its batch (AF_UNIX path too long)" in line and "data.num_workers=0" in line

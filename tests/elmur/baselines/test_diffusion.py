@@ -16,7 +16,7 @@ from elmur.spec import Image, TaskSpec, Vector
 from elmur.testing import CHOOSE, REACH, random_steps
 from tests.elmur.samples import draws
 
-GOLDEN = Path("/work/shared/golden_baselines")
+GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden_baselines"
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files of the published baselines are not here")
 
 

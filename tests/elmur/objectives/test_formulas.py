@@ -21,7 +21,7 @@ from elmur.testing import REACH
 from tests.elmur.objectives.training import Episode, shards_of, train
 from tests.elmur.samples import draws
 
-GOLDEN = Path("/work/shared/golden_baselines")
+GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden_baselines"
 golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files of the published baselines are not here")
 
 
