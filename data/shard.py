@@ -290,11 +290,11 @@ def checksum(dataset: Any, column: Column) -> int:
     return crc
 
 
-def check_episode(path: Path, spec: TaskSpec, episode: Steps) -> None:
-    """Raises ShardError, naming `path`, unless the episode could be written as one of this task."""
+def check_episode(path: Path, spec: TaskSpec, episode: Steps, number: int = 0) -> None:
+    """Raises ShardError, naming `path` and the episode's number, unless it could be written as one of this task."""
     found = [column for column in columns(spec).values() if not column.per_episode]
     for column in sorted(found, key=lambda column: column.key):  # the action before what observations say of it
-        _episode_column(path, column, episode, 0)
+        _episode_column(path, column, episode, number)
 
 
 class Shard:
