@@ -16,7 +16,7 @@ comma := ,
 STAMP := $(VENV)/.setup-$(subst $(comma),-,$(EXTRAS))
 
 .DEFAULT_GOAL := help
-.PHONY: setup setup-mikasa demo test test-slow test-faults test-slurm test-mikasa test-gpu test-all lint format bench clean help
+.PHONY: setup setup-mikasa demo test test-slow test-faults test-slurm test-mikasa test-gpu test-all lint format bench docs clean help
 .DELETE_ON_ERROR:
 
 setup: $(STAMP)  ## create .venv and install, by the versions of constraints.txt
@@ -67,6 +67,10 @@ format: setup  ## let ruff mend what it can
 
 bench: setup  ## speed of training, acting and data on this machine
 	$(PY) run.py stage=benchmark $(ARGS)
+
+docs: setup  ## the site of docs/, in outputs/site/index.html; it opens from disk
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@echo "open outputs/site/index.html"
 
 clean:  ## remove .venv and caches; outputs/ stays
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -41,6 +41,7 @@ from callbacks.command.identity import (
 from callbacks.command.label import DEFAULT, READ, run_label
 from callbacks.command.parts import (
     check_buildable,
+    check_seeds,
     check_variants,
     env_family,
     evaluation_plan,
@@ -288,7 +289,8 @@ def convert_archive(settings: Settings) -> None:
 
 def evaluate_checkpoint(settings: Settings) -> None:
     """Act with a checkpoint; the row, of the checkpoint's own model, seed and settings, goes into the output folder."""
-    from callbacks.record import origin_of
+    from callbacks.checkpoint import LAST
+    from callbacks.record import origin_of, selection_seeds
     from callbacks.report.row import read_row
     from callbacks.report.show import show
     from elmur.checkpoint import CheckpointError, read_checkpoint
@@ -309,6 +311,8 @@ def evaluate_checkpoint(settings: Settings) -> None:
         row = read_row(folder / ROW)
         if row is None:
             made = origin_of(path, found)
+            for seeds in selection_seeds(made) if path.name != LAST else []:  # the last one was not chosen
+                check_seeds(evaluation_plan(settings), seeds)
             labels = made.get("label"), path.stem, settings.label
             own = {"model": model, "env": settings.env, "evaluation": settings.evaluation}
             about = {

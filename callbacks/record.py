@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from callbacks.command.identity import read_settings
+from callbacks.command.registry import PLATFORM
 from callbacks.errors import UsageError
 from callbacks.selection import BEST, RolloutSelection
 from elmur.aliases import renamed
@@ -67,6 +68,14 @@ def selection_score(path: Path, checkpoint: Mapping[str, Any]) -> float | None:
     """By what the best checkpoint was chosen; None of any other."""
     states = checkpoint.get("callbacks", {}).items() if path.name == BEST else ()
     return next((state.get("best") for key, state in states if key.startswith("RolloutSelection")), None)
+
+
+def selection_seeds(origin: Mapping[str, Any]) -> list[range]:
+    """The seeds by which a run chose its best checkpoint; origin: its settings, as `origin_of` has them."""
+    named = "selection", PLATFORM.roles["callback"].names["selection"]
+    asked = [one for one in (origin.get("callbacks") or {}).values() if isinstance(one, Mapping)]
+    found = [(one.get("first_seed", 0), one.get("num_episodes", 0)) for one in asked if one.get("_target_") in named]
+    return [range(first, first + n) for first, n in found if isinstance(first, int) and isinstance(n, int)]
 
 
 class Clock(Timer):

@@ -199,6 +199,13 @@ def test_evaluate_does_not_overwrite_a_training_run(cli: CommandLine, trained: P
     assert done.code == 1 and f"{trained} holds a training run" in done.stderr
 
 
+def test_evaluate_refuses_the_seeds_by_which_the_checkpoint_was_chosen(cli: CommandLine, trained: Path) -> None:
+    best = f"checkpoint={trained}/checkpoints/best.ckpt"
+    done = cli.run("stage=evaluate", best, *SEEN, "evaluation.first_seed=3", to=(folder := cli.folder / "chosen-by"))
+    assert done.code == 1 and "evaluation.first_seed=3: the report would play episodes by which" in done.stderr
+    assert not folder.exists()
+
+
 def test_collect_only_collects(cli: CommandLine) -> None:
     shards, folder = cli.folder / "other-shards", cli.folder / "collected"
     done = cli.run(

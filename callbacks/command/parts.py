@@ -33,13 +33,8 @@ def check_buildable(settings: Settings) -> None:
     if plan.compile:
         check_compiler()
     for callback in trainer(settings).callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, RolloutSelection) and plan.shares_seeds(callback.plan):
-            chosen_by, report = callback.plan.seeds, plan.seeds
-            raise UsageError(
-                f"evaluation.first_seed={plan.first_seed}: the report would play episodes by which the checkpoint is "
-                f"chosen, seeds {report[0]} to {report[-1]} of those of selection, {chosen_by[0]} to {chosen_by[-1]}; "
-                f"leave it at 500000, and selection.num_episodes below that"
-            )
+        if isinstance(callback, RolloutSelection):
+            check_seeds(plan, callback.plan.seeds)
     module = learner(settings)
     build(settings.data, "data", "data", PLATFORM)
     spec = check_variants(env)
@@ -49,6 +44,17 @@ def check_buildable(settings: Settings) -> None:
         module.configure_optimizers()
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
+
+
+def check_seeds(plan: EvaluationPlan, chosen_by: range) -> None:
+    """Raises UsageError where a plan plays seeds of those by which the checkpoint is chosen."""
+    report = plan.seeds
+    if max(report.start, chosen_by.start) < min(report.stop, chosen_by.stop):
+        raise UsageError(
+            f"evaluation.first_seed={plan.first_seed}: the report would play episodes by which the checkpoint is "
+            f"chosen, seeds {report[0]} to {report[-1]} of those of selection, {chosen_by[0]} to {chosen_by[-1]}; "
+            f"leave it at 500000, and selection.num_episodes below that"
+        )
 
 
 def check_room(settings: Settings, spec: TaskSpec, side_by_side: int) -> None:

@@ -56,10 +56,6 @@ class EvaluationPlan:
         """The seeds of the episodes that are played side by side."""
         return [self.seeds[i : i + self.num_envs] for i in range(0, self.num_episodes, self.num_envs)]
 
-    def shares_seeds(self, other: EvaluationPlan) -> bool:
-        """Whether the two play episodes of the same seeds."""
-        return max(self.seeds.start, other.seeds.start) < min(self.seeds.stop, other.seeds.stop)
-
     @property
     def acting(self) -> dict[str, Any]:
         """How the policy acts: arguments of `StreamingPolicy`."""
