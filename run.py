@@ -60,6 +60,7 @@ from envs import suites
 
 if TYPE_CHECKING:
     from callbacks.report.row import Row
+    from callbacks.report.validation import Validation
     from data.datamodule import TrajectoryDataModule
     from elmur.module import SequenceModule
 
@@ -142,19 +143,49 @@ def train(settings: Settings) -> None:
     from callbacks.selection import chosen
     from elmur.code import code_hash
 
-    folder = Path(settings.run_dir)
+    folder, family = Path(settings.run_dir), env_family(settings)
     with alone_in(folder):
         changes = check_same_run(folder, settings, usual, code_hash())
         row = read_row(folder / ROW)
+        if family.make is None:
+            validated(settings, folder, again=bool(changes))
+            return
         if row is not None and not changes:
             log.info("finished before (%s); delete %s to run again", row.finished, folder)
             tell_of_other_shards(settings, folder)
         else:
-            check_buildable(settings)
+            check_buildable(settings, partial(recorded_task, settings))
             about = fit(settings, folder)
+            about.pop("validation")
             row = judge(settings, folder, chosen(folder / "checkpoints"), about)
         if is_first_process():
-            show(row, folder, env_family(settings).chance)
+            show(row, folder, family.chance)
+
+
+def validated(settings: Settings, folder: Path, again: bool) -> None:
+    """Train on trajectories alone, and say how well the last weights foretell actions that were not trained on."""
+    from callbacks.report.validation import Validation
+
+    found = Validation.read(folder)
+    if found is not None and not again:
+        log.info("finished before; delete %s to run again", folder)
+        tell_of_other_shards(settings, folder)
+    else:
+        check_buildable(settings, partial(recorded_task, settings))
+        found = fit(settings, folder)["validation"]
+    if is_first_process():
+        if found is None:
+            log.warning("nothing was validated; data.validation_fraction=0.1 keeps episodes for it")
+        else:
+            found.write(folder)
+            found.show(folder)
+
+
+def recorded_task(settings: Settings) -> Any:
+    """The task of the shards that are there."""
+    from data.index import task_of
+
+    return task_of(settings.data["root"])
 
 
 def tell_of_other_shards(settings: Settings, folder: Path) -> None:
@@ -173,7 +204,8 @@ def datamodule(settings: Settings, module: SequenceModule) -> TrajectoryDataModu
     """The data of the env as the module reads them, collected by its expert where they are missing."""
     from elmur.build import build
 
-    made: TrajectoryDataModule = build(settings.data, "data", "data", PLATFORM, collect=collector(settings))
+    collect = None if env_family(settings).make is None else collector(settings)
+    made: TrajectoryDataModule = build(settings.data, "data", "data", PLATFORM, collect=collect)
     made.allow_other_data = "data" in settings.allow_mismatch
     made.reads = module.objective.reads
     return made
@@ -184,6 +216,7 @@ def collector(settings: Settings) -> Callable[[], Any]:
     from data.collect import collect
     from elmur.build import build, call
 
+    env_family(settings).check_acts()
     how, expert = build(settings.collect, "collect", "env", PLATFORM), env_family(settings).expert
     return partial(call, collect, {"expert": expert, "root": settings.data["root"], "seed": 0, **how}, "collect")
 
@@ -214,7 +247,27 @@ def fit(settings: Settings, folder: Path) -> dict[str, Any]:
     # Where no callback that writes one was asked for. All processes save, or none.
     if not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         loop.save_checkpoint(folder / "checkpoints" / LAST)
-    return {"updates": int(loop.global_step), **clock.spent()}
+    validation = validation_of(settings, module, data) if env_family(settings).make is None else None
+    return {"updates": int(loop.global_step), "validation": validation, **clock.spent()}
+
+
+def validation_of(settings: Settings, module: SequenceModule, data: TrajectoryDataModule) -> Validation | None:
+    """How the weights do on the validation episodes; None where there are none."""
+    from callbacks.report.validation import Validation
+
+    if not data.validation_episodes:
+        return None
+    (found,) = module.trainer.validate(module, datamodule=data, verbose=False)
+    return Validation.of(
+        data.spec,
+        found["validation/loss"],
+        found["validation/score"],
+        task=data.spec.name,
+        model=settings.model_name,
+        seed=settings.seed,
+        updates=int(module.trainer.global_step),
+        episodes=data.validation_episodes,
+    )
 
 
 def accept(settings: Settings, folder: Path, data: TrajectoryDataModule) -> dict[str, Any]:
@@ -254,7 +307,7 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     policy = StreamingPolicy(placed(model, length, side_by_side, plan.device, on_gpu), length, **plan.acting)
     identity = evaluation_identity(settings, checkpoint)
     halfway, begin = Halfway.of(folder, f"{identity} {code_hash()}"), time.process_time()
-    outcomes = evaluate(policy, family.make, family.variants, plan, halfway=halfway)
+    outcomes = evaluate(policy, family.world, family.variants, plan, halfway=halfway)
     about |= {"identity": identity, "evaluation_cpu_seconds": time.process_time() - begin}
     sampled = plan.sample or policy.model.head.generative
     about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if sampled else "argmax"}
@@ -299,6 +352,7 @@ def evaluate_checkpoint(settings: Settings) -> None:
 
     if settings.checkpoint is None:
         raise UsageError("stage=evaluate needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
+    env_family(settings).check_acts()
     learner(settings)  # refuses unknown keys, though the model comes from the checkpoint
     path, folder = Path(settings.checkpoint), Path(settings.run_dir)
     found = read_checkpoint(path)

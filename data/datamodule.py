@@ -93,6 +93,12 @@ class TrajectoryDataModule(LightningDataModule):
         return self._index
 
     @property
+    def validation_episodes(self) -> int:
+        """How many episodes are set apart for validation."""
+        self.setup()
+        return 0 if self._validation is None else len(self._validation)
+
+    @property
     def spec(self) -> TaskSpec:
         """The task of the shards, with normalisation statistics where they ask for it."""
         return self.index.spec

@@ -213,6 +213,15 @@ def build_index(
     )
 
 
+def task_of(root: Path | str) -> TaskSpec:
+    """The task of the shards in a folder, by the first of them. Raises ShardError where there is none."""
+    for path in find_shards(Path(root)):
+        with Shard(path) as shard:
+            return shard.spec
+    advice = "name the folder, shards=FOLDER env.id=NAME, or make it: stage=convert, data.writer.ShardWriter"
+    raise ShardError(root, "folder", "no shards", f"files named *{SUFFIX}", advice)
+
+
 def find_shards(root: Path) -> list[Path]:
     """Finished shards in a folder, by name."""
     return sorted(path for path in root.glob(f"*{SUFFIX}") if not path.name.startswith("."))

@@ -24,7 +24,8 @@ class EnvFamily:
     """A world: how it is made, who shows how it is done, what is measured; the fields are the keys of `env`.
 
     name: of the family, conf/env/<name>.yaml. id: of the task. dataset: the folder of its shards.
-    make: called as make(num_envs=N, **variant). render: the same, of environments that can be looked at.
+    make: called as make(num_envs=N, **variant); None where there are trajectories alone. render: the same, of
+    environments that can be looked at.
     variants: name -> arguments of `make`, in which a policy is reported; selection: those by which one is chosen.
     expert: shows how it is done. metric: by which a policy is chosen, one that the environment names or `return`.
     chance: its value for guessing. reference: returns of random play and of the expert. suite: of tasks reported
@@ -35,8 +36,8 @@ class EnvFamily:
     name: str
     id: str
     dataset: str
-    make: Callable[..., VectorEnv]
-    expert: Policy
+    make: Callable[..., VectorEnv] | None = None
+    expert: Policy | None = None
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"all": {}})
     selection: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"all": {}})
     metric: str = RETURN
@@ -47,6 +48,21 @@ class EnvFamily:
     archive: Callable[[], Any] | None = None
     benchmark: Sequence[Mapping[str, Any]] = ()
     lengths: Any = None
+
+    @property
+    def world(self) -> Callable[..., VectorEnv]:
+        """What makes its environments. Raises ValueError where there are none to act in."""
+        self.check_acts()
+        assert self.make is not None
+        return self.make
+
+    def check_acts(self) -> None:
+        """Raises ValueError where there are trajectories alone."""
+        if self.make is None:
+            raise ValueError(
+                f"env={self.name}: these are trajectories alone, without an environment to act in; for success name "
+                "the one that they come from, as in env=gym env.id=CartPole-v1"
+            )
 
     def check_metric(self, env: VectorEnv) -> None:
         """Raises ValueError unless the environment measures what policies are chosen by."""

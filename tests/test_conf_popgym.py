@@ -54,7 +54,7 @@ def test_tasks_compose_with_every_model(conf: None, model: str) -> None:
         if task in some:
             env = env_family(settings)
             assert env.reference is not None and env.reference.expert > env.reference.random
-            spec = env.make(num_envs=1).spec
+            spec = env.world(num_envs=1).spec
             if model == "diffusion_policy" and isinstance(spec.action, Discrete):
                 with pytest.raises(ValueError, match="every other model can"):
                     learner(settings).build_model(spec)
@@ -89,7 +89,7 @@ def test_the_published_model_of_autoencode_easy(conf: None, experiment: str) -> 
     """3,694,224 parameters, less the embeddings that format s never uses, with our encoder for theirs."""
     settings = settings_of("task=popgym_autoencode_easy", f"experiment={experiment}")
     module = learner(settings)
-    module.build_model(env_family(settings).make(num_envs=1).spec)
+    module.build_model(env_family(settings).world(num_envs=1).spec)
     unused = (4 + 1) * 64 + 2 * 64  # actions with a row for padding, returns
     theirs, ours = (
         (1 + 1) * 64,

@@ -57,7 +57,7 @@ def parts(module: SequenceModule, data: Any, env: EnvFamily, seconds: float) -> 
         found[f"training{on}"] = partial(lambda at: measure_training(cases(module, data, at), at, seconds), device)
         found[f"acting{on}"] = partial(lambda at: measure_acting(players(module, at), at, seconds), device)
     found["data"] = partial(measure_data, module, data, seconds)
-    make = partial(env.make, **list(env.variants.values())[-1])
+    make = partial(env.world, **list(env.variants.values())[-1])
     configured = [{"make": make, "expert": lambda: env.expert, "envs": number} for number in ENVS]
     # Last, for it changes the module's model.
     found["environments"] = partial(measure_tasks, module, [*configured, *env.benchmark], seconds / 3)

@@ -23,6 +23,7 @@ from elmur.files import read_json
 
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
+VALIDATION = "validation.json"  # in the place of a row, where nobody acts
 MOST_OF_A_VALUE = 80  # characters of it that an error shows
 # In each section: where a run is carried out.
 PLACE = {
@@ -140,7 +141,7 @@ def check_same_run(
     run began and has its default is no difference. code: of this run; a finished one may be of other code.
     Raises UsageError for other differences, or where what is there is no training run.
     """
-    finished = (folder / ROW).exists()
+    finished = any((folder / name).exists() for name in (ROW, VALIDATION))
     if not finished and not any((folder / "checkpoints").glob("*.ckpt")):
         return []
     try:

@@ -6,6 +6,7 @@ What takes seconds to import is imported where it is needed, so that an early er
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from callbacks.command.registry import PLATFORM
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
     from envs.family import EnvFamily
 
 
-def check_buildable(settings: Settings) -> None:
-    """Build everything once, so that a bad value is found before anything is collected or trained."""
+def check_buildable(settings: Settings, recorded: Callable[[], TaskSpec]) -> None:
+    """Build everything once, so that a bad value is found before anything is collected or trained.
+
+    recorded: gives the task of trajectories that come without an environment.
+    """
     from callbacks.evaluation.video import check_filmable
     from callbacks.selection import RolloutSelection
     from elmur.build import BuildError, build
@@ -34,10 +38,14 @@ def check_buildable(settings: Settings) -> None:
         check_compiler()
     for callback in trainer(settings).callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, RolloutSelection):
+            if env.make is None:
+                raise UsageError(
+                    f"callbacks: RolloutSelection acts, and env={env.name} has no environment; leave it out"
+                )
             check_seeds(plan, callback.plan.seeds)
     module = learner(settings)
     build(settings.data, "data", "data", PLATFORM)
-    spec = check_variants(env)
+    spec = recorded() if env.make is None else check_variants(env)
     try:
         check_room(settings, spec, plan.num_envs)
         module.build_model(spec)
@@ -124,7 +132,7 @@ def check_variants(family: EnvFamily) -> TaskSpec:
     """The TaskSpec of an env, each variant of which is made once. Raises BuildError for one that cannot be."""
     from elmur.build import call
 
-    first = call(family.make, {"num_envs": 1}, "env.make")
+    first = call(family.world, {"num_envs": 1}, "env.make")
     try:
         spec: TaskSpec = first.spec
         family.check_metric(first)
@@ -132,5 +140,5 @@ def check_variants(family: EnvFamily) -> TaskSpec:
         first.close()
     for section, variants in {"variants": family.variants, "selection": family.selection}.items():
         for name, variant in variants.items():
-            call(family.make, {"num_envs": 1, **variant}, f"env.{section} {name}").close()
+            call(family.world, {"num_envs": 1, **variant}, f"env.{section} {name}").close()
     return spec
