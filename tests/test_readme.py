@@ -1,6 +1,7 @@
 """Every ```bash, ```sh and ```python block of README.md and docs/*.md is executed, in order, in a copy of the checkout.
 
-A block runs as it stands, unless an HTML comment on the line above says otherwise:
+Those of README.md run by `make test`, those of docs/ by `make test-slow`. A block runs as it stands, unless an HTML comment
+on the line above says otherwise:
 `<!-- test: slow -->` leaves it to `make test-all`;
 `<!-- test: reduced WORDS -->` appends WORDS to each command line of the block, e.g. `trainer.max_steps=10`;
 `<!-- test: elsewhere REASON -->` leaves it to a machine that has what it needs, such as a GPU.
@@ -63,7 +64,9 @@ def blocks_of(markdown: str, page: str = "README.md") -> list[Block]:
         text = reduced(found["text"], found["words"].strip()) if found["how"] == "reduced" else found["text"]
         line = markdown.count("\n", 0, found.start("language")) + 1
         how = found["how"]
-        blocks.append(Block(found["language"], text, line, how == "slow", how == "elsewhere", page))
+        blocks.append(
+            Block(found["language"], text, line, how == "slow" or page != "README.md", how == "elsewhere", page)
+        )
     return blocks
 
 
