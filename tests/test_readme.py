@@ -1,7 +1,7 @@
 """Every ```bash, ```sh and ```python block of README.md and docs/*.md is executed, in order, in a copy of the checkout.
 
-Those of README.md run by `make test`, those of docs/ by `make test-slow`. A block runs as it stands, unless an HTML comment
-on the line above says otherwise:
+Those of README.md run by `make test`, those of docs/ by `make test-slow`. A block runs as it stands, unless an HTML
+comment on the line above says otherwise:
 `<!-- test: slow -->` leaves it to `make test-all`;
 `<!-- test: reduced WORDS -->` appends WORDS to each command line of the block, e.g. `trainer.max_steps=10`;
 `<!-- test: elsewhere REASON -->` leaves it to a machine that has what it needs, such as a GPU.
