@@ -24,7 +24,7 @@ from data.shard import Shard, ShardError, require_same_task, write_shard
 from elmur.children import follow_parent
 from elmur.files import exclusive, leftovers
 from elmur.progress import shown
-from elmur.spec import Vector
+from elmur.spec import TaskSpec, Vector
 from envs.observers import Noise, Recorder
 from envs.rollout import Episode, Observer, Policy, RandomPolicy, Wave, rollout
 from envs.vector import VectorEnv
@@ -59,7 +59,7 @@ class _Job:
     """All that a process needs to make any shard of a collection."""
 
     make_env: Callable[..., VectorEnv]
-    expert: Policy
+    expert: Policy | None
     root: Path
     cut: _Cut
     disturbed: Disturbed
@@ -77,11 +77,11 @@ class _Job:
             spec, stream = env.spec, (self.cut.seed, number)
             own = [seed for seed, at_random in zip(seeds, random, strict=True) if not at_random]
             others = [seed for seed, at_random in zip(seeds, random, strict=True) if at_random]
-            expert = iter(_play(env, self.expert, own, self.disturbed.noise, stream, advance))
+            by_expert = iter(_play(env, self.acting(spec), own, self.disturbed.noise, stream, advance))
             by_chance = iter(_play(env, RandomPolicy(spec), others, 0.0, stream, advance))
         finally:
             env.close()
-        episodes = [next(by_chance if at_random else expert) for at_random in random]
+        episodes = [next(by_chance if at_random else by_expert) for at_random in random]
         if self.check is not None and self.disturbed == Disturbed():
             self.check(returns=[episode.episode_return for episode in episodes])
         steps = [episode.steps for episode in episodes if episode.steps is not None]
@@ -101,6 +101,10 @@ class _Job:
         write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
         return len(numbers)
 
+    def acting(self, spec: TaskSpec) -> Policy:
+        """Who shows how it is done; where all is random play, nobody need."""
+        return RandomPolicy(spec) if self.expert is None else self.expert
+
     def rehearse(self, missing: Sequence[int], processes: int, progress: bool) -> int:
         """Say what these shards will take, from a short beginning; check an expert whose episodes will be disturbed.
 
@@ -113,21 +117,21 @@ class _Job:
         if progress:
             log.info("collecting %s: the first steps", self.root.name)
         with closing(self.make_env(num_envs=len(seeds))) as env:
-            play = partial(rollout, env, self.expert, seeds, observers=[Recorder()])
+            play = partial(rollout, env, self.acting(env.spec), seeds, observers=[Recorder()])
             in_a_shard = min(episodes, self.cut.shard_episodes)
             waves = (
                 -(-in_a_shard // len(seeds)) * -(-episodes // self.cut.shard_episodes) / min(processes, len(missing))
             )
             found = forecast(env.spec, lambda steps: play(max_steps=steps), episodes, waves)
             if self.check is not None and self.disturbed != Disturbed():
-                self.check(returns=[episode.episode_return for episode in rollout(env, self.expert, seeds)])
+                self.check(returns=[episode.episode_return for episode in play()])
         log.info("collecting %s: %s", self.root.name, found)
         return episodes
 
 
 def collect(
     make_env: Callable[..., VectorEnv],
-    expert: Policy,
+    expert: Policy | None,
     root: Path | str,
     num_episodes: int,
     seed: int,
@@ -144,7 +148,7 @@ def collect(
 ) -> list[Path]:
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
-    make_env: called as make_env(num_envs=N). noise, mixture: see Disturbed.
+    make_env: called as make_env(num_envs=N). expert: None for random play alone. noise, mixture: see Disturbed.
     check: called as check(returns=[...]) before a shard is published, and for disturbed episodes once, with some that
     are not; raises where the expert is not up to it. depends_on: package -> what to know of shards of another version.
     normalise: readers are to scale vector observations by the mean and deviation of the data.
@@ -159,8 +163,8 @@ def collect(
     if seed < 0:
         raise ValueError(f"collect: expected a seed from 0, found seed={seed}")
     root, disturbed = Path(root), Disturbed(noise, mixture)
-    same = {"env": make_env, "expert": expert, "num_episodes": num_episodes, "shard_episodes": shard_episodes}
-    same |= {"seed": seed, "noise": noise, "normalise": normalise}
+    same: dict[str, Any] = {"env": make_env, "expert": expert, "num_episodes": num_episodes}
+    same |= {"shard_episodes": shard_episodes, "seed": seed, "noise": noise, "normalise": normalise}
     same |= {"mixture": mixture} if mixture else {}  # folders from before there were mixtures are the same still
     asked = describe({**same, **(parameters or {})})
     cut = _Cut(num_episodes, shard_episodes, num_envs, seed)
@@ -168,7 +172,7 @@ def collect(
     wanted = Collection(asked, -(-num_episodes // shard_episodes))
     with nullcontext() if _ready(root, wanted) else _alone(root):
         _check_task(root, make_env)
-        missing = _missing(root, wanted)
+        missing = _missing(root, wanted, expert is not None or mixture == 1.0)
         if missing:
             episodes = job.rehearse(missing, processes, progress)
             with shown("collecting", episodes, "episodes", progress) as bar:
@@ -195,14 +199,23 @@ def episode_seed(seed: int, number: int) -> int:
     return drawn - drawn % 2 + number % 2
 
 
-def _missing(root: Path, asked: Collection) -> list[int]:
-    """Numbers of the shards to make. Raises CollectionError where the folder was collected in another way."""
+def _missing(root: Path, asked: Collection, is_shown: bool) -> list[int]:
+    """Numbers of the shards to make. Raises CollectionError where the folder was collected in another way.
+
+    is_shown: whether there is who plays the episodes; where there is not, missing ones raise CollectionError.
+    """
     recorded = Collection.read(root)
     if (recorded is None and find_shards(root)) or (recorded is not None and recorded.converted):
         log.info("using the shards in %s, which were not collected here", root)
         return []
     if recorded is not None and recorded.holds(asked) and not asked.missing(root):
         return []
+    if not is_shown:
+        raise CollectionError(
+            f"{root} has no trajectories, and env.expert names nobody who shows how it is done: name a policy, "
+            "env.expert._target_=mypkg.Expert plugins=[mypkg], take random play, collect.mixture=1.0, or bring "
+            "trajectories of your own, stage=convert"
+        )
     for path in leftovers(root):  # we hold the lock, so whoever wrote these was killed
         path.unlink()
     if recorded is None or recorded.grows_to(asked):

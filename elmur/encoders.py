@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from elmur.kernels import embedding_sum
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
+PUBLISHED = ((8, 4, 0), (4, 2, 0), (3, 1, 0))  # kernel, stride, padding
+SMALLEST_PUBLISHED = 36  # pixels of a side that those need
 MIN_STD = 1e-3  # numbers that vary less are not scaled up further: a constant that moves a little must not become large
 
 
@@ -53,7 +55,10 @@ class VectorEncoder(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """The publication's convolutions on all cameras stacked as channels: uint8 `[B, T, C, h, w]` -> `[B, T, D]`."""
+    """Convolutions on all cameras stacked as channels: uint8 `[B, T, C, h, w]` -> `[B, T, D]`.
+
+    The publication's, or smaller ones where a side of the images is shorter than those need.
+    """
 
     def __init__(self, fields: Mapping[str, Image], d_model: int) -> None:
         super().__init__()
@@ -62,14 +67,12 @@ class ImageEncoder(nn.Module):
             raise ValueError(f"images of one task must have one size; found {dict(fields)}")
         height, width = sizes.pop()
         channels = sum(field.channels for field in fields.values())
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(),
-            nn.Conv2d(32, 64, 4, stride=2), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, stride=1), nn.ReLU(),
-            nn.Flatten(),
-        )  # fmt: skip
-        if min(height, width) < 36:
-            raise ValueError(f"the image encoder needs at least 36 x 36 pixels; found {height} x {width}")
+        # Kernel, stride and padding of each convolution: what the published ones leave nothing of is halved twice.
+        shapes = PUBLISHED if min(height, width) >= SMALLEST_PUBLISHED else ((3, 1, 1), (3, 2, 1), (3, 2, 1))
+        layers: list[nn.Module] = []
+        for inward, outward, (kernel, stride, padding) in zip((channels, 32, 64), (32, 64, 64), shapes, strict=True):
+            layers += [nn.Conv2d(inward, outward, kernel, stride, padding), nn.ReLU()]
+        self.convolutions = nn.Sequential(*layers, nn.Flatten())
         with torch.no_grad():
             flat = self.convolutions(torch.zeros(1, channels, height, width)).shape[1]
         self.linear = nn.Linear(flat, d_model)

@@ -27,7 +27,7 @@ class EnvFamily:
     make: called as make(num_envs=N, **variant); None where there are trajectories alone. render: the same, of
     environments that can be looked at.
     variants: name -> arguments of `make`, in which a policy is reported; selection: those by which one is chosen.
-    expert: shows how it is done. metric: by which a policy is chosen, one that the environment names or `return`.
+    expert: shows how it is done, or None. metric: by which a policy is chosen: the environment names it, or `return`.
     chance: its value for guessing. reference: returns of random play and of the expert. suite: of tasks reported
     together. archive: reads the published episodes. benchmark: tasks whose speed is measured.
     lengths: a value that other parts of the configuration refer to.

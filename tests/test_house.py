@@ -17,7 +17,7 @@ FILES = [*sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / ro
 # Who may lean on whom: a room, or one file of it, -> the modules of ours that it may import beside its own room.
 MAY_IMPORT = {
     "elmur": (),
-    "envs": ("elmur.spec",),
+    "envs": ("elmur.spec", "elmur.registry"),  # what a task looks like, and what may be imported for it
     "data": ("elmur",),
     "data/collect.py": ("elmur", "envs"),
     "callbacks": ("elmur", "envs"),
@@ -47,6 +47,7 @@ CONFIGURED = (
     "elmur.model.ELMUR",
     "elmur.model.MemoryDesign",
     "elmur.module.SequenceModule",
+    "envs.gym.make_vector",
     "envs.mikasa.make_vector",
 )
 # Dataclasses whose fields are a table's: sections of the configuration, keys of a file, tensors of a batch.

@@ -13,6 +13,27 @@ ENV = {
     "benchmark": "measured task", "recipe": "recipe",
 }  # fmt: skip
 
+# Of Gymnasium's and Minigrid's wrappers those that take plain values and neither write nor show anything.
+WRAPPERS = {
+    **{
+        name: f"gymnasium.wrappers.{name}"
+        for name in (
+            "AddWhiteNoise", "AtariPreprocessing", "ClipAction", "ClipReward", "DelayObservation",
+            "DiscretizeAction", "DiscretizeObservation", "FilterObservation", "FlattenObservation",
+            "FrameStackObservation", "GrayscaleObservation", "MaxAndSkipObservation", "ObstructView", "RepeatAction",
+            "RescaleAction", "RescaleObservation", "ReshapeObservation", "ResizeObservation", "StickyAction",
+            "TimeAwareObservation",
+        )
+    },
+    **{
+        name: f"minigrid.wrappers.{name}"
+        for name in (
+            "DirectionObsWrapper", "FlatObsWrapper", "FullyObsWrapper", "ImgObsWrapper", "OneHotPartialObsWrapper",
+            "RGBImgObsWrapper", "RGBImgPartialObsWrapper", "SymbolicObsWrapper", "ViewSizeWrapper",
+        )
+    },
+}  # fmt: skip
+
 PLATFORM = MODELS | Registry(
     {
         "run": Role(
@@ -36,13 +57,17 @@ PLATFORM = MODELS | Registry(
                 "tmaze": "envs.tmaze.make_vector",
                 "popgym": "envs.popgym.make_vector",
                 "mikasa": "envs.mikasa.make_vector",
+                "gym": "envs.gym.make_vector",
             },
             partial=True,
             functions=True,
+            takes={"wrappers": "wrapper"},
         ),
+        "wrapper": Role(WRAPPERS, kind="gymnasium.Wrapper", partial=True),
         "variants": Role({"lengths": "envs.tmaze.variants"}, functions=True),
         "expert": Role(
             {
+                "none": "envs.experts.none",
                 "tmaze": "envs.experts.tmaze.TMazeExpert",
                 "popgym": "envs.experts.popgym.expert_for",
                 "mikasa": "envs.experts.mikasa.expert_for",
@@ -51,7 +76,12 @@ PLATFORM = MODELS | Registry(
             functions=True,
         ),
         "reference": Role({"popgym": "envs.experts.popgym.levels.level_of"}, functions=True),
-        "check": Role({"popgym": "envs.experts.popgym.levels.check_level"}, partial=True, functions=True),
+        "check": Role(
+            {"popgym": "envs.experts.popgym.levels.check_level", "reproducible": "envs.gym.check_reproducible"},
+            partial=True,
+            functions=True,
+            takes={"make_env": "env maker"},
+        ),
         "archive": Role(
             {
                 "popgym": "envs.popgym.archive.PublishedEpisodes",
