@@ -12,9 +12,12 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -403,6 +406,54 @@ def benchmark(settings: Settings) -> None:
     run_benchmarks(settings.seed, Path(settings.run_dir), *parts)
 
 
+def doctor(settings: Settings) -> None:
+    """What the run of these settings could learn, what it leaves without effect, and what it would cost."""
+    from callbacks.inspect import doctor
+
+    check_buildable(settings)
+    family, plan = env_family(settings), evaluation_plan(settings)
+    with TemporaryDirectory() as folder:
+        windows, patient = examined(settings, Path(folder))
+    said, sheet = doctor.findings(patient)
+    said += doctor.schedule(patient.module, patient.updates, patient.lanes, windows[0].num_steps)
+    said += doctor.costs(patient, family.make, family.variants, plan).findings()
+    doctor.show(said, [sheet], Path(settings.run_dir), {"label": settings.label, "model": settings.model_name})
+
+
+def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
+    """Windows of one episode of a few lanes, and all that the doctor looks at; what is missing is collected here."""
+    import lightning
+
+    from callbacks.inspect import doctor
+    from data.index import find_shards
+
+    family, few = env_family(settings), {"num_workers": 0, "lanes": doctor.LANES, "validation_fraction": 0.0}
+    collect = dict(settings.collect)
+    if find_shards(Path(settings.data["root"])):
+        asked = replace(settings, data={**settings.data, **few})
+    else:
+        collect = {key: value for key, value in collect.items() if key not in ("check", "noise", "mixture")}
+        collect |= {"num_episodes": doctor.EPISODES, "num_envs": doctor.LANES, "shard_episodes": doctor.EPISODES}
+        asked = replace(settings, data={**settings.data, **few, "root": str(folder)}, collect=collect)
+
+    def learner_of(sections: Mapping[str, Any]) -> Any:
+        lightning.seed_everything(settings.seed, workers=False, verbose=False)
+        module = learner(replace(settings, **sections))
+        module.build_model(spec)
+        return module
+
+    data = datamodule(asked, learner(settings))
+    data.prepare_data()
+    data.setup()
+    spec, sections = data.spec, {"model": settings.model, "module": settings.module}
+    cut = {"context_length": settings.module["context_length"], "backprop_segments": settings.data["backprop_segments"]}
+    regime = doctor.regime_of(family.make, family.variants, spec.horizon, **cut)
+    number = min(doctor.MOST_WINDOWS, -(-regime.segments // regime.backprop_segments))
+    windows = list(islice(data.train_dataloader(), number))
+    lanes, updates = settings.data["lanes"], settings.trainer.get("max_steps") or 0
+    return windows, doctor.Patient(learner_of(sections), windows, learner_of, sections, regime, lanes, updates)
+
+
 def report_runs(settings: Settings) -> None:
     """What the runs below a folder reached, as tables, files and figures."""
     from callbacks.report.suite import report
@@ -418,6 +469,7 @@ STAGE_FUNCTIONS = {
     "report": report_runs,
     "import": import_published,
     "benchmark": benchmark,
+    "doctor": doctor,
 }
 
 

@@ -26,7 +26,7 @@ def forecast(spec: TaskSpec, play: Callable[[int], object], episodes: int, waves
         play(steps)
         return time.perf_counter() - begin
 
-    row = sum(column.row_bytes for column in columns(spec).values() if not column.per_episode)
+    row = step_bytes(spec)
     if spec.horizon is None:
         return f"{episodes:,} episodes of unknown length, {decimal(row)} a step"
     seconds(1)  # what is done once, such as compiling shaders
@@ -38,3 +38,8 @@ def forecast(spec: TaskSpec, play: Callable[[int], object], episodes: int, waves
         f"at most {decimal(steps * row)}; "
         + ("less than a minute" if all_of_it < 60 else f"about {timedelta(seconds=round(all_of_it))}")
     )
+
+
+def step_bytes(spec: TaskSpec) -> int:
+    """What a step of a task takes in memory; pictures are compressed on disk."""
+    return sum(column.row_bytes for column in columns(spec).values() if not column.per_episode)

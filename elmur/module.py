@@ -185,8 +185,12 @@ class SequenceModule(LightningModule):
     def on_train_end(self) -> None:
         self.finite.settle()
 
+    def forget(self, stage: str) -> None:
+        """Let the next window of a stage begin with new memory."""
+        self._carry.pop(stage, None)
+
     def on_validation_epoch_start(self) -> None:
-        self._carry.pop("validation", None)
+        self.forget("validation")
 
     def on_train_batch_start(self, batch: SegmentBatch, batch_idx: int) -> None:
         """After loading a checkpoint, put back what must stand as it stood before the first further batch."""

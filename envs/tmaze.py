@@ -22,6 +22,7 @@ import gymnasium
 import numpy as np
 
 from elmur.spec import Discrete, TaskSpec, Vector
+from envs.hidden import Demand
 from envs.vector import SUCCESS, Observation, Step, check_active, check_playing, check_seeds
 
 PART = "state"
@@ -202,6 +203,14 @@ class VectorTMaze:
 
     def close(self) -> None:
         """Nothing to free."""
+
+    def hidden(self) -> dict[str, np.ndarray]:
+        """The side of each goal: 0 for -1, 1 for +1 (see envs/hidden.py)."""
+        return {"cue": (self._goal > 0).astype(np.int64)}
+
+    def demand(self) -> Demand:
+        """The hint, from the first step to the junction."""
+        return Demand(1, "hint", self._rules.time_limit - 1)
 
     def snapshot(self) -> dict[str, Any]:
         """All that the next steps depend on, in arrays and plain values."""

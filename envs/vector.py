@@ -130,15 +130,15 @@ class SyncVector:
     def __init__(self, factories: Sequence[Callable[[], gymnasium.Env[Any, Any]]]) -> None:
         if not factories:
             raise ValueError("SyncVector: expected at least one environment; found none")
-        self._envs = [factory() for factory in factories]
-        self.num_envs = len(self._envs)
-        self.spec: TaskSpec = _task_spec(self._envs[0])
-        for i, env in enumerate(self._envs):
+        self.envs = [factory() for factory in factories]
+        self.num_envs = len(self.envs)
+        self.spec: TaskSpec = _task_spec(self.envs[0])
+        for i, env in enumerate(self.envs):
             differences = self.spec.differences(_task_spec(env))
             if differences:
                 raise ValueError(f"SyncVector: environment {i} differs from environment 0: {'; '.join(differences)}")
-        parts = {**self.spec.observation, **getattr(self._envs[0].unwrapped, "privileged", {})}
-        self.metrics: tuple[str, ...] = tuple(getattr(self._envs[0].unwrapped, "metrics", (SUCCESS,)))
+        parts = {**self.spec.observation, **getattr(self.envs[0].unwrapped, "privileged", {})}
+        self.metrics: tuple[str, ...] = tuple(getattr(self.envs[0].unwrapped, "metrics", (SUCCESS,)))
         self._observation = {
             part: np.zeros((self.num_envs, *field.shape), field_dtype(field)) for part, field in parts.items()
         }
@@ -149,7 +149,7 @@ class SyncVector:
         """First observations where a seed is given, last ones elsewhere (zeros where there never was an episode)."""
         for i, seed in enumerate(check_seeds(seeds, self.num_envs)):
             if seed is not None:
-                observation, _ = self._envs[i].reset(seed=seed)
+                observation, _ = self.envs[i].reset(seed=seed)
                 self._keep(i, observation)
                 self._returns[i] = 0.0
                 self._playing[i] = True
@@ -166,7 +166,7 @@ class SyncVector:
         loss_mask = np.ones(self.num_envs, np.bool_)
         for i in np.flatnonzero(active).tolist():
             chosen = int(action[i]) if isinstance(self.spec.action, Discrete) else action[i].astype(np.float32)
-            observation, gained, terminated[i], truncated[i], info = self._envs[i].step(chosen)
+            observation, gained, terminated[i], truncated[i], info = self.envs[i].step(chosen)
             self._keep(i, observation)
             reward[i] = gained
             self._returns[i] += float(gained)
@@ -184,11 +184,11 @@ class SyncVector:
 
     def render(self) -> np.ndarray:
         """Frames uint8 [N, h, w, 3] of environments that give them by `render`, as Gymnasium's do in "rgb_array"."""
-        return np.stack([np.asarray(env.render(), np.uint8) for env in self._envs])
+        return np.stack([np.asarray(env.render(), np.uint8) for env in self.envs])
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self._envs:
+        for env in self.envs:
             env.close()
 
     def _keep(self, i: int, observation: dict[str, Any]) -> None:

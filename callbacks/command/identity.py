@@ -46,8 +46,8 @@ UNCOUNTED = (
 )  # fmt: skip
 REFERRED = ("recipe", "recipe.*", "selection", "selection.*")  # to, by keys that count
 # Callbacks that only look on, tell or save, by their short names.
-ONLOOKERS = ("progress", "throughput", "metrics", "stop", "resume", "summary", "plain_summary", "device_stats",
-             "learning_rate")  # fmt: skip
+ONLOOKERS = ("progress", "throughput", "memory", "metrics", "stop", "resume", "summary", "plain_summary",
+             "device_stats", "learning_rate")  # fmt: skip
 # What cannot change in the middle of a run, whatever is allowed: its streams, its order of data, the network's shapes.
 FIXED = (
     "seed", "*.seed", "data.lanes", "data.backprop_segments", "data.validation_fraction", "*.context_length",

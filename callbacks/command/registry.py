@@ -113,6 +113,7 @@ PLATFORM = MODELS | Registry(
                 "progress": "callbacks.progress.UpdateProgress",
                 "selection": "callbacks.selection.RolloutSelection",
                 "throughput": "callbacks.throughput.Throughput",
+                "memory": "callbacks.inspect.watch.MemoryWatch",
                 "summary": "lightning.pytorch.callbacks.RichModelSummary",
                 "plain_summary": "lightning.pytorch.callbacks.ModelSummary",
                 "device_stats": "lightning.pytorch.callbacks.DeviceStatsMonitor",

@@ -12,7 +12,7 @@ from callbacks.command.choices import CONF
 from callbacks.errors import UsageError
 from elmur.registry import plugins
 
-STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark")
+STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark", "doctor")
 LARGEST_SEED = 2**32 - 1
 SECTIONS = ("env", "model", "module", "data", "trainer", "callbacks", "collect", "evaluation")
 PATHS = ("shards", "run_dir", "resume", "checkpoint", "source")

@@ -18,6 +18,8 @@ import numpy as np
 from gymnasium import spaces
 
 from elmur.spec import Discrete, Field, TaskSpec, Vector
+from envs.hidden import Demand
+from envs.popgym.hidden import FAMILIES as FAMILIES_HIDDEN
 from envs.vector import Observation, SyncVector
 
 EXPECTED_VERSION = "1.0.7"
@@ -91,6 +93,7 @@ class PopGym(gymnasium.Env[Observation, Any]):
         self.action_space = spaces.Discrete(action.sizes[0]) if isinstance(action, Discrete) else _space(action)
         self._quiet = _own_globals if family in LABYRINTHS else None
         self._first_judged = _FIRST_JUDGED.get(family, lambda env: 0)(self._env)
+        self._hidden = FAMILIES_HIDDEN.get(family)
         self._discrete_observation = isinstance(parts["observation"], Discrete)
         self._steps = 0
         self.clipped = 0
@@ -121,6 +124,14 @@ class PopGym(gymnasium.Env[Observation, Any]):
         observation, reward, terminated, truncated, _ = self._env.step(given)
         self._steps += 1
         return self._parts(observation, executed), float(reward), bool(terminated), bool(truncated), info
+
+    def hidden(self) -> dict[str, np.ndarray]:
+        """What the observation hides now (see envs/popgym/hidden.py); nothing in the labyrinths."""
+        return {} if self._hidden is None else self._hidden.fields(self._env)
+
+    def demand(self) -> Demand | None:
+        """What has to be held; of an episode that has begun."""
+        return None if self._hidden is None else self._hidden.demand(self._env)
 
     def close(self) -> None:
         """Free what POPGym's environment holds."""

@@ -1,0 +1,49 @@
+"""What an environment can tell of what its observations hide: for those who look into a memory, never for a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from envs.vector import SyncVector, VectorEnv
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a policy has to hold at once: `items` of `what`, the oldest of them for `steps` steps at most."""
+
+    items: int
+    what: str
+    steps: int
+
+
+@runtime_checkable
+class Revealing(Protocol):
+    """Environments that tell what a policy has to hold, and what of it is true now."""
+
+    def hidden(self) -> dict[str, np.ndarray]:
+        """The hidden state now, by name: classes int64 [N] or [N, n], or numbers float32 [N, n]."""
+
+    def demand(self) -> Demand | None:
+        """What has to be held; None where that is not known."""
+
+
+def hidden_of(env: VectorEnv) -> dict[str, np.ndarray]:
+    """The hidden state of environments now; empty where they tell nothing."""
+    if isinstance(env, SyncVector):
+        rows = [one.hidden() for one in env.envs if isinstance(one, Revealing)]
+        return {name: np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    return env.hidden() if isinstance(env, Revealing) else {}
+
+
+def demand_of(make_env: Callable[..., VectorEnv], **variant: Any) -> Demand | None:
+    """What the environments of a variant ask a policy to hold; None where they do not say."""
+    env = make_env(num_envs=1, **variant)
+    try:
+        one: Any = env.envs[0] if isinstance(env, SyncVector) else env
+        return one.demand() if isinstance(one, Revealing) else None
+    finally:
+        env.close()
