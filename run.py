@@ -410,7 +410,7 @@ def doctor(settings: Settings) -> None:
     """What the run of these settings could learn, what it leaves without effect, and what it would cost."""
     from callbacks.inspect import doctor
 
-    check_buildable(settings)
+    check_buildable(settings, partial(recorded_task, settings))
     family, plan = env_family(settings), evaluation_plan(settings)
     with TemporaryDirectory() as folder:
         windows, patient = examined(settings, Path(folder))

@@ -59,11 +59,19 @@ class Patient:
     updates: int
 
 
-def regime_of(make_env: Callable[..., VectorEnv], variants: Variants, horizon: int | None, **cut: int) -> Regime:
-    """How episodes of up to `horizon` steps are cut, and what is acted in. cut: context_length, backprop_segments."""
+def regime_of(
+    make_env: Callable[..., VectorEnv] | None,
+    variants: Variants,
+    horizon: int | None,
+    context_length: int,
+    backprop_segments: int,
+) -> Regime:
+    """How episodes of up to `horizon` steps are cut, and what is acted in, if anything."""
+    if make_env is None:
+        return Regime(context_length, backprop_segments, horizon)
     lengths = [horizon_of(make_env, variant) for variant in variants.values()]
-    known = [length for length in lengths if length is not None]
-    return Regime(**cut, horizon=horizon, longest=max(known, default=None), demand=demand_of(make_env))
+    longest = max((length for length in lengths if length is not None), default=None)
+    return Regime(context_length, backprop_segments, horizon, longest, demand_of(make_env))
 
 
 def horizon_of(make_env: Callable[..., VectorEnv], variant: Mapping[str, Any]) -> int | None:
@@ -192,7 +200,9 @@ def spelled(seconds: float) -> str:
     return "less than a minute" if seconds < 60 else f"about {timedelta(seconds=round(seconds))}"
 
 
-def costs(patient: Patient, make_env: Callable[..., VectorEnv], variants: Variants, plan: EvaluationPlan) -> Costs:
+def costs(
+    patient: Patient, make_env: Callable[..., VectorEnv] | None, variants: Variants, plan: EvaluationPlan
+) -> Costs:
     """Time, memory and disk of the run, from updates with all lanes and a few steps of acting."""
     window = patient.windows[0]
     times = -(-patient.lanes // window.batch_size)
@@ -209,7 +219,7 @@ def costs(patient: Patient, make_env: Callable[..., VectorEnv], variants: Varian
     return Costs(
         seconds_an_update=update,
         updates=update * patient.updates,
-        acting=acting(patient.module, make_env, variants, plan),
+        acting=0.0 if make_env is None else acting(patient.module, make_env, variants, plan),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         disk=CHECKPOINTS * checkpoint,
     )

@@ -19,11 +19,13 @@ log = logging.getLogger(__name__)
 class MemoryWatch(Callback):
     """Says at the start how episodes are cut and what memory can do with them, and warns of a writer without gradient.
 
-    make_env, variants: what is acted in. It reads and never draws, so that losses are the same without it.
+    make_env, variants: what is acted in, if anything. It reads and never draws, so that losses are the same without it.
     """
 
-    def __init__(self, make_env: Callable[..., VectorEnv], variants: Mapping[str, Mapping[str, Any]]) -> None:
-        self.make_env, self.variants = make_env, variants
+    def __init__(
+        self, make_env: Callable[..., VectorEnv] | None = None, variants: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        self.make_env, self.variants = make_env, variants or {}
         self._looked = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
