@@ -97,8 +97,24 @@ def test_help_prints_every_group_and_option(cli: CommandLine) -> None:
     assert sum(len(names.split(", ")) for names in printed.values()) == len(OPTIONS) > 120
 
 
-@pytest.mark.parametrize(("group", "option"), [o for o in OPTIONS if o[0] != "task"], ids=lambda text: text)
-def test_an_option_that_is_typed_is_in_force(conf: None, group: str, option: str) -> None:
+def families_of(group: str, option: str) -> tuple[str, ...]:
+    """The commands in which an option is to be in force; in the first of them by the tests that take seconds."""
+    families = {"env": ("",), "tuned": (f"env={option.rpartition('_')[2]}",)}.get(group, FAMILIES)
+    if group == "published":
+        families = (f"task={option[option.index('mikasa_', 1) :]}" if option.count("mikasa") > 1 else FAMILIES[2],)
+    return FOR.get(f"{group}={option}", families)
+
+
+CASES = [
+    pytest.param(group, option, family, id=f"{group}-{option}-{family}", marks=[pytest.mark.slow] * (number > 0))
+    for group, option in OPTIONS
+    if group != "task"
+    for number, family in enumerate(families_of(group, option))
+]
+
+
+@pytest.mark.parametrize(("group", "option", "family"), CASES)
+def test_an_option_that_is_typed_is_in_force(conf: None, group: str, option: str, family: str) -> None:
     """What an option says otherwise than the one it replaces stands in the configuration, in every family of tasks."""
     package = "" if (CONF / group / f"{option}.yaml").read_text().startswith("# @package _global_") else None
     place = PLACES.get(group, group.replace("/", ".")) if package is None else ""
@@ -106,20 +122,16 @@ def test_an_option_that_is_typed_is_in_force(conf: None, group: str, option: str
     other = dict(leaves(raw(group, usual))) if usual and (CONF / group / f"{usual}.yaml").exists() else {}
     wanted = {key: value for key, value in leaves(raw(group, option)) if other.get(key, ...) != value}
     wanted = {key: value for key, value in wanted.items() if not key.startswith("hydra")}
-    families = {"env": ("",), "tuned": (f"env={option.rpartition('_')[2]}",)}.get(group, FAMILIES)
-    if group == "published":
-        families = (f"task={option[option.index('mikasa_', 1) :]}" if option.count("mikasa") > 1 else FAMILIES[2],)
-    for family in FOR.get(f"{group}={option}", families):
-        # Of a family's values gru changes none there; those of a model are for that model.
-        model = [f"model={option.rpartition('_')[0] or 'gru'}"] if group == "tuned" else []
-        config = composed(*filter(None, [family]), *model, f"{group}={option}")
-        for key, value in wanted.items():
-            path = f"{place}.{key}".strip(".")
-            if group == "model" and key in ("d_model", "n_head", "dropout", "dropatt", "d_ff", "token_format"):
-                continue  # sizes and what a step becomes are tuned to the family
-            found = OmegaConf.select(config, path)
-            found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
-            assert found == value, f"{family} {group}={option}: {path}"
+    # Of a family's values gru changes none there; those of a model are for that model.
+    model = [f"model={option.rpartition('_')[0] or 'gru'}"] if group == "tuned" else []
+    config = composed(*filter(None, [family]), *model, f"{group}={option}")
+    for key, value in wanted.items():
+        path = f"{place}.{key}".strip(".")
+        if group == "model" and key in ("d_model", "n_head", "dropout", "dropatt", "d_ff", "token_format"):
+            continue  # sizes and what a step becomes are tuned to the family
+        found = OmegaConf.select(config, path)
+        found = OmegaConf.to_container(found) if OmegaConf.is_config(found) else found
+        assert found == value, f"{family} {group}={option}: {path}"
 
 
 @pytest.mark.parametrize("choice", ["model/write=none", "model/write=replace_all", "model/feedforward=mlp"])

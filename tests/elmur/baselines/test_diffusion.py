@@ -177,6 +177,7 @@ def test_acting_is_the_seeds() -> None:
     assert (actions(1) >= low).all() and (actions(1) <= high).all()
 
 
+@pytest.mark.slow
 def test_it_learns_two_ways_of_doing_a_thing() -> None:
     """Half of the time -0.8, half 0.8: the mean, 0, which cloning would do, is what nobody did."""
     spec = TaskSpec("fork", {"o": Vector(1)}, Vector(1, low=(-1.0,), high=(1.0,)))

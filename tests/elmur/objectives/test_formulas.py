@@ -188,6 +188,7 @@ def actions_at_every_place(module: SequenceModule) -> list[int]:
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "updates", "learns"),
     [
