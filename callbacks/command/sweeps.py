@@ -147,7 +147,9 @@ class Runs:
         if count == 0 or count < -1:
             raise UsageError(f"hydra.launcher.n_jobs: expected 1 or more, or -1 for one per core; found {count}")
         self.count = cores if count == -1 else count
-        self._threads = str(max(1, cores // self.count))  # the cores are shared among the runs
+        # The cores are shared among the runs; of the variables, a library may follow any, so one that is set sets all.
+        given = (os.environ[name] for name in THREADS if name in os.environ)
+        self._threads = next(given, str(max(1, cores // self.count)))
         self._running: dict[subprocess.Popen[bytes], tuple[dict[str, Any], float]] = {}
 
     def start(self, about: dict[str, Any]) -> None:

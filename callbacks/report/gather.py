@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from callbacks.command.identity import essence
+from callbacks.command.identity import SETTINGS, essence
 from callbacks.command.label import DEFAULT, folder_name, readable, short
 from callbacks.command.settings import leaves
 from callbacks.report.row import ROW, Row, read_row
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 ABSENT = object()  # a value that no setting has
 DATA = ("episodes", "collection")  # of what a row says of its data: what does not depend on who wrote the files
 Essence = dict[str, Any]  # dotted key -> its value, in a form that can be hashed
+
+
+SAID = ("output.log", "run.log")  # of a run: what it said, its error in the end
+TAIL = 4000  # characters of it that are read
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,12 @@ class Group:
     label: str
     metric: str
     suite: str | None
-    rows: tuple[Row, ...]
+    found: tuple[Found, ...]
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows alone."""
+        return tuple(one.row for one in self.found)
 
     @property
     def name(self) -> str:
@@ -78,41 +88,101 @@ class Found:
         )
 
 
+@dataclass
+class Gathered:
+    """What lies in folders of runs: groups of rows, and what is no row, by folder with the reason.
+
+    unfinished: runs that have begun and have no row; failed: those of them that ended with an error, which is told;
+    refused: commands that were refused before anything was done; left_out: rows that are damaged, or copies.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
+    failed: dict[Path, str] = field(default_factory=dict)
+    refused: dict[Path, str] = field(default_factory=dict)
+    left_out: dict[Path, str] = field(default_factory=dict)
+
+    def leave_out(self, path: Path, why: str) -> None:
+        """Count a row that is not reported, and say it."""
+        self.left_out[path] = why
+        log.warning("left out: %s", why)
+
+    def read(self, folder: Path, names: Iterable[str]) -> Found | None:
+        """The row in a folder with files of these names; a run that has none is counted."""
+        if ROW in names:
+            try:
+                row = read_row(folder / ROW)
+                return None if row is None else Found.at(folder / ROW, row)
+            except (ValueError, OSError) as error:
+                self.leave_out(folder / ROW, str(error))
+        elif error := next((said for name in SAID if name in names if (said := _error(folder / name))), None):
+            (self.failed if SETTINGS in names else self.refused)[folder] = error
+        elif SETTINGS in names:
+            self.unfinished.append(folder)
+        return None
+
+
 def groups(source: Path, defaults: Callable[[], Mapping[str, Any]] = dict) -> list[Group]:
-    """The rows below a folder, grouped. Raises ValueError where there are none.
+    """The groups of what lies below a folder. Raises ValueError where there are no rows."""
+    return gather([source], defaults).groups
+
+
+def gather(
+    sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = dict, below: bool = True
+) -> Gathered:
+    """The rows below folders, grouped. Raises ValueError where there are none.
 
     Damaged ones are left out, and copies of one run, and that is said.
     defaults: gives today's settings without typed values: what rows of other code have where they do not know a key.
+    below: false takes the rows of these very folders alone.
     """
-    found = list(_rows(source))
+    gathered = Gathered()
+    found = [one for folder, names in _folders(sources, below) if (one := gathered.read(folder, names)) is not None]
     if not found:
-        raise ValueError(f"source={source}: expected a folder of runs, found no {ROW} below it")
+        at = ",".join(str(source) for source in sources[:3]) + ",..." * (len(sources) > 3)
+        there = f"; {len(gathered.left_out)} that are damaged or of another format" * bool(gathered.left_out)
+        runs = len(gathered.unfinished) + len(gathered.failed)
+        there += f"; {runs} runs that have not finished" * bool(runs)
+        raise ValueError(f"source={at}: expected a folder of runs, found no {ROW} below it{there}")
     tasks: dict[tuple[str, str, str, str | None], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for one in found:
         tasks[one.row.stage, one.row.model, one.row.metric, one.row.suite][one.row.task].append(one)
     made: list[Group] = []
     for (stage, model, metric, suite), by_task in tasks.items():
-        labelled: dict[str, list[Row]] = defaultdict(list)
+        labelled: dict[str, list[Found]] = defaultdict(list)
         for rows in by_task.values():
             for label, same in _computations(_completed(rows, defaults)).items():
-                labelled[label] += _seeds(same)
+                labelled[label] += _seeds(same, gathered)
         made += [Group(stage, model, label, metric, suite, tuple(rows)) for label, rows in labelled.items()]
-    return made
+    gathered.groups = made
+    return gathered
+
+
+def _folders(sources: Sequence[Path], below: bool) -> Iterable[tuple[Path, list[str]]]:
+    """Each folder once, with the names of its files."""
+    seen: set[Path] = set()
+    for source in sources:
+        for at, inside, names in os.walk(source):
+            inside[:] = sorted(inside) if below else []
+            if (folder := Path(at)) not in seen:
+                seen.add(folder)
+                yield folder, names
+
+
+def _error(path: Path) -> str | None:
+    """The sentence with which a run ended that said so last; None of others, and of what is no file."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL))
+        lines = file.read().decode(errors="replace").splitlines()
+    return lines[-1].removeprefix("error: ") if lines and lines[-1].startswith("error: ") else None
 
 
 def _comparable(values: Mapping[str, Any]) -> Essence:
     """The values with lists and what else cannot be hashed as JSON."""
     plain = (str, int, float, type(None))
     return {key: value if isinstance(value, plain) else json.dumps(value) for key, value in values.items()}
-
-
-def _rows(source: Path) -> Iterable[Found]:
-    for path in sorted(source.rglob(ROW)):
-        try:
-            if (row := read_row(path)) is not None:
-                yield Found.at(path, row)
-        except (ValueError, OSError) as error:
-            log.warning("left out: %s", error)
 
 
 def _completed(rows: Sequence[Found], defaults: Callable[[], Mapping[str, Any]]) -> list[Found]:
@@ -168,7 +238,7 @@ def _said(key: str, name: str, of: Essence) -> str:
     return f"{name}={readable(of[key] if isinstance(of[key], str) else json.dumps(of[key]))}"
 
 
-def _seeds(same: Sequence[Found]) -> list[Row]:
+def _seeds(same: Sequence[Found], gathered: Gathered) -> list[Found]:
     """The rows of one computation, one for each seed; of others it is said that they are left out."""
     kept: dict[Any, Found] = {}
     for one in same:
@@ -177,13 +247,14 @@ def _seeds(same: Sequence[Found]) -> list[Row]:
         if first is one:
             continue
         if _played(first.row) == _played(one.row):
-            log.warning("left out: %s is a copy of %s, which counts once", one.path, first.path)
+            gathered.leave_out(one.path, f"{one.path} is a copy of {first.path}, which counts once")
         else:
-            log.warning(
-                "left out: %s has the settings and the seed of %s and other outcomes; of one seed one row counts",
-                one.path, first.path,
-            )  # fmt: skip
-    return [one.row for one in kept.values()]
+            gathered.leave_out(
+                one.path,
+                f"{one.path} has the settings and the seed of {first.path} and other outcomes; of one seed one row "
+                "counts",
+            )
+    return list(kept.values())
 
 
 def _played(row: Row) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.padding import Padding
@@ -16,6 +16,14 @@ from rich.text import Text
 from callbacks.text import csv_cell, markdown, plain
 
 ABSENT = "–"
+
+
+class Estimate(NamedTuple):
+    """A mean with its standard error, if that is known: one cell for people, two columns of CSV."""
+
+    mean: float
+    error: float | None = None
+
 
 
 @dataclass
@@ -75,6 +83,8 @@ def shown(value: Any) -> str:
     """A cell as people read it: two decimals, intervals as low..high."""
     if value is None:
         return ABSENT
+    if isinstance(value, Estimate):
+        return f"{value.mean:.2f}" if value.error is None else f"{value.mean:.2f} ± {value.error:.2f}"
     if isinstance(value, tuple):
         return "..".join(f"{number:.2f}" for number in value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)
@@ -87,7 +97,9 @@ def as_csv(sheets: Sequence[Sheet]) -> str:
         for line in sheet.lines:
             flat: dict[str, Any] = {"table": sheet.title, **sheet.about}
             for heading, value in line.items():
-                if isinstance(value, tuple):
+                if isinstance(value, Estimate):
+                    flat |= {heading: value.mean, f"{heading} ±": value.error}
+                elif isinstance(value, tuple):
                     flat |= {f"{heading} low": value[0], f"{heading} high": value[1]}
                 else:
                     flat[heading] = value

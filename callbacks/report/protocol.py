@@ -1,0 +1,143 @@
+"""What was run and what can be believed: counts, and in what rows that stand in one table came about differently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from callbacks.report.gather import Gathered, Group
+from callbacks.report.row import Row
+from callbacks.report.tables import named, questions
+
+MOST = 4  # values, folders or names that a sentence lists
+
+
+def _data(row: Row) -> str | None:
+    episodes, how = row.data.get("episodes"), row.data.get("collection")
+    kept = {key: how[key] for key in ("noise", "mixture") if how.get(key)} if isinstance(how, dict) else {}
+    more = "".join(f", {key} {value}" for key, value in kept.items())
+    return None if episodes is None else f"{episodes} episodes{more}"
+
+
+def _selection(row: Row) -> str | None:
+    chosen: Any = row.settings.get("selection")
+    if row.stage != "train" or not row.settings:
+        return None
+    if row.selection_score is None:
+        return "the last checkpoint"
+    return f"the best of {chosen.get('num_episodes', '?')} episodes" if isinstance(chosen, dict) else "the best"
+
+
+def _seeds(row: Row) -> str:
+    seeds = next(iter(row.outcomes.values())).seeds
+    return f"{len(seeds)} from {seeds[0]}"
+
+
+def _versions(row: Row) -> str:
+    return ", ".join(f"{name} {version}" for name, version in row.versions.items() if name != "elmur")
+
+
+# What rows beside each other should have in common, and how it is read from a row.
+PROTOCOL: dict[str, Callable[[Row], Any]] = {
+    "training data": _data,
+    "updates": lambda row: row.updates,
+    "choice of the checkpoint": _selection,
+    "report seeds": _seeds,
+    "actions": lambda row: row.actions,
+    "observations": lambda row: row.settings.get("observation"),
+    "code": lambda row: row.origin.code and row.origin.code[:12],
+    "versions": _versions,
+}
+
+
+def overview(gathered: Gathered, is_asked: bool = False) -> list[str]:
+    """Sentences that the report begins with. is_asked: a sweep asked for these runs, so what is missing is named."""
+    rows = [row for group in gathered.groups for row in group.rows if row.stage == "train"]
+    again = sum(len(group.rows) for group in gathered.groups if group.stage != "train")
+    said = []
+    if rows:
+        tasks, models = {row.task for row in rows}, {row.model for row in rows}
+        seeds = {row.seed for row in rows}
+        said.append(
+            f"{len(rows)} finished runs: {_count(tasks, 'task')} x {_count(models, 'model')} x {_count(seeds, 'seed')}."
+        )
+    if again:
+        said.append(f"{again} evaluations of checkpoints, which are no runs and stand in tables of their own.")
+    said += _gaps(gathered.groups)
+    for found, words in (
+        (list(gathered.unfinished), "have begun and not finished"),
+        (list(gathered.failed.items()), "failed"),
+        (list(gathered.refused.items()), "were refused before they began"),
+        (list(gathered.left_out.items()), "rows are left out"),
+    ):
+        if found:
+            some = "; ".join(one if isinstance(one, str) else _told(one) for one in found[:MOST])
+            more = f"; and {len(found) - MOST} more" * (len(found) > MOST)
+            kind = "" if "rows" in words else "runs "
+            said.append(f"{len(found)} {kind}{words}: {some}{more}.")
+    single = [group.name for group in gathered.groups if any(len(of) == 1 for of in group.by_task().values())]
+    if single:
+        said.append(
+            f"One seed only: {_list(single)}. Its interval is over episodes, and tells nothing of another training."
+        )
+    return said
+
+
+def _told(one: Any) -> str:
+    return f"{one[0]} ({one[1]})" if isinstance(one, tuple) else str(one)
+
+
+def _count(of: set[Any], noun: str) -> str:
+    return f"{len(of)} {noun}{'s' * (len(of) != 1)}"
+
+
+def _list(names: Sequence[object]) -> str:
+    given = [str(name) for name in names]
+    return ", ".join(given[:MOST]) + f" and {len(given) - MOST} more" * (len(given) > MOST)
+
+
+def _gaps(groups: Sequence[Group]) -> list[str]:
+    """Seeds that other groups of the same table have, and tasks that one of them lacks."""
+    said = []
+    for (stage, _), of in questions(groups).items():
+        if stage != "train":
+            continue
+        seeds = sorted({row.seed for group in of for row in group.rows if row.seed is not None})
+        tasks = {row.task for group in of for row in group.rows}
+        for group in of:
+            by_task = group.by_task()
+            if lacking := sorted(tasks - set(by_task)):
+                said.append(f"{group.name} has no run of {len(lacking)} of {len(tasks)} tasks: {_list(lacking)}.")
+            short = {
+                task: [seed for seed in seeds if seed not in {row.seed for row in rows}]
+                for task, rows in by_task.items()
+            }
+            if any(short.values()) and len(seeds) > 1:
+                task, missing = next((task, missing) for task, missing in short.items() if missing)
+                count = sum(map(len, short.values()))
+                said.append(f"{group.name} lacks {count} runs of seeds that others have: {task}, seed {_list(missing)}.")
+    return said
+
+
+def differing(groups: Sequence[Group]) -> list[str]:
+    """A sentence for each thing in which rows of one table came about differently."""
+    said = []
+    for (stage, metric), of in questions(groups).items():
+        by_task = {group.name: group.by_task() for group in of}
+        tasks = list(dict.fromkeys(task for rows in by_task.values() for task in rows))
+        for what, read in PROTOCOL.items():
+            unlike = {}
+            for task in tasks:
+                values: dict[str, list[str]] = {}
+                for name, rows in by_task.items():
+                    for value in {str(read(row)) for row in rows.get(task, []) if read(row) is not None}:
+                        values.setdefault(value, []).append(name)
+                if len(values) > 1:
+                    unlike[task] = values
+            if unlike:
+                task, values = next(iter(unlike.items()))
+                listed = "; ".join(f"{value} ({_list(names)})" for value, names in list(values.items())[:MOST])
+                more = f"; and {len(values) - MOST} more" * (len(values) > MOST)
+                where = f"{task}" if len(tasks) == 1 else f"{len(unlike)} of {len(tasks)} tasks, {task} for example"
+                said.append(f"{named(metric, stage)}, {what} differ in {where}: {listed}{more}.")
+    return said
