@@ -28,7 +28,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from callbacks import signals
 from callbacks.command import sweeps
 from callbacks.command.allocator import keep_freed_memory
-from callbacks.command.arguments import expanded, explained, usual
+from callbacks.command.arguments import expanded, explained, folders, usual
 from callbacks.command.choices import check_choices, in_force
 from callbacks.command.identity import (
     ROW,
@@ -456,10 +456,14 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
 
 
 def report_runs(settings: Settings) -> None:
-    """What the runs below a folder reached, as tables, files and figures."""
-    from callbacks.report.suite import report
+    """What the runs below folders reached, as a page, tables, files and figures."""
+    from callbacks.report.report import report
 
-    report(Path(settings.source or "outputs/runs"), Path(settings.run_dir), defaults=usual)
+    asked = HydraConfig.get().runtime.choices.get("sweep")
+    about: dict[str, Any] = {"is_asked": asked is not None, "command": settings.command}
+    if asked:
+        about["title"] = f"What sweep={asked} reached"
+    report(folders(settings.source or "outputs/runs"), Path(settings.run_dir), defaults=usual, **about)
 
 
 STAGE_FUNCTIONS = {

@@ -93,9 +93,11 @@ def test_the_report_reads_what_runs_have_left(cli: CommandLine) -> None:
     done = cli.run("stage=report", f"source={cli.folder}/runs", to=(folder := cli.folder / "report"))
     assert (done.code, done.stderr) == (0, "")
     assert "Returns: elmur" in done.stdout and "47 of 48 tasks have no run yet" in done.stdout
-    assert {path.name for path in folder.iterdir()} >= {"report.md", "report.csv"}
-    (figure,) = folder.glob("normalised-elmur-*.png")
-    assert figure.name in (folder / "report.md").read_text()
+    assert "missing" not in done.stdout and "1 finished runs: 1 task x 1 model x 1 seed" in done.stdout
+    assert {path.name for path in folder.iterdir()} >= {"report.html", "report.md", "report.csv", "runs.csv"}
+    asked = cli.run("stage=report", "sweep=popgym48", f"source={cli.folder}/runs", to=folder)
+    assert (asked.code, asked.stderr) == (0, "") and asked.stdout.count("missing") == 47
+    assert "What sweep=popgym48 reached" in (folder / "report.html").read_text()
     nothing = cli.run("stage=report", f"source={cli.folder}/nowhere")
     assert nothing.code == 1 and f"source={cli.folder}/nowhere: expected a folder of runs" in nothing.stderr
 

@@ -31,6 +31,9 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     Raises UsageError where several runs are to go on in one command.
     """
     several = any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") or a.startswith("sweep=") for a in arguments)
+    if "stage=report" in arguments and several:  # on what a sweep has left, which is one page
+        arguments = [*(a for a in arguments if a not in ("-m", "--multirun")), "hydra.mode=RUN"]
+        several = False
     found = [_path(argument, several) for argument in arguments]
     typed = {key: value for argument in found for key, equals, value in [parts(argument)] if equals}
     if "hydra.run.dir" in typed or several:
@@ -41,7 +44,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     if typed.get("resume", "null") not in ("", "null"):
         folder = Path(typed["resume"])
     elif typed.get("stage") == "report":
-        folder = Path("outputs/reports", folder_name(typed.get("source", "")) or "default")
+        folder = Path("outputs/reports", folder_name(typed.get("source", "") or typed.get("sweep", "")) or "default")
     elif typed.get("stage") == "evaluate" and typed.get("checkpoint"):
         checkpoint = Path(typed["checkpoint"])
         run = checkpoint.parent.parent
@@ -50,6 +53,11 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         home = run if (run / SETTINGS).exists() else Path("outputs", folder_name(str(checkpoint.parent)))
         folder = home / EVALUATIONS / folder_name(name)
     return found if folder is None else [*found, f"hydra.run.dir={_quoted(str(folder))}"]
+
+
+def folders(source: str) -> list[Path]:
+    """The folders that `source=A:B` names; one whose own name has a colon is one."""
+    return [Path(source)] if Path(source).exists() else [Path(part) for part in source.split(":") if part]
 
 
 def usual() -> Mapping[str, Any]:

@@ -127,9 +127,7 @@ def groups(source: Path, defaults: Callable[[], Mapping[str, Any]] = dict) -> li
     return gather([source], defaults).groups
 
 
-def gather(
-    sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = dict, below: bool = True
-) -> Gathered:
+def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = dict, below: bool = True) -> Gathered:
     """The rows below folders, grouped. Raises ValueError where there are none.
 
     Damaged ones are left out, and copies of one run, and that is said.

@@ -115,7 +115,9 @@ def _gaps(groups: Sequence[Group]) -> list[str]:
             if any(short.values()) and len(seeds) > 1:
                 task, missing = next((task, missing) for task, missing in short.items() if missing)
                 count = sum(map(len, short.values()))
-                said.append(f"{group.name} lacks {count} runs of seeds that others have: {task}, seed {_list(missing)}.")
+                said.append(
+                    f"{group.name} lacks {count} runs of seeds that others have: {task}, seed {_list(missing)}."
+                )
     return said
 
 
@@ -138,6 +140,6 @@ def differing(groups: Sequence[Group]) -> list[str]:
                 task, values = next(iter(unlike.items()))
                 listed = "; ".join(f"{value} ({_list(names)})" for value, names in list(values.items())[:MOST])
                 more = f"; and {len(values) - MOST} more" * (len(values) > MOST)
-                where = f"{task}" if len(tasks) == 1 else f"{len(unlike)} of {len(tasks)} tasks, {task} for example"
-                said.append(f"{named(metric, stage)}, {what} differ in {where}: {listed}{more}.")
+                where = task if len(tasks) == 1 else f"{len(unlike)} of {len(tasks)} tasks, {task} for example"
+                said.append(f"{named(metric, stage)}, {where}: not the same {what}: {listed}{more}.")
     return said

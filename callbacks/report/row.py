@@ -178,6 +178,8 @@ def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
                 yield name
         elif not isinstance(value, kinds) or isinstance(value, bool) or (is_needed and value == ""):
             yield name
+        elif isinstance(value, int | float) and not abs(value) < LARGEST:
+            yield f"a number below {LARGEST:.0e} as {name}"
         elif isinstance(value, int | float) and value < 0 and name != "selection_score":
             yield f"0 or more as {name}"
     if found.get("stage", STAGES[0]) not in STAGES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,6 +17,8 @@ from rich.text import Text
 from callbacks.text import csv_cell, markdown, plain
 
 ABSENT = "–"
+LEAST, SHARE = 24, 0.4  # how wide a column of texts may be before they are folded: characters, share of the terminal
+NUMBER = re.compile(rf"{ABSENT}|-?[\d,.]+(e[+-]?\d+)?( ± [\d.]+)?|-?\d+\.\d+\.\.-?\d+\.\d+")
 
 
 class Estimate(NamedTuple):
@@ -25,13 +28,12 @@ class Estimate(NamedTuple):
     error: float | None = None
 
 
-
 @dataclass
 class Sheet:
     """Lines of one table, each heading -> value; `None` is shown as a dash and left empty in CSV.
 
-    about: what the whole table is of, which CSV repeats in every line. notes: sentences below the table, ours alone;
-    everything else may come from files, and is made harmless for where it is shown.
+    about: what the whole table is of, which CSV repeats in every line. notes: sentences below the table. All of it may
+    come from files, and is made harmless for where it is shown.
     """
 
     title: str
@@ -46,12 +48,18 @@ class Sheet:
 
     def cells(self) -> list[list[str]]:
         """The text of every cell."""
-        return [[shown(line.get(heading)) for heading in self.headings] for line in self.lines]
+        headings = self.headings
+        return [[shown(line.get(heading)) for heading in headings] for line in self.lines]
 
     def show(self, console: Console) -> None:
         """Print the table; cells that the terminal has no room for stand below their row, each behind its heading."""
         rows = [[Text(plain(cell)) for cell in cells] for cells in (self.headings, *self.cells())]
         headings, widths = rows[0], [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
+        most = max(LEAST, round(SHARE * console.width))  # of a text that others stand behind
+        widths = [
+            min(width, most) if of[-1].plain[:1].isalpha() else width
+            for width, of in zip(widths, zip(*rows, strict=True), strict=True)
+        ]
         number = len(widths)
         while number > 1 and sum(widths[:number]) + 2 * (number - 1) > console.width:
             number -= 1
@@ -69,14 +77,20 @@ class Sheet:
                 )
                 console.print(Padding(below, (0, 0, 0, 2), expand=False))
         for note in self.notes:
-            if not note.startswith("!["):
-                console.print(Text(note))
+            console.print(Text(plain(note, most=None)))
 
     def markdown(self) -> str:
         """The table in Markdown."""
         rows = [self.headings, ["---"] * len(self.headings), *self.cells()]
         lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in rows]
-        return "\n".join([f"## {markdown(self.title)}", "", *lines, "", *[f"{note}\n" for note in self.notes]])
+        return "\n".join(
+            [f"## {markdown(self.title)}", "", *lines, "", *[f"{markdown(note)}\n" for note in self.notes]]
+        )
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell is a number, with an error or as an interval, or nothing."""
+    return NUMBER.fullmatch(text) is not None
 
 
 def shown(value: Any) -> str:

@@ -1,32 +1,20 @@
-"""The report over many runs: a table of returns per suite, of success per task, written beside a figure."""
+"""Every task of one group of runs: returns of a suite with its sums, success of every variant, published numbers."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from callbacks.evaluation.outcomes import RETURN, Measure
-from callbacks.report.figure import figure
-from callbacks.report.gather import Group, groups
+from callbacks.evaluation.outcomes import RETURN
+from callbacks.report.gather import Group
 from callbacks.report.row import Row
-from callbacks.report.sheets import Sheet, as_csv
-from callbacks.report.statistics import (
-    Interval,
-    bootstrap_of_seeds,
-    bootstrap_of_tasks,
-    mean_and_error,
-    success_interval,
-)
-from callbacks.text import file_name, markdown
-from elmur.files import write_text
+from callbacks.report.scores import interval
+from callbacks.report.sheets import Sheet
+from callbacks.report.statistics import bootstrap_of_seeds, bootstrap_of_tasks, mean_and_error
 from envs import suites
 
-log = logging.getLogger(__name__)
 OTHERS = ("ELMUR", "RATE", "DT", "BC-LSTM", "demonstrator")  # published, where there are numbers
 ROBOTS = "mikasa32"  # known by the task: as a setting of the env it would tell finished runs from new ones
 ROBOT_OTHERS = ("ELMUR", "RATE", "DP", "BC-MLP", "CQL-MLP", "DT")
@@ -40,23 +28,6 @@ ROBOT_NOTE = (
     "Columns with an asterisk were published: policies that see two cameras. One that is given numbers "
     "(observation=vector) has an easier task in all but what must be remembered; it is no comparison of methods."
 )
-
-
-def report(
-    source: Path, folder: Path, console: Console | None = None, defaults: Callable[[], Mapping[str, Any]] = dict
-) -> None:
-    """Show what the runs below `source` reached, and write report.md, report.csv and figures into `folder`.
-
-    defaults: as in `groups`.
-    """
-    sheets: list[Sheet] = []
-    for group in groups(source, defaults):
-        sheets += return_sheets(group, folder) if group.metric == RETURN else [success_sheet(group)]
-    for sheet in sheets:
-        sheet.show(console or Console())
-    write_text(folder / "report.md", "\n".join(sheet.markdown() for sheet in sheets))
-    write_text(folder / "report.csv", as_csv(sheets))
-    log.info("written: %s", ", ".join(str(path) for path in sorted(folder.glob("[!.]*.*"))))
 
 
 def success_sheet(group: Group) -> Sheet:
@@ -86,33 +57,26 @@ def success_sheet(group: Group) -> Sheet:
     return Sheet(f"{name.capitalize()}: {group.name}", lines, about, [ROBOT_NOTE] * known)
 
 
-def interval(measures: Sequence[Measure]) -> Interval | None:
-    """The interval of the mean over seeds; of one seed, that of its episodes."""
-    if all(measure.is_share for measure in measures):
-        return success_interval([[bool(value) for value in measure.values] for measure in measures])
-    return bootstrap_of_seeds({"": [of.mean for of in measures]}) if len(measures) > 1 else measures[0].interval
+def return_sheets(group: Group, is_asked: bool = False) -> list[Sheet]:
+    """Returns of every task, and the sums over the groups of its suite.
 
-
-def return_sheets(group: Group, folder: Path) -> list[Sheet]:
-    """Returns of every task of a suite, those without a run as well, and the sums over its groups."""
+    is_asked: the whole suite was asked for, so tasks without a run are shown as missing.
+    """
     suite = suites.read(group.suite) if group.suite else None
     by_task = group.by_task()
-    tasks = list(suite.tasks) if suite else list(by_task)
+    known = list(suite.tasks) if suite else list(by_task)
+    tasks = [task for task in known if is_asked or task in by_task]
     lines = [task_line(task, by_task.get(task, []), suite.tasks[task] if suite else None) for task in tasks]
-    missing = [task for task in tasks if task not in by_task]
+    missing = [task for task in known if task not in by_task]
     about = {"model": group.model, "settings": group.label}
-    kinds = sorted({markdown(row.actions) for row in group.rows if row.actions})
+    kinds = sorted({row.actions for row in group.rows if row.actions})
     notes = [f"Mean return ± standard error over seeds (of one seed: over its episodes); actions: {', '.join(kinds)}."]
     if missing:
-        notes.append(f"{len(missing)} of {len(tasks)} tasks have no run yet.")
+        notes.append(f"{len(missing)} of {len(known)} tasks have no run yet.")
     sheets = [Sheet(f"Returns: {group.name}", lines, about, notes + [NOTE] * bool(suite))]
     scores = normalised(by_task)
     if suite:
         sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task, scores), about))
-        name = file_name(f"normalised-{group.model}-{group.label}") + ".png"
-        if scores:
-            draw(scores, suite, folder / name)
-            sheets[-1].notes.append(f"![normalised score of every task]({name})")
     return sheets
 
 
@@ -174,22 +138,3 @@ def sum_lines(
         line |= {f"{method}*": suite.sums[method].get(name) for method in OTHERS if method in suite.sums}
         lines.append(line)
     return lines
-
-
-def draw(scores: Mapping[str, Sequence[float]], suite: suites.Suite, path: Path) -> None:
-    """A PNG of normalised scores: a place for every family, in it a bar for each task and a dot for each seed."""
-    families = list(dict.fromkeys(task.family for task in suite.tasks.values()))
-    with figure(path, (10, 4)) as axes:
-        for place, family in enumerate(families):
-            members = [name for name, task in suite.tasks.items() if task.family == family]
-            for number, name in enumerate(members):
-                values = list(scores.get(name, []))
-                x = place + (number - (len(members) - 1) / 2) * 0.8 / len(members)
-                if values:
-                    axes.bar(x, float(np.mean(values)), 0.75 / len(members), color=f"C{number}", alpha=0.7)
-                    axes.plot([x] * len(values), values, ".", color="black", markersize=3)
-        axes.axhline(1.0, color="grey", linestyle=":", linewidth=1)
-        axes.axhline(0.0, color="grey", linewidth=1)
-        lowest = min(-0.1, *map(min, scores.values()))
-        axes.set(ylabel="normalised return (0 random play, 1 expert)", ylim=(lowest, 1.15))
-        axes.set_xticks(range(len(families)), families, rotation=35, ha="right")

@@ -130,7 +130,7 @@ def differences(groups: Sequence[Group]) -> Sheet | None:
                 "95 %": found.difference_interval, "P(above)": found.probability,
                 "95 % of P": found.probability_interval, "the first is": found.says,
             })  # fmt: skip
-    if not lines:
+    if all(line["95 %"] is None for line in lines):  # one seed each: nothing is known of others
         return None
     notes = [
         "Difference of the mean scores, and the probability that a run of the first scores above one of the second; "
@@ -161,7 +161,9 @@ def cost(groups: Sequence[Group]) -> Sheet:
         peak = _mean(row.cost.peak_memory_bytes for row in rows)
         line: dict[str, Any] = {"settings": group.name, "runs": len(rows)}
         parameters = sorted({row.parameters for row in rows if row.parameters is not None})
-        line["parameters"] = f"{parameters[0]:,}" + f" to {parameters[-1]:,}" * (len(parameters) > 1) if parameters else None
+        line["parameters"] = (
+            f"{parameters[0]:,}" + f" to {parameters[-1]:,}" * (len(parameters) > 1) if parameters else None
+        )
         for name in WALL:
             line[f"{name.removesuffix('_seconds')} s"] = _mean(getattr(row.cost, name) for row in rows)
         line["processor s"] = _mean(_sum(getattr(row.cost, name) for name in CPU) for row in rows)

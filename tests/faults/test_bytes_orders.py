@@ -282,10 +282,12 @@ def test_what_rows_say_stays_text_in_the_folder_of_the_report(cli: CommandLine, 
     done = cli.run("stage=report", f"source={tmp_path}/runs", to=(out := tmp_path / "report"), COLUMNS="400")
     assert done.code == 0, done.stderr
     assert all(path.is_relative_to(out) for path in set(tmp_path.rglob("*")) - before)
-    assert len(list(out.glob("normalised-*.png"))) == 1
+    assert list((out / "figures").glob("*.svg"))
     for text in (done.stdout, done.stderr, (out / "run.log").read_text()):
         assert "\x1b[2J" not in text and "\x1b]0" not in text
     assert "[red]r" in done.stdout, "markup is shown, not obeyed"
+    for page in ((out / "report.html").read_text(), *(path.read_text() for path in out.rglob("*.svg"))):
+        assert "<script" not in page and "\x1b" not in page and "[red]r" in page and "<img" not in page
     page = (out / "report.md").read_text()
     assert "<script" not in page and "](http" not in page.replace("\\](", "") and "\x1b" not in page
     with (out / "report.csv").open() as file:

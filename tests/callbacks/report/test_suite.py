@@ -15,7 +15,8 @@ from callbacks.evaluation.outcomes import Outcome
 from callbacks.report.gather import groups
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
-from callbacks.report.suite import ROBOT_OTHERS, report
+from callbacks.report.report import report
+from callbacks.report.suite import ROBOT_OTHERS
 from envs import suites
 from envs.experts.popgym.levels import LEVELS, Level
 from envs.mikasa import TASKS
@@ -53,9 +54,9 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def written(runs: Path, folder: Path) -> tuple[str, list[dict[str, str]]]:
+def written(runs: Path, folder: Path, is_asked: bool = False) -> tuple[str, list[dict[str, str]]]:
     console = Console(record=True, width=240, file=(folder.parent / "shown").open("w"))
-    report(runs, folder, console)
+    report(runs, folder, console, is_asked=is_asked)
     console.file.close()
     assert "RepeatFirstEasy" in console.export_text()
     with (folder / "report.csv").open() as file:
@@ -64,6 +65,9 @@ def written(runs: Path, folder: Path) -> tuple[str, list[dict[str, str]]]:
 
 def test_the_table_of_a_suite(runs: Path, tmp_path: Path) -> None:
     text, lines = written(runs, tmp_path / "report")
+    assert [line["task"] for line in lines if line["table"] == "Returns: elmur"] == [HARD, EASY, CART], "those that ran"
+    assert "| missing |" not in text and "45 of 48 tasks have no run" in text
+    text, lines = written(runs, tmp_path / "asked", is_asked=True)  # as a sweep over the suite asks
     returns = {line["task"]: line for line in lines if line["table"] == "Returns: elmur"}
     assert len(returns) == 48 and sum(line["seeds"] == "missing" for line in returns.values()) == 45
     line = returns[EASY]
@@ -83,7 +87,9 @@ def test_the_table_of_a_suite(runs: Path, tmp_path: Path) -> None:
     low, high = (float(sums["all (48)"][f"95 %, seeds and tasks {end}"]) for end in ("low", "high"))
     assert min(shares) <= low < np.mean(shares) < high <= 1.0
     assert sums["all (48)"]["ELMUR*"] == "10.4" and sums["puzzle (33)"]["demonstrator*"] == "3.71"
-    assert (tmp_path / "report" / "normalised-elmur-default.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "report" / "figures" / "tasks-return.csv").open() as file:
+        drawn = {line["task"]: float(line["score"]) for line in csv.DictReader(file)}
+    assert list(drawn) == [CART, EASY, HARD] and list(drawn.values()) == pytest.approx([1.0, shares[0], shares[1]])
 
 
 def test_success_by_length_over_all_seeds(runs: Path, tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""The report as one HTML page that opens from disk: no script, nothing from elsewhere, light and dark, for paper too.
+
+What rows say is escaped by the template engine. Figures are SVG of our own making, whose texts matplotlib escapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from callbacks.report.figures import Figure
+from callbacks.report.sheets import Sheet, is_number
+from callbacks.text import file_name, plain
+
+FOLDER = Path(__file__).resolve().parent
+MOST_LINES, MOST_RUNS = 200, 300  # of a table that the page shows; files have all
+LONGEST = 2000  # characters of a cell
+
+
+def page(
+    parts: dict[str, Any], sheets: Sequence[Sheet], figures: Sequence[Figure], details: Sequence[Sheet], runs: Sheet
+) -> str:
+    """The page. parts: title, sources, made, command, overview and differing, as texts."""
+    from jinja2 import Environment, FileSystemLoader
+    from markupsafe import Markup
+
+    made = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    contents = [("what", "What was run"), ("tables", "Tables")]
+    contents += [("figures", "Figures")] * bool(figures) + [("details", "Details"), ("runs", "Runs")]
+    return made.get_template("page.html.j2").render(
+        **{key: _plain(value) for key, value in parts.items()},
+        contents=contents,
+        sheets=[_table(sheet) for sheet in sheets],
+        details=[_table(sheet) for sheet in details],
+        runs=_table(runs, "runs.csv"),
+        figures=[
+            {
+                "id": file_name(one.name), "title": plain(one.title), "note": plain(one.note), "svg": Markup(one.svg),
+                "data": f"figures/{file_name(one.name)}.csv", "picture": f"figures/{file_name(one.name)}.svg",
+            }
+            for one in figures
+        ],
+        most=MOST_LINES,
+        most_runs=MOST_RUNS,
+    )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if value is None else plain(value, most=LONGEST)
+
+
+def _table(sheet: Sheet, file: str = "report.csv") -> dict[str, Any]:
+    """A table for the template; kinds: whether a column is of text."""
+    rows = [[plain(cell, most=LONGEST) for cell in cells] for cells in sheet.cells()]
+    columns = list(zip(*rows, strict=True)) or [()] * len(sheet.headings)
+    return {
+        "title": plain(sheet.title), "headings": [plain(heading) for heading in sheet.headings], "rows": rows,
+        "kinds": [not all(map(is_number, column)) for column in columns], "notes": _plain(sheet.notes), "file": file,
+    }  # fmt: skip

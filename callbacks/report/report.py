@@ -1,0 +1,123 @@
+"""The report over many runs: what was run and what can be believed, a table for each question, figures, every run.
+
+Written as one HTML page, as Markdown and as CSV, with the figures and their numbers beside them; shown in the terminal.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from callbacks.evaluation.outcomes import RETURN
+from callbacks.report.figures import Figure, figures
+from callbacks.report.gather import Gathered, gather
+from callbacks.report.page import page
+from callbacks.report.protocol import differing, overview
+from callbacks.report.published import beside_ours
+from callbacks.report.sheets import Sheet, as_csv
+from callbacks.report.suite import return_sheets, success_sheet
+from callbacks.report.tables import cost, differences, questions, runs, tables, totals
+from callbacks.text import file_name, markdown, plain
+from elmur.files import write_text
+
+log = logging.getLogger(__name__)
+TITLE = "What the runs reached"
+
+
+@dataclass
+class Report:
+    """All that is told of many runs. sheets: a table for each question; details: one for each group of runs."""
+
+    overview: list[str]
+    differing: list[str]
+    sheets: list[Sheet]
+    details: list[Sheet]
+    runs: Sheet
+    figures: list[Figure]
+    title: str = TITLE
+    sources: list[str] = field(default_factory=list)
+    command: str | None = None
+
+    @property
+    def told(self) -> list[Sheet]:
+        """The tables that people look at first: one for each question, or the details of the only group there is."""
+        return self.sheets if any(sheet.title != "Cost" for sheet in self.sheets) else [*self.details, *self.sheets]
+
+    def show(self, console: Console) -> None:
+        """Print it, as wide as the console is."""
+        for sentence in (*self.overview, *self.differing):
+            console.print(Text(f"- {plain(sentence, most=None)}"))
+        for sheet in self.told:
+            console.print()
+            sheet.show(console)
+
+    def markdown(self) -> str:
+        """The whole of it but the runs, with the figures beside it."""
+        lines = [f"# {markdown(self.title)}", ""]
+        lines += [f"- {markdown(plain(sentence, most=None))}" for sentence in (*self.overview, *self.differing)]
+        lines += ["", *[sheet.markdown() for sheet in (*self.sheets, *self.details)]]
+        for one in self.figures:
+            lines += [f"![{markdown(one.title)}](figures/{file_name(one.name)}.svg)", ""]
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> None:
+        """report.html, report.md, report.csv, runs.csv and a folder of figures."""
+        made = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
+        parts = {"title": self.title, "sources": self.sources, "made": made, "command": self.command,
+                 "overview": self.overview, "differing": self.differing}  # fmt: skip
+        write_text(folder / "report.html", page(parts, self.sheets, self.figures, self.details, self.runs))
+        write_text(folder / "report.md", self.markdown())
+        write_text(folder / "report.csv", as_csv([*self.sheets, *self.details]))
+        write_text(folder / "runs.csv", as_csv([self.runs]))
+        for one in self.figures:
+            name = file_name(one.name)
+            write_text(folder / "figures" / f"{name}.svg", one.svg)
+            write_text(folder / "figures" / f"{name}.csv", as_csv([Sheet(one.title, one.lines)]))
+
+
+def compiled(gathered: Gathered, is_asked: bool = False) -> Report:
+    """The report on what was gathered. is_asked: a sweep asked for these runs, so tasks without one are named."""
+    found = gathered.groups
+    sheets, drawn = [], []
+    for of in questions(found).values():
+        several = len(of) > 1
+        sheets += [sheet for sheet in tables(of) if several]
+        sheets += [sheet for sheet in (totals(of), differences(of) if several else None) if sheet is not None]
+        drawn += figures(of)
+    if (beside := beside_ours([group for group in found if group.stage == "train"])) is not None:
+        sheets.append(beside)
+    details = []
+    for group in found:
+        details += return_sheets(group, is_asked) if group.metric == RETURN else [success_sheet(group)]
+    return Report(overview(gathered, is_asked), differing(found), [*sheets, cost(found)], details, runs(found), drawn)
+
+
+def report(
+    sources: Path | Sequence[Path],
+    folder: Path,
+    console: Console | None = None,
+    defaults: Callable[[], Mapping[str, Any]] = dict,
+    **about: Any,
+) -> Report:
+    """Show what the runs in these folders reached, and write it into `folder`.
+
+    defaults: as in `gather`. about: `below` of `gather`, `is_asked` of `compiled`, fields of the report.
+    Raises ValueError where there are no rows.
+    """  # fmt: skip
+    given = [sources] if isinstance(sources, Path) else list(sources)
+    made = compiled(gather(given, defaults, about.pop("below", True)), about.pop("is_asked", False))
+    made.sources = [str(source) for source in given[:5]] + [f"and {len(given) - 5} more"] * (len(given) > 5)
+    for name, value in about.items():
+        setattr(made, name, value)
+    made.write(folder)
+    made.show(console or Console())
+    log.info("written: %s", ", ".join(str(path) for path in sorted(folder.glob("[!.]*.*"))))
+    log.info("open %s in a browser", folder / "report.html")
+    return made
