@@ -14,7 +14,7 @@ from elmur.files import write_bytes
 INK = "#010203"  # of lines and text; in an SVG it becomes the colour of the text around it, light or dark
 # Told apart by people of all kinds of colour vision, on white and on black.
 COLOURS = ("#2a7fc9", "#d9730d", "#159a6c", "#c0509a", "#8064d2", "#a88a00", "#5b8f9e", "#c8453a")
-STYLE = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: to be found, and in the page's own font
     "svg.hashsalt": "elmur",  # the same figure is the same file
     "text.parse_math": False,  # a name with two dollars is no formula
@@ -43,7 +43,8 @@ def svg(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
     from cycler import cycler
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}):
+    style: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with matplotlib.rc_context(style):
         drawn, text = Figure(figsize=size, layout="constrained"), io.StringIO()
         drawn.patch.set_alpha(0)
         draw(drawn)

@@ -319,7 +319,8 @@ def curve(row_path: Path, metric: str) -> dict[int, float]:
 
 def learning_curves(groups: Sequence[Group]) -> Figure | None:
     """Score on selection seeds against updates, mean over seeds with its interval, of each task."""
-    metric, panels, lines = groups[0].metric, {}, []
+    metric, lines = groups[0].metric, Lines()
+    panels: dict[str, dict[str, list[dict[int, float]]]] = {}
     if groups[0].stage != "train":
         return None
     for group in groups[:MOST_LINES]:

@@ -115,8 +115,8 @@ class Gathered:
                 return None if row is None else Found.at(folder / ROW, row)
             except (ValueError, OSError) as error:
                 self.leave_out(folder / ROW, str(error))
-        elif error := next((said for name in SAID if name in names if (said := _error(folder / name))), None):
-            (self.failed if SETTINGS in names else self.refused)[folder] = error
+        elif why := next((said for name in SAID if name in names if (said := _error(folder / name))), None):
+            (self.failed if SETTINGS in names else self.refused)[folder] = why
         elif SETTINGS in names:
             self.unfinished.append(folder)
         return None
@@ -174,7 +174,9 @@ def _error(path: Path) -> str | None:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         lines = file.read().decode(errors="replace").splitlines()
-    return lines[-1].removeprefix("error: ") if lines and lines[-1].startswith("error: ") else None
+    if not lines or not lines[-1].startswith("error: "):
+        return None
+    return lines[-1].removeprefix("error: ").partition(" (HYDRA_FULL_ERROR")[0]
 
 
 def _comparable(values: Mapping[str, Any]) -> Essence:

@@ -91,7 +91,8 @@ def verdict(ours: Interval | None, theirs: Interval) -> str:
 
 def beside_ours(groups: Sequence[Group]) -> Sheet | None:
     """A line for each published number of what was run here: ours, its interval, theirs, and what both show."""
-    lines, protocols = [], {}
+    lines: list[dict[str, Any]] = []
+    protocols: dict[str, tuple[Published, list[Row]]] = {}
     for group in groups:
         for task, rows in group.by_task().items():
             for one in published().get((task, group.model), []):

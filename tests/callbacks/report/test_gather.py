@@ -17,8 +17,8 @@ from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
 from callbacks.report.gather import groups
-from callbacks.report.row import Origin, Row, read_row
 from callbacks.report.report import report
+from callbacks.report.row import Origin, Row, read_row
 from envs.rollout import Episode
 
 SETTINGS = {

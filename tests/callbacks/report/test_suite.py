@@ -13,9 +13,9 @@ from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
 from callbacks.report.gather import groups
+from callbacks.report.report import report
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
-from callbacks.report.report import report
 from callbacks.report.suite import ROBOT_OTHERS
 from envs import suites
 from envs.experts.popgym.levels import LEVELS, Level
