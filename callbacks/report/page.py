@@ -27,7 +27,8 @@ def page(
 
     made = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     contents = [("what", "What was run"), ("tables", "Tables")]
-    contents += [("figures", "Figures")] * bool(figures) + [("details", "Details"), ("runs", "Runs")]
+    contents += [("figures", "Figures")] * bool(figures) + [("details", "Details")] * bool(details)
+    contents += [("runs", "Runs")]
     return made.get_template("page.html.j2").render(
         **{key: _plain(value) for key, value in parts.items()},
         contents=contents,

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.figures import Figure, figures
-from callbacks.report.gather import Gathered, gather
+from callbacks.report.gather import Gathered, Group, gather
 from callbacks.report.page import page
 from callbacks.report.protocol import differing, overview
 from callbacks.report.published import beside_ours
@@ -33,7 +33,10 @@ TITLE = "What the runs reached"
 
 @dataclass
 class Report:
-    """All that is told of many runs. sheets: a table for each question; details: one for each group of runs."""
+    """All that is told of many runs.
+
+    sheets: tables for each question. details: of each group of runs, where several stand in one table.
+    """
 
     overview: list[str]
     differing: list[str]
@@ -45,16 +48,11 @@ class Report:
     sources: list[str] = field(default_factory=list)
     command: str | None = None
 
-    @property
-    def told(self) -> list[Sheet]:
-        """The tables that people look at first: one for each question, or the details of the only group there is."""
-        return self.sheets if any(sheet.title != "Cost" for sheet in self.sheets) else [*self.details, *self.sheets]
-
     def show(self, console: Console) -> None:
         """Print it, as wide as the console is."""
         for sentence in (*self.overview, *self.differing):
             console.print(Text(f"- {plain(sentence, most=None)}"))
-        for sheet in self.told:
+        for sheet in self.sheets:
             console.print()
             sheet.show(console)
 
@@ -85,18 +83,25 @@ class Report:
 def compiled(gathered: Gathered, is_asked: bool = False) -> Report:
     """The report on what was gathered. is_asked: a sweep asked for these runs, so tasks without one are named."""
     found = gathered.groups
-    sheets, drawn = [], []
+    sheets: list[Sheet] = []
+    details: list[Sheet] = []
+    drawn: list[Figure] = []
     for of in questions(found).values():
-        several = len(of) > 1
-        sheets += [sheet for sheet in tables(of) if several]
-        sheets += [sheet for sheet in (totals(of), differences(of) if several else None) if sheet is not None]
+        every = [sheet for group in of for sheet in detailed(group, is_asked)]
+        if len(of) > 1:
+            sheets += [*tables(of), *filter(None, (totals(of), differences(of)))]
+            details += every
+        else:  # nothing stands beside it: its own tables answer
+            sheets += [*every, *filter(None, [totals(of)])]
         drawn += figures(of)
     if (beside := beside_ours([group for group in found if group.stage == "train"])) is not None:
         sheets.append(beside)
-    details = []
-    for group in found:
-        details += return_sheets(group, is_asked) if group.metric == RETURN else [success_sheet(group)]
     return Report(overview(gathered, is_asked), differing(found), [*sheets, cost(found)], details, runs(found), drawn)
+
+
+def detailed(group: Group, is_asked: bool = False) -> list[Sheet]:
+    """Every task and variant of one group."""
+    return return_sheets(group, is_asked) if group.metric == RETURN else [success_sheet(group)]
 
 
 def report(
