@@ -66,8 +66,15 @@ if TYPE_CHECKING:
     from callbacks.report.validation import Validation
     from data.datamodule import TrajectoryDataModule
     from elmur.module import SequenceModule
+    from elmur.spec import TaskSpec
+    from envs.family import EnvFamily
 
 log = logging.getLogger("run")
+LARGEST_SPEC = 1 << 20  # bytes of a TaskSpec in JSON
+NO_SOURCE = (
+    "stage=convert needs source=FOLDER and its format, reader=minari, lerobot, robomimic or npz; or source=FOLDER of a "
+    "published archive and an env that has one, task=popgym_... or task=mikasa_... observation=rgb"
+)
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -118,7 +125,7 @@ def prepared(config: DictConfig) -> Settings:
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
     label = run_label(overrides, unresolved, without=READ)
     if HydraConfig.get().job.chdir:  # what is relative was typed where the command was
-        for key in ("shards", "checkpoint", "source"):
+        for key in ("shards", "checkpoint", "source", "spec"):
             if config.get(key):
                 config[key] = str(Path(HydraConfig.get().runtime.cwd, config[key]))
     # Resolved once, here; nothing below sees a DictConfig.
@@ -185,7 +192,7 @@ def validated(settings: Settings, folder: Path, again: bool) -> None:
             found.show(folder)
 
 
-def recorded_task(settings: Settings) -> Any:
+def recorded_task(settings: Settings) -> TaskSpec:
     """The task of the shards that are there."""
     from data.index import task_of
 
@@ -331,17 +338,44 @@ def collect_data(settings: Settings) -> None:
     log.info("%d shards in %s", len(shards), settings.data["root"])
 
 
-def convert_archive(settings: Settings) -> None:
-    """A published archive as shards where training looks for them."""
+def convert_data(settings: Settings) -> None:
+    """Episodes of another format as shards where training looks for them."""
     from data.convert import convert
+    from data.readers.archive import Archive
+    from elmur.build import build
 
-    archive, data = env_family(settings).archive, settings.data
-    if settings.source is None or archive is None:
-        known = "an env whose archive was published, task=popgym_... or task=mikasa_... observation=rgb"
-        raise UsageError(f"stage=convert needs source=FOLDER of npz files, and {known}")
-    normalise = bool(settings.collect.get("normalise"))
-    shards = convert(archive(), settings.source, data["root"], data["on_bad_shard"], normalise=normalise)
+    family, data = env_family(settings), settings.data
+    if settings.reader is not None and settings.reader.get("source", "") is not None:
+        reader, spec = build(settings.reader, "reader", "reader", PLATFORM), task_to_convert_to(settings, family)
+    elif family.archive is not None and settings.source is not None:
+        decoder = family.archive()
+        reader, spec = partial(Archive, decoder, settings.source), decoder.spec
+    else:
+        raise UsageError(NO_SOURCE)
+    source, normalise = str(settings.source or settings.reader["_target_"]), bool(settings.collect.get("normalise"))  # type: ignore[index]
+    shards = convert(reader, data["root"], source, spec, data["on_bad_shard"], normalise=normalise)
     log.info("%d shards in %s", len(shards), data["root"])
+
+
+def task_to_convert_to(settings: Settings, family: EnvFamily) -> TaskSpec | str:
+    """The task of a file, spec=FILE, or of the env; its name alone where there are neither."""
+    from elmur.build import call
+    from elmur.files import read_text
+    from elmur.spec import SpecError, TaskSpec
+
+    if settings.spec is not None:
+        try:
+            return TaskSpec.from_json(read_text(settings.spec, most=LARGEST_SPEC))
+        except (SpecError, ValueError, OSError) as error:
+            raise UsageError(f"spec={settings.spec}: expected a TaskSpec in JSON, found {error}") from error
+    if family.make is None:
+        return family.id
+    env = call(family.make, {"num_envs": 1}, "env.make")
+    try:
+        spec: TaskSpec = env.spec
+    finally:
+        env.close()
+    return spec
 
 
 def evaluate_checkpoint(settings: Settings) -> None:
@@ -469,7 +503,7 @@ def report_runs(settings: Settings) -> None:
 STAGE_FUNCTIONS = {
     "train": train,
     "collect": collect_data,
-    "convert": convert_archive,
+    "convert": convert_data,
     "evaluate": evaluate_checkpoint,
     "report": report_runs,
     "import": import_published,

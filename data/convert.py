@@ -1,171 +1,167 @@
-"""Published archives -> shards: a folder of npz files, one episode each. Every file is checked, and bad ones are named.
-
-What an episode of an archive means is the env's to say: a reader with `spec`, `keys`, `made_with` and
-`read(arrays) -> episode` (envs/popgym/archive.py). Files are taken one after another, so that an archive may be larger
-than memory, and nothing in them is unpickled. Actions outside the task's bounds are clipped to them, and counted.
-"""
+"""Episodes of another format -> shards: each is read and checked, and the bad ones are named, before one is written."""
 
 from __future__ import annotations
 
 import logging
-import math
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
-
-from data.bounds import CLIPPED, clip, tell
-from data.index import Collection, find_shards, shard_name
-from data.shard import Array, ShardError, Steps, check_episode, write_shard
-from elmur.files import check_regular, exclusive
+from data.bounds import clip, tell
+from data.episode import Episode, conform
+from data.index import Collection, find_shards
+from data.inference import Inference
+from data.provenance import describe
+from data.readers import Described, Pending
+from data.shard import ShardError, check_episode
+from data.writer import SHARD_BYTES, ShardWriter
 from elmur.progress import shown
-from elmur.spec import Image, TaskSpec, Vector
+from elmur.spec import TaskSpec
 
 log = logging.getLogger(__name__)
 MOST_NAMED = 10
 MOST_CLIPPED = 0.5  # share of an episode's actions; more of them outside the bounds are another kind of action
-SHARD_EPISODES, WITH_PICTURES = 1000, 25
-UNKNOWN_HORIZON = 1 << 17  # steps of an episode of a task that names no longest one
-HEADERS = 1 << 16  # bytes of the arrays' headers
-FILE = re.compile(r"train_data_(\d+)\.npz")
 
 
 class ConvertError(ValueError):
-    """An archive that cannot be converted: which files, what is wrong with each, what to do."""
-
-
-class Reader(Protocol):
-    """What an archive's files hold."""
-
-    spec: TaskSpec
-    keys: tuple[str, ...]
-    made_with: Mapping[str, str]
-
-    def read(self, arrays: Mapping[str, Array]) -> Steps:
-        """The episode of one file. Raises ValueError where the arrays are not those of an episode of this task."""
+    """Episodes that cannot be converted: which, what is wrong with each, what to do."""
 
 
 def convert(
-    reader: Reader,
-    source: Path | str,
+    open_reader: Callable[[], Iterable[Any]],
     root: Path | str,
+    source: str,
+    spec: TaskSpec | str,
     on_bad_file: Literal["fail", "skip"] = "fail",
-    shard_episodes: int | None = None,
-    normalise: bool = False,
+    normalise: bool = True,
+    shard_bytes: int = SHARD_BYTES,
     progress: bool = True,
 ) -> list[Path]:
-    """The shards in `root`, made from the files `train_data_<number>.npz` in `source` in the order of their numbers.
+    """The shards in `root`, made from the episodes of a reader, in its order.
 
-    shard_episodes: in a shard, which is built in memory; None: 1000, fewer where there are pictures.
-    All files are read and checked before the first shard is written. on_bad_file: "fail" then, naming the bad ones, or
-    "skip" them with a warning. What was interrupted is done again. Raises ConvertError.
+    open_reader: gives the reader; called twice, since all episodes are read and checked before the first shard is
+    written. source: where it reads from, for the record. spec: the task; a name alone leaves it to the reader's format,
+    or to what the arrays look like. on_bad_file: "fail", naming the bad ones, or "skip" them with a warning. Actions
+    outside bounds are clipped and counted. Raises ConvertError; what was interrupted is done again.
     """
-    source, root = Path(source), Path(root)
-    files = archive_files(source)
-    root.mkdir(parents=True, exist_ok=True)
-    with exclusive(root / ".collecting", wait=True):
-        check_target(root, source)
-        with shown("checking", len(files), "files", progress) as bar:
-            bad = {path.name: found for path in files if (found := _fault(reader, path, bar.advance))}
-        if bad and (on_bad_file == "fail" or len(bad) == len(files)):
-            raise ConvertError(f"{source}: {listed(bad, len(files))}; fetch them again, or leave them out")
-        if bad:
-            log.warning("%s: left out %s", source, listed(bad, len(files)))
-        if shard_episodes is None:
-            pictures = any(isinstance(part, Image) for part in reader.spec.observation.values())
-            shard_episodes = WITH_PICTURES if pictures else SHARD_EPISODES
-        good = [path for path in files if path.name not in bad]
-        chunks = [good[begin : begin + shard_episodes] for begin in range(0, len(good), shard_episodes)]
-        for path in find_shards(root):  # of an earlier conversion
-            path.unlink()
-        Collection({"converted": str(source), "episodes": len(good)}, len(chunks)).write(root)
-        vectors = [name for name, part in reader.spec.observation.items() if normalise and isinstance(part, Vector)]
-        with shown("converting", len(good), "files", progress) as bar:
-            for number, paths in enumerate(chunks):
-                episodes = [reader.read(arrays_of(path, reader.keys, most_bytes(reader.spec))) for path in paths]
-                clipped = clip(reader.spec, episodes)
-                about: dict[str, Any] = {"converted": source.name, "files": [paths[0].name, paths[-1].name]}
-                about |= {"left_out": sorted(bad), "versions": dict(reader.made_with), CLIPPED: clipped}
-                write_shard(root / shard_name(number), reader.spec, episodes, about, normalise=vectors)
-                bar.advance(len(paths))
+    root, reader = Path(root), open_reader()
+    check_target(root, source)
+    made_with = dict(reader.made_with) if isinstance(reader, Described) else {}
+    if isinstance(spec, str) and isinstance(reader, Described):
+        spec = replace(reader.spec, name=spec)
+    total = len(reader) if isinstance(reader, Sized) else None
+    with shown("checking", total, "episodes", progress) as bar:
+        spec, bad = checked(reader, source, spec, on_bad_file, bar.advance)
+        count = bar.completed
+    about = {"converted": source, "reader": describe(open_reader), "left_out": sorted(bad)}
+    about |= {"versions": made_with} if made_with else {}
+    writer = ShardWriter(root, spec, provenance=about, normalise=normalise, shard_bytes=shard_bytes, replace=True)
+    with writer, shown("converting", count - len(bad), "episodes", progress) as bar:
+        for where, read in _episodes(open_reader()):
+            if where not in bad:
+                writer.add(_episode(read), clip_actions=True)
+                bar.advance()
     tell(find_shards(root))
     return find_shards(root)
 
 
-def archive_files(source: Path) -> list[Path]:
-    """The files of an archive by number. Raises ConvertError where there are none."""
-    if not source.is_dir():
-        raise ConvertError(f"source={source}: expected a folder of files train_data_<number>.npz, found none")
-    found = sorted((int(match[1]), path) for path in source.iterdir() if (match := FILE.fullmatch(path.name)))
-    if not found:
-        raise ConvertError(f"source={source}: expected files train_data_<number>.npz, found none of that name")
-    return [path for _, path in found]
+def checked(
+    reader: Iterable[Any], source: str, spec: TaskSpec | str, on_bad_file: str, advance: Callable[[], object]
+) -> tuple[TaskSpec, dict[str, str]]:
+    """The task of a reader's episodes, and what is wrong with those that are bad, by where they are from."""
+    inference = Inference(spec) if isinstance(spec, str) else None
+    bad: dict[str, str] = {}
+    count = 0
+    for count, (where, item) in enumerate(_episodes(reader), 1):  # noqa: B007 - how many there were
+        if found := _fault(item, spec, inference):
+            bad[where] = found
+        advance()
+    if not count:
+        raise ConvertError(f"{source}: expected episodes, found none")
+    if bad and (on_bad_file == "fail" or len(bad) == count):
+        raise ConvertError(f"{source}: {listed(bad, count)}; fetch them again, or leave them out")
+    if bad:
+        log.warning("%s: left out %s", source, listed(bad, count))
+    if isinstance(spec, TaskSpec):
+        return spec, bad
+    assert inference is not None
+    try:
+        told = inference.spec()
+    except ValueError as error:
+        raise ConvertError(f"{source}: {error}") from error
+    log.info("inferred the task %s", told.to_json())
+    return told, bad
 
 
-def check_target(root: Path, source: Path) -> None:
-    """Raises ConvertError where the folder holds other data than an earlier conversion of the same archive."""
+def check_target(root: Path, source: str) -> None:
+    """Raises ConvertError where the folder holds other data than an earlier conversion of the same source."""
     recorded = Collection.read(root)
     if recorded is None and not find_shards(root):
         return
-    if recorded is None or recorded.parameters.get("converted") != str(source):
+    if recorded is None or recorded.parameters.get("converted") != source:
         raise ConvertError(
             f"{root} holds other data than those of {source}; delete it, or name another folder with env.dataset=NAME, "
             "which training then needs as well"
         )
 
 
-def most_bytes(spec: TaskSpec) -> int:
-    """What an episode of a task can take as arrays, unpacked: its steps with every number in eight bytes, twice."""
-    action = spec.action.size if isinstance(spec.action, Vector) else len(spec.action.sizes)
-    numbers = sum(math.prod(part.shape) for part in spec.observation.values()) + action + 2
-    return 16 * numbers * ((spec.horizon or UNKNOWN_HORIZON) + 1) + HEADERS
-
-
-def arrays_of(path: Path, keys: tuple[str, ...], most: int) -> dict[str, Array]:
-    """The arrays of one file. Raises ValueError where it is damaged, lacks one, or holds objects instead of numbers.
-
-    most: bytes that they may take unpacked; a small file of zeros tells of gigabytes.
-    """
-    try:
-        check_regular(path)
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file.files]
-            if missing:
-                raise ValueError(f"no array {', '.join(missing)}; there are {', '.join(file.files) or 'none'}")
-            sizes = {info.filename.removesuffix(".npy"): info.file_size for info in file.zip.infolist()}
-            if (needed := sum(sizes[key] for key in keys)) > most:
-                raise ValueError(f"expected at most {most} bytes for an episode of this task, found {needed}")
-            return {key: file[key] for key in keys}
-    except Exception as error:  # damage can show in any way, from the zip archive down to a header that is parsed
-        if isinstance(error, ValueError) and ("no array" in str(error) or str(error).startswith("expected ")):
-            raise
-        raise ValueError(f"not a whole npz file of numbers ({error})") from error
-
-
 def listed(bad: Mapping[str, str], total: int) -> str:
-    """How many files are bad, and what is wrong with the first of them."""
+    """How many episodes are bad, and what is wrong with the first of them."""
     named = "; ".join(f"{name}: {found}" for name, found in list(bad.items())[:MOST_NAMED])
     rest = list(bad)[MOST_NAMED:]
-    return f"{len(bad)} of {total} files are bad: {named}" + (f"; and {', '.join(rest)}" if rest else "")
+    more = f"; and {', '.join(rest[:MOST_NAMED])}" + ", ..." * (len(rest) > MOST_NAMED) if rest else ""
+    return f"{len(bad)} of {total} episodes are bad: {named}{more}"
 
 
-def _fault(reader: Reader, path: Path, advance: Any) -> str | None:
-    """What is wrong with a file, None where nothing is."""
+def _episodes(reader: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Where each episode comes from, and the episode or what reads it."""
+    for number, item in enumerate(reader):
+        yield (item.where, item) if isinstance(item, Pending) else (f"episode {number}", item)
+
+
+def _episode(item: Any) -> Episode:
+    """What a reader gave, as an episode. Raises ValueError for what is none."""
+    found = item.read() if isinstance(item, Pending) else item
+    if isinstance(found, Mapping):
+        try:
+            return Episode.of(**found)
+        except TypeError as error:
+            raise ValueError(f"expected the arguments of Episode.of, found {', '.join(map(str, found))}") from error
+    if isinstance(found, Episode):
+        return found
+    try:  # what an env's decoder gives
+        names = ("observation", "action", "reward", "terminated", "truncated", "loss_mask")
+        return Episode(**{name: getattr(found, name) for name in names})
+    except AttributeError:
+        raise ValueError(f"expected an Episode or a dictionary, found {type(found).__name__}") from None
+
+
+def _fault(item: Any, spec: TaskSpec | str, inference: Inference | None) -> str | None:
+    """What is wrong with an episode, None where nothing is."""
     try:
-        episode = reader.read(arrays_of(path, reader.keys, most_bytes(reader.spec)))
-        clipped, steps = clip(reader.spec, [episode]), len(episode.reward)
+        episode = _episode(item)
+        task = _own_task(episode, inference) if isinstance(spec, str) else spec
+        episode = conform(task, episode)
+        clipped, steps = clip(task, [episode]), len(episode.reward)
         if clipped > MOST_CLIPPED * steps:
             return (
-                f"{clipped} of {steps} actions outside the bounds {reader.spec.action}, so they are no actions of this "
+                f"{clipped} of {steps} actions outside the bounds {task.action}, so they are no actions of this "
                 "task (absolute positions, where it takes differences?)"
             )
-        check_episode(path, reader.spec, episode)
+        check_episode(Path(), task, episode)
+        if inference is not None:
+            inference.add(episode)
     except ShardError as error:
         return f"{error.key}: found {error.found}, expected {error.expected}"
-    except ValueError as error:
-        return str(error)
-    finally:
-        advance(1)
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
     return None
+
+
+def _own_task(episode: Episode, inference: Inference | None) -> TaskSpec:
+    """The task that an episode looks like by itself, by which its numbers are checked."""
+    assert inference is not None
+    alone = Inference(inference.name)
+    alone.add(episode)
+    return alone.spec()

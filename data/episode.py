@@ -56,14 +56,16 @@ class Episode:
         """The episode of what a recording holds.
 
         observation: [T, ...], or a dictionary of such arrays; one more than there are actions is the last one, on which
-        nothing was done, and is left out. terminated, truncated: one truth, or one for each step, of which only the
-        last may be true; truncated is what is not terminated where it is not given. Raises EpisodeError.
+        nothing was done, and is left out. reward: None stores zeros, which imitation does not read. terminated,
+        truncated: one truth, or one for each step, of which only the last may be true; truncated is what is not
+        terminated where it is not given. Raises EpisodeError.
         """
         parts = observation if isinstance(observation, Mapping) else {ONLY: observation}
-        action, reward = numbers("action", action), numbers("reward", reward)
+        action = numbers("action", action)
         steps = len(action)
         if steps < 1:
             raise EpisodeError("action", "no step", "one step or more")
+        reward = np.zeros(steps, np.float32) if reward is None else numbers("reward", reward)
         reward = reward.reshape(-1) if reward.size == len(reward) else reward  # [T, 1] too
         seen: dict[str, Array] = {}
         for name, values in parts.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from data.bounds import CLIPPED, clip
 from data.episode import Episode, EpisodeError, conform
 from data.index import COLLECTION, Collection, find_shards, shard_name
 from data.inference import Inference
@@ -55,7 +56,7 @@ class ShardWriter:
         self.episodes = 0
         self._inference = Inference(self.path.name) if spec is None else None
         self._held: list[Episode] = []
-        self._bytes = 0
+        self._bytes = self._clipped = 0
         self._shards: list[Path] = []
         self._open = ExitStack()
         self._claim()
@@ -92,8 +93,11 @@ class ShardWriter:
             raise self._refusal(error) from None
         self.add(episode)
 
-    def add(self, episode: Episode) -> None:
-        """Add one episode. Raises ShardError where it does not fit the task, or those before."""
+    def add(self, episode: Episode, clip_actions: bool = False) -> None:
+        """Add one episode; `clip_actions`: those outside the bounds are moved there, and counted in the provenance.
+
+        Raises ShardError where it does not fit the task, or those before.
+        """
         if self._inference is not None and self.spec is None:
             try:
                 self._inference.add(episode)
@@ -101,6 +105,9 @@ class ShardWriter:
                 raise self._refusal(error) from None
         else:
             assert self.spec is not None
+            if clip_actions:
+                episode = conform(self.spec, episode)
+                self._clipped += clip(self.spec, [episode])
             episode = self._checked(self.spec, episode, self.episodes)
         self._held.append(episode)
         self.episodes += 1
@@ -155,12 +162,17 @@ class ShardWriter:
         parts = self.spec.observation.items()
         path = self.path / shard_name(len(self._shards))
         self._record(missing=2)  # this one, and another until the end
+        about = {
+            **self.provenance,
+            "episodes": [self.episodes - len(self._held), self.episodes],
+            CLIPPED: self._clipped,
+        }
         write_shard(
-            path, self.spec, self._held, self.provenance, seeds=[episode.seed for episode in self._held],
+            path, self.spec, self._held, about, seeds=[episode.seed for episode in self._held],
             normalise=[name for name, part in parts if self.normalise and isinstance(part, Vector)],
         )  # fmt: skip
         self._shards.append(path)
-        self._held, self._bytes = [], 0
+        self._held, self._bytes, self._clipped = [], 0, 0
 
     def _record(self, missing: int = 0) -> None:
         """Say how many shards there are to be: until the end more than there are, so that nobody reads a half."""

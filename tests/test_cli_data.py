@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
+from data.index import build_index, task_of
 from data.writer import ShardWriter
+from elmur.spec import Discrete, TaskSpec, Vector
 from tests.command import CommandLine
 
 QUICK = (
@@ -71,3 +74,82 @@ def test_numbers_are_judged_by_their_error(cli: CommandLine, shards: Path) -> No
 def test_what_cannot_be_is_one_sentence(cli: CommandLine, shards: Path, arguments: tuple[str, ...], words: str) -> None:
     done = cli.run(*QUICK, *arguments)
     assert done.code == 1 and done.stderr.count("\n") == 1 and words in done.stderr, done.stderr
+
+
+def test_npz_files_are_converted_and_trained_on(cli: CommandLine, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        np.savez(tmp_path / f"{number}.npz", state=rng.normal(size=(8, 2)), act=rng.integers(3, size=8), r=np.ones(8))
+    names = ("reader.observation={joints: state}", "reader.action=act", "reader.reward=r")
+    convert = ("stage=convert", "env=data", "env.id=robot", f"source={tmp_path}")
+    done = cli.run(*convert, "reader=npz", *names)
+    assert done.code == 0, done.stderr
+    assert 'inferred the task {"name": "robot"' in done.stdout + done.stderr, "so that it can be given"
+    done = cli.run(*QUICK, "env.id=robot", "trainer.max_steps=4", "reader=npz", to=cli.folder / "robot")
+    assert done.code == 0 and (cli.folder / "robot" / "validation.json").exists(), done.stderr
+
+    given = TaskSpec("robot", {"joints": Vector(2)}, Discrete((5,))).to_json()
+    (tmp_path / "task.json").write_text(given)
+    assert cli.run(*convert, "reader=npz", *names, f"spec={tmp_path}/task.json").code == 0
+    assert task_of(cli.folder / "shards" / "robot").to_json() == given
+
+    np.savez(tmp_path / "3.npz", state=rng.normal(size=(8, 2)), act=np.full(8, 7))
+    for arguments, words in (
+        (
+            (),
+            f"{tmp_path}: 1 of 20 episodes are bad: 3.npz: no array r; there are state, act; reader.reward=null stores",
+        ),
+        (("reader.reward=null", f"spec={tmp_path}/task.json"), "3.npz: action: found 7 in episode 0, step 0, expected"),
+    ):
+        bad = cli.run(*convert, "reader=npz", *names, *arguments)
+        assert bad.code == 1 and bad.stderr.count("\n") == 1 and words in bad.stderr, bad.stderr
+    nothing = cli.run("stage=convert", "env=data", "reader=npz")
+    assert nothing.code == 1 and "stage=convert needs source=FOLDER and its format, reader=" in nothing.stderr
+
+
+READER = """
+import numpy as np
+
+def read(episodes):
+    for number in range(episodes):
+        yield dict(observation=np.full((4, 1), number, np.float32), action=np.arange(4), reward=None, terminated=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_reader_of_ones_own(cli: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "myreader.py").write_text(READER)
+    own = ("+reader._target_=myreader.read", "+reader._partial_=true", "+reader.episodes=3")
+    convert = ("stage=convert", "env=data", "env.id=generated", *own, f"hydra.run.dir={tmp_path}/out")
+    refused = cli.start(*convert, PYTHONPATH=str(tmp_path))
+    assert refused.code == 1 and "plugins=[myreader]" in refused.stderr, refused.stderr
+    done = cli.start(*convert, "plugins=[myreader]", PYTHONPATH=str(tmp_path))
+    assert done.code == 0, done.stderr
+    index = build_index(cli.folder / "shards" / "generated")
+    assert len(index) == 3 and index.spec.action == Discrete((4,)) and index.terminated().all()
+
+
+@pytest.mark.slow
+def test_a_converted_data_set_belongs_to_its_environment(cli: CommandLine, tmp_path: Path) -> None:
+    """Balanced by a rule, told by npz alone, and acted with: data and env are one task."""
+    world = ("env=gym", "env.id=CartPole-v1")
+    env = gymnasium.make("CartPole-v1")
+    for seed in range(40):
+        seen, acted, over = [env.reset(seed=seed)[0]], list[int](), False
+        while not over and len(acted) < 60:
+            acted.append(int(seen[-1][2] + 0.5 * seen[-1][3] > 0))
+            shown, _, over, *_ = env.step(acted[-1])
+            seen.append(shown)
+        np.savez(tmp_path / f"{seed}.npz", observation=np.stack(seen), action=acted, reward=np.ones(len(acted)))
+    done = cli.run("stage=convert", *world, "reader=npz", f"source={tmp_path}")
+    assert done.code == 0 and "inferred" not in done.stdout, done.stderr
+    assert task_of(cli.folder / "shards" / "CartPole-v1").horizon == 500, "the env says"
+    small = ("model=gru", "model.d_model=16", "trainer.max_steps=4", "trainer.accelerator=cpu", "data.lanes=8")
+    acting = ("evaluation.num_episodes=3", "selection.num_episodes=2", "selection.every_n_updates=4")
+    done = cli.run(*world, *small, *acting, to=cli.folder / "cartpole")
+    assert done.code == 0, done.stderr
+    row = json.loads((cli.folder / "cartpole" / "result.json").read_text())
+    assert row["data"]["collection"]["converted"] == str(tmp_path) and row["outcomes"]["all"]["episodes"] == 3
+    np.savez(tmp_path / "7.npz", observation=np.zeros((5, 3)), action=[0] * 5, reward=[0] * 5)
+    bad = cli.run("stage=convert", *world, "reader=npz", f"source={tmp_path}")
+    assert "7.npz: observation/observation: found shape [5, 3] in episode 0, expected shape [5, 4]" in bad.stderr

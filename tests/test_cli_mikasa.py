@@ -81,7 +81,9 @@ def test_the_published_archive_becomes_shards_without_the_suite(cli: CommandLine
     said = sentence(cli.run(*convert, "observation=rgb"))
     assert "train_data_1.npz: 60 of 60 actions outside the bounds" in said and "absolute positions" in said
     (source / "train_data_1.npz").write_bytes(b"PK")
-    assert "1 of 2 files are bad: train_data_1.npz: not a whole npz" in sentence(cli.run(*convert, "observation=rgb"))
+    assert "1 of 2 episodes are bad: train_data_1.npz: not a whole npz" in sentence(
+        cli.run(*convert, "observation=rgb")
+    )
 
 
 @pytest.mark.mikasa

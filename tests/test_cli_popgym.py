@@ -111,5 +111,5 @@ def test_an_archive_is_converted_and_trained_on(cli: CommandLine) -> None:
     assert done.code == 0 and "was made with popgym 1.0.6" in done.stdout and row_of(folder)["updates"] == 2
     (cli.folder / "archive" / "train_data_3.npz").write_bytes(b"x")
     bad = cli.run("stage=convert", TASK, f"source={cli.folder}/archive", shards)
-    assert bad.code == 1 and "1 of 40 files are bad: train_data_3.npz" in bad.stderr
+    assert bad.code == 1 and "1 of 40 episodes are bad: train_data_3.npz" in bad.stderr
     assert cli.run("stage=convert", f"source={cli.folder}/archive").code == 1, "the T-Maze has no archive"

@@ -19,7 +19,7 @@ from callbacks.command.label import folder_name, run_label
 from callbacks.command.settings import leaves
 from callbacks.errors import UsageError
 
-PATHS = ("checkpoint", "source", "resume", "shards", "hydra.run.dir", "hydra.sweep.dir")
+PATHS = ("checkpoint", "source", "spec", "resume", "shards", "hydra.run.dir", "hydra.sweep.dir")
 PLAIN = re.compile(r"[\w./+@%:-]*", re.ASCII)  # what Hydra's grammar takes as it stands
 EVALUATIONS = "evaluations"
 

@@ -47,7 +47,18 @@ PLATFORM = MODELS | Registry(
                 "callbacks": "callbacks",
                 "logger": "logger",
                 "recipe": "recipe",
+                "reader": "reader",
             },
+        ),
+        "reader": Role(
+            {
+                "minari": "data.readers.minari.Minari",
+                "lerobot": "data.readers.lerobot.LeRobot",
+                "robomimic": "data.readers.robomimic.Robomimic",
+                "npz": "data.readers.npz.NpzFolder",
+            },
+            partial=True,
+            functions=True,
         ),
         "env": Role(takes=ENV),
         "recipe": Role(takes=MODEL_PARTS),  # what a task asks of a model, on its way there

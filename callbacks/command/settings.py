@@ -15,7 +15,7 @@ from elmur.registry import plugins
 STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark", "doctor")
 LARGEST_SEED = 2**32 - 1
 SECTIONS = ("env", "model", "module", "data", "trainer", "callbacks", "collect", "evaluation")
-PATHS = ("shards", "run_dir", "resume", "checkpoint", "source")
+PATHS = ("shards", "run_dir", "resume", "checkpoint", "source", "spec")
 # Arguments of Lightning's Trainer that would act beside what this project does: those of their values that are
 # harmless, and what to do instead.
 NOT_OURS: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -60,6 +60,8 @@ class Settings:
     resume: str | None = None
     checkpoint: str | None = None
     source: str | None = None
+    reader: Section | None = None
+    spec: str | None = None
     allow_mismatch: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
     observation: str | None = None
@@ -119,6 +121,8 @@ class Settings:
         for name, callback in self.callbacks.items():
             if not isinstance(callback, dict) or "_target_" not in callback:
                 raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
+        if self.reader is not None and (not isinstance(self.reader, dict) or "_target_" not in self.reader):
+            raise UsageError(f"reader: expected reader=minari, lerobot, robomimic or npz; found {self.reader!r}")
         if self.logger is not None and not isinstance(self.logger, dict):
             raise UsageError(f"logger: expected logger=csv, tensorboard, wandb or null; found {self.logger!r}")
         if self.logger and "_target_" not in self.logger:

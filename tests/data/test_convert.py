@@ -11,14 +11,16 @@ import pytest
 pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
 
 from data.collect import collect
-from data.convert import ConvertError, convert
+from data.convert import ConvertError
 from data.index import build_index
+from data.readers import ReadError
 from data.shard import Shard
 from envs.experts.popgym import expert_for
 from envs.observers import Recorder
 from envs.popgym import make_vector
 from envs.popgym.archive import PublishedEpisodes
 from envs.rollout import rollout
+from tests.data.converting import converted
 
 # One task for every kind of space; the shape of one observation and of one action in the archive.
 KINDS = {
@@ -54,8 +56,8 @@ def archive(folder: Path, task: str, count: int = 3) -> list[Any]:
 @pytest.mark.parametrize("task", KINDS)
 def test_what_comes_out_is_what_the_adapter_shows(tmp_path: Path, task: str) -> None:
     episodes = archive(tmp_path / task, task)
-    paths = convert(PublishedEpisodes(task), tmp_path / task, tmp_path / "out", shard_episodes=2, progress=False)
-    assert len(paths) == 2 and build_index(tmp_path / "out").lengths.tolist() == [len(e.reward) for e in episodes]
+    paths = converted(PublishedEpisodes(task), tmp_path / task, tmp_path / "out", shard_bytes=1)
+    assert len(paths) == 3 and build_index(tmp_path / "out").lengths.tolist() == [len(e.reward) for e in episodes]
     number = 0
     for path in paths:
         with Shard(path) as shard:
@@ -74,17 +76,17 @@ def test_training_uses_what_was_converted_and_is_warned_of_its_version(
 ) -> None:
     task = "popgym-RepeatFirstEasy-v0"
     archive(tmp_path / task, task)
-    paths = convert(PublishedEpisodes(task), tmp_path / task, tmp_path / "out", progress=False)
+    paths = converted(PublishedEpisodes(task), tmp_path / task, tmp_path / "out")
 
     def make_env(num_envs: int) -> Any:
         return make_vector(num_envs, task)
 
     assert collect(make_env, expert_for(task), tmp_path / "out", 3000, 0, depends_on={"popgym": "it changed"}) == paths
     assert "was made with popgym 1.0.6, 1.0.7 is installed (it changed)" in caplog.text
-    assert convert(PublishedEpisodes(task), tmp_path / task, tmp_path / "out", progress=False) == paths, "again"
+    assert converted(PublishedEpisodes(task), tmp_path / task, tmp_path / "out") == paths, "again"
     archive(tmp_path / "other", task, 2)
     with pytest.raises(ConvertError, match=r"holds other data than those of .*env\.dataset=NAME"):
-        convert(PublishedEpisodes(task), tmp_path / "other", tmp_path / "out", progress=False)
+        converted(PublishedEpisodes(task), tmp_path / "other", tmp_path / "out")
 
 
 def test_every_bad_file_is_named_and_nothing_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -110,9 +112,9 @@ def test_every_bad_file_is_named_and_nothing_written(tmp_path: Path, caplog: pyt
     np.save(folder / "bare.npy", np.zeros(3))
     (folder / "bare.npy").rename(folder / "train_data_9.npz")
     with pytest.raises(ConvertError) as caught:
-        convert(PublishedEpisodes(task), folder, tmp_path / "out", progress=False)
+        converted(PublishedEpisodes(task), folder, tmp_path / "out")
     text = str(caught.value)
-    assert text.startswith(f"{folder}: 10 of 12 files are bad: train_data_0.npz: not a whole npz file")
+    assert text.startswith(f"{folder}: 10 of 12 episodes are bad: train_data_0.npz: not a whole npz file")
     for words in (
         "train_data_1.npz: not a whole", "train_data_2.npz: no array action; there are obs", "train_data_3.npz: not a",
         "train_data_4.npz: action: found 4 in episode 0, step 0, expected integers from 0 to",
@@ -122,11 +124,11 @@ def test_every_bad_file_is_named_and_nothing_written(tmp_path: Path, caplog: pyt
     ):  # fmt: skip
         assert words in text, words
     assert not list((tmp_path / "out").glob("*.h5"))
-    (path,) = convert(PublishedEpisodes(task), folder, tmp_path / "out", "skip", progress=False)
+    (path,) = converted(PublishedEpisodes(task), folder, tmp_path / "out", "skip")
     with Shard(path) as shard:
         assert len(shard.offsets) == 3 and len(shard.attribute("provenance")["left_out"]) == 10
-    assert "10 of 12 files are bad" in caplog.text
+    assert "10 of 12 episodes are bad" in caplog.text
     (tmp_path / "empty").mkdir()
     for nothing in ("empty", "nowhere"):
-        with pytest.raises(ConvertError, match=r"expected .*train_data_<number>\.npz, found none"):
-            convert(PublishedEpisodes(task), tmp_path / nothing, tmp_path / "out", progress=False)
+        with pytest.raises(ReadError, match=r"expected .*train_data_<number>\.npz, found none"):
+            converted(PublishedEpisodes(task), tmp_path / nothing, tmp_path / "out")

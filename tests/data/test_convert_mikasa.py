@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.bounds import clip
-from data.convert import ConvertError, convert
+from data.convert import ConvertError
 from data.index import build_index
 from data.shard import Shard
 from elmur.spec import Discrete, TaskSpec, Vector
@@ -17,6 +17,7 @@ from envs.mikasa import TASKS, length_of
 from envs.mikasa.archive import PublishedEpisodes
 from envs.mikasa.sim import MikasaError
 from envs.rollout import Trajectory
+from tests.data.converting import converted
 
 TASK, STEPS = "RememberColor3-v0", 60
 OUTSIDE = {0: [3, 7, 59], 1: [], 2: [0]}  # file -> steps at which the oracle's mean leaves the bounds
@@ -56,8 +57,8 @@ def test_pictures_and_actions_come_out_as_published(
 ) -> None:
     source = archive(tmp_path / "archive")
     reader = PublishedEpisodes(TASK, joints=joints)
-    paths = convert(reader, source, tmp_path / "out", shard_episodes=2, progress=False)
-    assert len(paths) == 2 and build_index(tmp_path / "out").lengths.tolist() == [STEPS] * 3
+    paths = converted(reader, source, tmp_path / "out", shard_bytes=1)
+    assert len(paths) == 3 and build_index(tmp_path / "out").lengths.tolist() == [STEPS] * 3
     number = 0
     for path in paths:
         with Shard(path) as shard:
@@ -76,7 +77,7 @@ def test_pictures_and_actions_come_out_as_published(
                 assert shard.read("loss_mask", begin, begin + STEPS).all()
                 number += 1
     counts = [Shard(path).attribute("provenance")["clipped_actions"] for path in paths]
-    assert counts == [3, 1]
+    assert counts == [len(OUTSIDE[number]) for number in range(3)]
     assert "4 of 180 actions (2.2 %) lay outside the bounds and were clipped to them" in caplog.text
 
 
@@ -98,9 +99,9 @@ def test_every_bad_file_is_named_and_nothing_written(tmp_path: Path) -> None:
     flipped[len(flipped) // 2] ^= 0xFF
     (source / "train_data_10.npz").write_bytes(flipped)
     with pytest.raises(ConvertError) as caught:
-        convert(PublishedEpisodes(TASK), source, tmp_path / "out", progress=False)
+        converted(PublishedEpisodes(TASK), source, tmp_path / "out")
     said = str(caught.value)
-    assert said.startswith(f"{source}: 11 of 13 files are bad: train_data_0.npz: not a whole npz file")
+    assert said.startswith(f"{source}: 11 of 13 episodes are bad: train_data_0.npz: not a whole npz file")
     for words in (
         "train_data_1.npz: no array joints; there are rgb", "train_data_2.npz: rgb: expected uint8 [60, 128, 128, 6]",
         "train_data_3.npz: rgb: expected uint8 [60, 128, 128, 6], found float32",
@@ -111,7 +112,7 @@ def test_every_bad_file_is_named_and_nothing_written(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert words in said, words
     assert not list((tmp_path / "out").glob("*.h5"))
-    (path,) = convert(PublishedEpisodes(TASK), source, tmp_path / "out", "skip", progress=False)
+    (path,) = converted(PublishedEpisodes(TASK), source, tmp_path / "out", "skip")
     with Shard(path) as shard:
         assert len(shard.offsets) == 3 and len(shard.attribute("provenance")["left_out"]) == 11
 

@@ -1,0 +1,192 @@
+"""Minari's data sets, read from their files: HDF5, Arrow and Parquet.
+
+Minari itself would make the environment that `metadata.json` names, and with it import what the file says; here the
+spaces are read from JSON and nothing is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.episode import Episode
+from data.readers import Pending, ReadError, rewards
+from data.readers.bounded import check_dataset, check_size, hdf5, hdf5_array, inside, member, minari_home, picture
+from data.readers.spaces import Leaf, action_field, action_leaf, leaves, stored_action
+from data.readers.table import Table, column, opened
+from data.shard import Array
+from elmur.files import read_json
+from elmur.spec import SpecError, TaskSpec
+
+ID = re.compile(r"[-\w]+(/[-\w]+)*")
+TASK = "elmur_task"  # of metadata.json: the TaskSpec, where the data were exported from shards
+
+
+class Minari:
+    """The episodes of a data set, by number.
+
+    source: its folder, or its id, of which Minari has a folder (MINARI_DATASETS_PATH). without: parts of the
+    observation to leave out. reward: null to store zeros in the place of rewards, which imitation does not read.
+    """
+
+    def __init__(self, source: Path | str, without: Sequence[str] = (), reward: str | None = "rewards") -> None:
+        self.folder = _folder(source)
+        self._reward = reward
+        found = _metadata(self.folder)
+        self._format, self._jpeg = str(found.get("data_format", "hdf5")), bool(found.get("jpeg_encoding", True))
+        if self._format not in ("hdf5", "arrow", "parquet"):
+            raise ReadError(f"{self.folder}: data_format: found {self._format!r}, expected hdf5, arrow or parquet")
+        self.parts = leaves(_space(found, "observation_space", self.folder), tuple(without))
+        self.action = action_leaf(_space(found, "action_space", self.folder))
+        self.spec = self._task(found)
+        self.made_with = {"minari": str(found.get("minari_version", "unknown"))}
+        self.numbers = self._numbered()
+        if not self.numbers:
+            raise ReadError(f"{self.folder}: expected episodes, found none")
+
+    def _task(self, found: dict[str, Any]) -> TaskSpec:
+        own = TaskSpec(self.folder.parent.name, {p.name: p.field() for p in self.parts}, action_field(self.action))
+        try:
+            told = TaskSpec.from_json(found[TASK])
+        except (KeyError, SpecError):
+            return own
+        return told if not own.differences(told) else own
+
+    def _numbered(self) -> list[int]:
+        if self._format != "hdf5":
+            return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
+        with hdf5(inside(self.folder, self.folder / "main_data.hdf5")) as file:
+            return sorted(int(name[8:]) for name in file if re.fullmatch(r"episode_\d{1,15}", name))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Pending]:
+        read = self._from_hdf5 if self._format == "hdf5" else self._from_table
+        for number in self.numbers:
+            yield Pending(f"episode_{number}", partial(read, number))
+
+    def _from_hdf5(self, number: int) -> Episode:
+        group = f"episode_{number}"
+        with hdf5(inside(self.folder, self.folder / "main_data.hdf5")) as file:
+            seed = member(file, group).attrs.get("seed", -1)
+            mask = f"{group}/infos/loss_mask"
+            return self._episode(
+                lambda leaf, root: _from_group(file, f"{group}/{root}", leaf, self._jpeg and leaf.is_jpeg),
+                lambda key: hdf5_array(file, f"{group}/{key}"),
+                hdf5_array(file, mask) if mask in file else None,
+                seed,
+            )
+
+    def _from_table(self, number: int) -> Episode:
+        folder = self.folder / str(number)
+        paths = [path for path in sorted(folder.iterdir()) if path.suffix == f".{self._format}"]
+        if len(paths) != 1:
+            raise ReadError(f"found {len(paths)} files *.{self._format}, expected one")
+        with opened(inside(self.folder, paths[0])) as table:
+            about = folder / "metadata.json"
+            seed = read_json(about).get("seed", -1) if about.is_file() else -1
+            length = len(table) - 1  # actions and rewards are filled up to the number of observations
+            infos = table.names("infos")
+            return self._episode(
+                lambda leaf, root: _from_column(table, root, leaf, self._jpeg and leaf.is_jpeg),
+                lambda key: column(table, (key,))[:length],
+                column(table, ("infos", "loss_mask")) if "loss_mask" in infos else None,
+                seed,
+                length,
+            )
+
+    def _episode(
+        self,
+        leaf_values: Callable[[Leaf, str], Array],
+        values: Callable[[str], Array],
+        mask: Array | None,
+        seed: Any,
+        length: int | None = None,
+    ) -> Episode:
+        """An episode of what its file holds; the last observation, on which nothing was done, is left out."""
+        action = stored_action(self.action, leaf_values(self.action, "actions")[:length])
+        steps = len(action)
+        with rewards():
+            reward = None if self._reward is None else values("rewards")
+        seen = {leaf.name: leaf.stored(leaf_values(leaf, "observations")) for leaf in self.parts}
+        told = mask[:steps].astype(np.bool_) if mask is not None and mask.ndim == 1 else None
+        ends = values("terminations"), values("truncations")
+        number = int(seed) if isinstance(seed, int | np.integer) and -1 <= seed < 1 << 63 else -1
+        return Episode.of(seen, action, reward, *ends, loss_mask=told, seed=number)
+
+
+def _folder(source: Path | str) -> Path:
+    """The folder with metadata.json. Raises ReadError where there is none."""
+    path, text = Path(source), str(source)
+    known = [path, path / "data"]
+    if ID.fullmatch(text):
+        known.append(minari_home() / text / "data")
+    for folder in known:
+        if (folder / "metadata.json").is_file():
+            return folder
+    looked = ", ".join(str(folder) for folder in known)
+    raise ReadError(
+        f"source={source}: expected a Minari data set with metadata.json in one of {looked}; `minari download {text}` "
+        "fetches one that is published"
+    )
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    try:
+        found = read_json(inside(folder, folder / "metadata.json"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise ReadError(f"{folder / 'metadata.json'}: expected JSON, found {error}") from error
+    if not isinstance(found, dict):
+        raise ReadError(f"{folder / 'metadata.json'}: expected a dictionary, found {type(found).__name__}")
+    return found
+
+
+def _space(found: dict[str, Any], key: str, folder: Path) -> Any:
+    """The space that metadata.json describes. Raises ReadError where it names an environment alone."""
+    try:
+        return json.loads(found[key])
+    except KeyError:
+        raise ReadError(
+            f"{folder / 'metadata.json'}: {key}: found nothing, expected a space; the environment that the file names "
+            "is not made for it; open and save the data set with Minari 0.5"
+        ) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ReadError(f"{folder / 'metadata.json'}: {key}: expected JSON, found {error}") from error
+
+
+def _from_group(file: Any, root: str, leaf: Leaf, is_jpeg: bool) -> Array:
+    """The values of a leaf in HDF5."""
+    steps = [f"_index_{step}" if isinstance(step, int) else step for step in leaf.path]
+    key = "/".join([root, *steps])
+    if not is_jpeg:
+        return hdf5_array(file, key)
+    dataset = member(file, key)
+    check_dataset(dataset, key)
+    return _pictures(
+        leaf, (bytes(np.asarray(row, np.uint8)) for row in dataset), len(dataset), dataset.id.get_storage_size()
+    )
+
+
+def _from_column(table: Table, root: str, leaf: Leaf, is_jpeg: bool) -> Array:
+    """The values of a leaf in Arrow or Parquet."""
+    path = (root, *map(str, leaf.path))
+    if is_jpeg:
+        return _pictures(leaf, table.contents(path), len(table), table.size)
+    values = column(table, path)
+    return values.reshape(len(values), *leaf.shape)
+
+
+def _pictures(leaf: Leaf, contents: Any, count: int, stored: int) -> Array:
+    """Pictures [T, ...] of as many files."""
+    check_size(leaf.name, count * int(np.prod(leaf.shape)), stored)
+    pixels = np.empty((count, *leaf.shape), np.uint8)
+    for row, content in enumerate(contents):
+        pixels[row] = picture(content, leaf.shape)
+    return pixels

@@ -1,0 +1,199 @@
+"""Episodes of other formats, written by the formats' own libraries, come out of the shards as they went in."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from data.convert import convert
+from data.index import build_index
+from data.readers.lerobot import LeRobot
+from data.readers.npz import NpzFolder
+from data.readers.robomimic import Robomimic
+from data.shard import Array, Shard
+from elmur.spec import Discrete, Image, Vector
+
+LENGTHS = (4, 7, 1)
+
+
+def episodes(seed: int = 0) -> list[dict[str, Any]]:
+    """Episodes as a robot has them: numbers, pictures, an action of two numbers."""
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "state": rng.normal(size=(steps, 3)).astype(np.float32),
+            "camera": rng.integers(256, size=(steps, 48, 64, 3), dtype=np.uint8),
+            "action": rng.normal(size=(steps, 2)).astype(np.float32),
+            "reward": rng.normal(size=steps).astype(np.float32),
+            "done": np.arange(steps) == steps - 1,
+        }
+        for steps in LENGTHS
+    ]
+
+
+def stored(root: Path) -> list[dict[str, Array]]:
+    """Every episode of a collection, column by column."""
+    index, found = build_index(root), []
+    for number in range(len(index)):
+        with Shard(index.paths[index.shard[number]]) as shard:
+            begin, row = int(index.offset[number]), int(np.searchsorted(shard.offsets, index.offset[number]))
+            found.append(
+                {
+                    key: shard.read(key, row, row + 1) if column.per_episode
+                    else shard.read(key, begin, begin + int(index.lengths[number]))
+                    for key, column in shard.columns.items()
+                }
+            )  # fmt: skip
+    return found
+
+
+def converted(reader: Any, root: Path, name: Any = "mine", **options: Any) -> list[dict[str, Array]]:
+    convert(reader, root, "there", name, progress=False, **options)
+    return stored(root)
+
+
+def same(found: list[dict[str, Array]], given: list[dict[str, Any]], **keys: str) -> None:
+    """column=name: the column holds what was given under the name."""
+    assert len(found) == len(given)
+    for here, there in zip(found, given, strict=True):
+        for column, name in keys.items():
+            column = column.replace("__", "/")
+            values = there[name].transpose(0, 3, 1, 2) if there[name].ndim == 4 else there[name]
+            np.testing.assert_array_equal(here[column], values, column)
+
+
+def test_a_folder_of_npz_is_read_by_the_names_that_are_given(tmp_path: Path) -> None:
+    given = episodes()
+    for number, arrays in zip((0, 2, 10), given, strict=True):  # in the order of the numbers
+        np.savez_compressed(tmp_path / f"run_{number}.npz", s=arrays["state"], c=arrays["camera"], a=arrays["action"],
+                            r=arrays["reward"], over=arrays["done"], note=np.array(1))  # fmt: skip
+    reader = partial(NpzFolder, tmp_path, {"joints": "s", "eye": "c"}, "a", "r", terminated="over")
+    found = converted(reader, tmp_path / "out")
+    same(found, given, observation__joints="state", observation__eye="camera", action="action", reward="reward")
+    assert all(episode["terminated"] == [True] and episode["truncated"] == [False] for episode in found)
+    spec = build_index(tmp_path / "out").spec
+    assert spec.observation["eye"] == Image(3, 48, 64) and isinstance(spec.observation["joints"], Vector)
+    assert spec.observation["joints"].mean is not None and spec.horizon == max(LENGTHS)
+    with Shard(tmp_path / "out" / "shard-00000.h5") as shard:
+        about = shard.attribute("provenance")
+    assert about["converted"] == "there" and about["reader"]["call"] == "data.readers.npz.NpzFolder"
+
+
+def test_a_robomimic_file(tmp_path: Path) -> None:
+    given, path = episodes(), tmp_path / "low_dim.hdf5"
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift"})
+        for number, arrays in zip((0, 2, 10), given, strict=True):
+            demo = data.create_group(f"demo_{number}")
+            demo.attrs["num_samples"] = len(arrays["action"])
+            for part in ("state", "camera"):
+                demo.create_dataset(f"obs/{part}", data=arrays[part], compression="gzip")
+                demo.create_dataset(f"next_obs/{part}", data=arrays[part])
+            demo.create_dataset("actions", data=arrays["action"].astype(np.float64))
+            demo.create_dataset("rewards", data=arrays["reward"].astype(np.float64))
+            demo.create_dataset("dones", data=np.ones(len(arrays["reward"]), np.int64))  # at every step at the goal
+        file.create_dataset("mask/train", data=np.array([b"demo_0", b"demo_10"]))
+    names = {"observation__state": "state", "observation__camera": "camera", "action": "action", "reward": "reward"}
+    found = converted(partial(Robomimic, path), tmp_path / "out")
+    same(found, given, **names)
+    assert all(episode["terminated"] == [True] for episode in found)
+    some = converted(partial(Robomimic, path, observation=["state"], subset="train"), tmp_path / "some")
+    same(some, [given[0], given[2]], observation__state="state")
+    assert "observation/camera" not in some[0]
+
+
+def lerobot(root: Path, given: list[dict[str, Any]], video: bool) -> Path:
+    """The layout of version 3: two episodes in the first file, the third in another; one video for all."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    steps = [len(arrays["action"]) for arrays in given]
+    first = np.concatenate([[0], np.cumsum(steps)])
+    features: dict[str, Any] = {
+        "observation.state": {"dtype": "float32", "shape": [3], "names": ["x", "y", "z"]},
+        "action": {"dtype": "float32", "shape": [2], "names": None},
+        "next.reward": {"dtype": "float32", "shape": [1], "names": None},
+        "next.done": {"dtype": "bool", "shape": [1], "names": None},
+    }
+    if video:
+        features["observation.images.top"] = {"dtype": "video", "shape": [3, 48, 64], "names": ["c", "h", "w"]}
+    info = {"codebase_version": "v3.0", "fps": 10, "features": features, "total_episodes": len(given)}
+    (root / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    (root / "data" / "chunk-000").mkdir(parents=True)
+    files = (0, 0, 1)
+    for file in (0, 1):
+        rows = [(e, arrays) for e, arrays in enumerate(given) if files[e] == file]
+        columns = {
+            "observation.state": [row for _, a in rows for row in a["state"].tolist()],
+            "action": [row for _, a in rows for row in a["action"].tolist()],
+            "next.reward": [float(x) for _, a in rows for x in a["reward"]],
+            "next.done": [bool(x) for _, a in rows for x in a["done"]],
+            "episode_index": [e for e, a in rows for _ in a["reward"]],
+            "task_index": [0 for _, a in rows for _ in a["reward"]],
+        }
+        kinds = {"observation.state": pa.list_(pa.float32()), "action": pa.list_(pa.float32(), 2)}
+        table = pa.table({name: pa.array(column, kinds.get(name)) for name, column in columns.items()})
+        pq.write_table(table, root / "data" / "chunk-000" / f"file-00{file}.parquet")
+    outline: dict[str, Any] = {
+        "episode_index": [0, 1, 2], "length": steps, "tasks": [["reach"]] * 3, "data/chunk_index": [0] * 3,
+        "data/file_index": list(files), "dataset_from_index": first[:-1], "dataset_to_index": first[1:],
+    }  # fmt: skip
+    if video:
+        place = "videos/observation.images.top"
+        outline |= {f"{place}/chunk_index": [0] * 3, f"{place}/file_index": [0] * 3}
+        outline |= {f"{place}/from_timestamp": first[:-1] / 10, f"{place}/to_timestamp": first[1:] / 10}
+        write_video(root / "videos" / "observation.images.top" / "chunk-000" / "file-000.mp4", given)
+    pq.write_table(pa.table(outline), root / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    return root
+
+
+def write_video(path: Path, given: list[dict[str, Any]]) -> None:
+    """An mp4 of ten pictures a second, in which only every sixth stands by itself."""
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True)
+    with av.open(str(path), "w") as video:
+        stream = video.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size, stream.bit_rate = 64, 48, "yuv420p", 6, 4_000_000
+        for arrays in given:
+            for pixels in arrays["camera"]:
+                video.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        video.mux(stream.encode())
+
+
+def test_a_lerobot_data_set(tmp_path: Path) -> None:
+    given = episodes()
+    found = converted(partial(LeRobot, lerobot(tmp_path / "set", given, video=False)), tmp_path / "out")
+    same(found, given, observation__state="state", action="action", reward="reward")
+    assert all(episode["truncated"] == [True] for episode in found), "nothing says what ended them"
+    ended = converted(partial(LeRobot, tmp_path / "set", terminated="next.done"), tmp_path / "ended")
+    assert all(episode["terminated"] == [True] for episode in ended)
+
+
+def test_the_pictures_of_a_lerobot_video_are_those_of_their_steps(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    given = episodes()
+    number = 0
+    for arrays in given:  # a grey of its own for each step, which compression keeps
+        for pixels in arrays["camera"]:
+            pixels[:] = 20 * number
+            number += 1
+    found = converted(partial(LeRobot, lerobot(tmp_path / "set", given, video=True)), tmp_path / "out")
+    assert build_index(tmp_path / "out").spec.observation["images_top"] == Image(3, 48, 64)
+    seen = np.concatenate([episode["observation/images_top"].mean(axis=(1, 2, 3)) for episode in found])
+    np.testing.assert_allclose(seen, 20 * np.arange(sum(LENGTHS)), atol=6)
+
+
+def test_choices_are_told_from_numbers(tmp_path: Path) -> None:
+    for number in range(2):
+        shown = np.arange(6).reshape(3, 2) + number
+        np.savez(tmp_path / f"{number}.npz", observation=shown, action=np.array([0, 1, 4]),
+                 reward=np.zeros(3))  # fmt: skip
+    converted(partial(NpzFolder, tmp_path), tmp_path / "out")
+    spec = build_index(tmp_path / "out").spec
+    assert (spec.observation["observation"], spec.action) == (Discrete((6, 7)), Discrete((5,)))
