@@ -339,12 +339,16 @@ def collect_data(settings: Settings) -> None:
 
 
 def convert_data(settings: Settings) -> None:
-    """Episodes of another format as shards where training looks for them."""
+    """Episodes of another format as shards where training looks for them; with a writer, those in its format."""
     from data.convert import convert
     from data.readers.archive import Archive
     from elmur.build import build
 
     family, data = env_family(settings), settings.data
+    if settings.writer is not None:
+        made = build(settings.writer, "writer", "writer", PLATFORM)(root=data["root"])
+        log.info("%s, made of the shards in %s", made, data["root"])
+        return
     if settings.reader is not None and settings.reader.get("source", "") is not None:
         reader, spec = build(settings.reader, "reader", "reader", PLATFORM), task_to_convert_to(settings, family)
     elif family.archive is not None and settings.source is not None:

@@ -35,7 +35,8 @@ PLACE = {
 # Keys that do not make a run another one: where and how it is carried out, what is shown of it and logged, and what
 # other stages read.
 UNCOUNTED = (
-    "run_dir", "shards", "resume", "checkpoint", "source", "reader", "reader.*", "spec", "stage", "allow_mismatch",
+    "run_dir", "shards", "resume", "checkpoint", "source", "reader", "reader.*", "writer", "writer.*", "spec", "stage",
+    "allow_mismatch",
     "model_was_chosen", "label", "command", "code", "plugins", "logger", "logger.*",
     *(f"{section}.{key}*" for section, keys in PLACE.items() for key in keys),
     "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler*",
@@ -59,8 +60,8 @@ FREE_IN_MODELS = ("*dropout", "*dropatt", "*lru_blend_alpha", "*load_balancing_l
 PLACED = ("root", "folder", "default_root_dir", "save_dir")
 # What a command says and its run does not keep.
 OF_A_COMMAND = (
-    "run_dir", "resume", "stage", "allow_mismatch", "model_was_chosen", "checkpoint", "source", "reader", "spec",
-    "command",
+    "run_dir", "resume", "stage", "allow_mismatch", "model_was_chosen", "checkpoint", "source", "reader", "writer",
+    "spec", "command",
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ PLATFORM = MODELS | Registry(
                 "logger": "logger",
                 "recipe": "recipe",
                 "reader": "reader",
+                "writer": "writer",
             },
         ),
         "reader": Role(
@@ -60,6 +61,7 @@ PLATFORM = MODELS | Registry(
             partial=True,
             functions=True,
         ),
+        "writer": Role({"minari": "data.readers.minari.write"}, partial=True, functions=True),
         "env": Role(takes=ENV),
         "recipe": Role(takes=MODEL_PARTS),  # what a task asks of a model, on its way there
         "measured task": Role(takes=ENV),

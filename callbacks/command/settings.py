@@ -61,6 +61,7 @@ class Settings:
     checkpoint: str | None = None
     source: str | None = None
     reader: Section | None = None
+    writer: Section | None = None
     spec: str | None = None
     allow_mismatch: list[str] = field(default_factory=list)
     plugins: list[str] = field(default_factory=list)
@@ -123,6 +124,8 @@ class Settings:
                 raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
         if self.reader is not None and (not isinstance(self.reader, dict) or "_target_" not in self.reader):
             raise UsageError(f"reader: expected reader=minari, lerobot, robomimic or npz; found {self.reader!r}")
+        if self.writer is not None and (not isinstance(self.writer, dict) or "_target_" not in self.writer):
+            raise UsageError(f"writer: expected writer=minari; found {self.writer!r}")
         if self.logger is not None and not isinstance(self.logger, dict):
             raise UsageError(f"logger: expected logger=csv, tensorboard, wandb or null; found {self.logger!r}")
         if self.logger and "_target_" not in self.logger:

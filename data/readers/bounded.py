@@ -76,11 +76,24 @@ def npz(path: Path, keys: Sequence[str] | None, most: int | None = None) -> dict
                 check_size("arrays", needed, path.stat().st_size)
             elif needed > most:
                 raise ReadError(f"expected at most {most} bytes for an episode of this task, found {needed}")
+            for key in wanted:
+                _check_header(file.zip, key, sizes[key])
             return {key: file[key] for key in wanted}
     except ReadError:
         raise
     except Exception as error:  # damage can show in any way, from the zip archive down to a header that is parsed
         raise ValueError(f"not a whole npz file of numbers ({error})") from error
+
+
+def _check_header(archive: Any, key: str, size: int) -> None:
+    """Raises ReadError unless an array's header tells of as many bytes as follow it: its room is made by the header."""
+    with archive.open(f"{key}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        told = math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and told != size - file.tell():
+            raise ReadError(f"{key}: found {size - file.tell()} bytes, expected {told}, for {dtype} {list(shape)[:5]}")
 
 
 @contextlib.contextmanager

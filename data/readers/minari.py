@@ -1,4 +1,4 @@
-"""Minari's data sets, read from their files: HDF5, Arrow and Parquet.
+"""Minari's data sets, read from their files, HDF5, Arrow and Parquet, and written by Minari itself.
 
 Minari itself would make the environment that `metadata.json` names, and with it import what the file says; here the
 spaces are read from JSON and nothing is imported.
@@ -7,7 +7,9 @@ spaces are read from JSON and nothing is imported.
 from __future__ import annotations
 
 import json
+import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +18,14 @@ from typing import Any
 import numpy as np
 
 from data.episode import Episode
+from data.index import Index, build_index, task_of
 from data.readers import Pending, ReadError, rewards
 from data.readers.bounded import check_dataset, check_size, hdf5, hdf5_array, inside, member, minari_home, picture
 from data.readers.spaces import Leaf, action_field, action_leaf, leaves, stored_action
 from data.readers.table import Table, column, opened
 from data.shard import Array
-from elmur.files import read_json
-from elmur.spec import SpecError, TaskSpec
+from elmur.files import PARTIAL, read_json
+from elmur.spec import Discrete, Field, Image, SpecError, TaskSpec
 
 ID = re.compile(r"[-\w]+(/[-\w]+)*")
 TASK = "elmur_task"  # of metadata.json: the TaskSpec, where the data were exported from shards
@@ -116,7 +119,7 @@ class Minari:
         with rewards():
             reward = None if self._reward is None else values("rewards")
         seen = {leaf.name: leaf.stored(leaf_values(leaf, "observations")) for leaf in self.parts}
-        told = mask[:steps].astype(np.bool_) if mask is not None and mask.ndim == 1 else None
+        told = mask.reshape(len(mask), -1)[:steps, 0].astype(np.bool_) if mask is not None and mask.size else None
         ends = values("terminations"), values("truncations")
         number = int(seed) if isinstance(seed, int | np.integer) and -1 <= seed < 1 << 63 else -1
         return Episode.of(seen, action, reward, *ends, loss_mask=told, seed=number)
@@ -190,3 +193,102 @@ def _pictures(leaf: Leaf, contents: Any, count: int, stored: int) -> Array:
     for row, content in enumerate(contents):
         pixels[row] = picture(content, leaf.shape)
     return pixels
+
+
+def write(root: Path | str, folder: Path | str, data_format: str = "hdf5") -> Path:
+    """The folder of a data set of Minari, `<folder>/<task>-v0`, made of the shards in `root`.
+
+    data_format: hdf5, arrow or parquet. Pictures are kept as they are, not as JPEG. Of what shards hold, Minari's
+    format has no place for their division into files, their provenance, and whether vectors are to be normalised; it
+    has one more observation, the last, for which the one before it is repeated. All else comes back by `Minari`, bit
+    for bit.
+    Raises ReadError where the package is missing, or where something is there already.
+    """
+    try:
+        import minari
+        from minari.dataset.minari_storage import MinariStorage
+        from minari.serialization import deserialize_space
+    except ImportError as error:
+        raise ReadError(f"writer=minari needs the package minari: pip install 'minari[hdf5]' ({error})") from error
+    index, spec = build_index(root), task_of(root)
+    name = re.sub(r"[^-\w]", "_", spec.name, flags=re.ASCII) + "-v0"
+    path = Path(folder) / name
+    if path.exists():
+        raise ReadError(
+            f"{path}: found a data set of before, expected nothing; delete it, or give writer.folder=ANOTHER"
+        )
+    parts = {part: _space_of(part, field) for part, field in spec.observation.items()}
+    whole = parts["observation"] if list(parts) == ["observation"] else {"type": "Dict", "subspaces": parts}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=PARTIAL) as temporary:
+        storage = MinariStorage.new(
+            Path(temporary) / "data", deserialize_space(whole), deserialize_space(_space_of("action", spec.action)),
+            data_format=data_format, jpeg_encoding=False,
+        )  # fmt: skip
+        about = {
+            "dataset_id": name,
+            "minari_version": minari.__version__,
+            "algorithm_name": "elmur",
+            TASK: spec.to_json(),
+        }
+        storage.update_metadata(about)
+        storage.update_episodes(_buffers(index))
+        os.replace(temporary, path)
+        Path(temporary).mkdir()  # to be removed
+    return path
+
+
+def _space_of(name: str, field: Field) -> dict[str, Any]:
+    """A space as Minari writes it down."""
+    if isinstance(field, Discrete):
+        if len(field.sizes) == 1:
+            return {"type": "Discrete", "n": field.sizes[0], "start": 0}
+        return {"type": "MultiDiscrete", "nvec": list(field.sizes), "start": [0] * len(field.sizes), "dtype": "int64"}
+    if isinstance(field, Image):
+        shape = _layout(field)
+        if not (shape == field.shape or shape[0] >= shape[2]):
+            raise ReadError(f"{name}: found pictures of {list(field.shape)}, expected more pixels than channels a side")
+        return {"type": "Box", "shape": shape, "dtype": "uint8", "low": np.zeros(shape), "high": np.full(shape, 255)}
+    low, high = (
+        np.full(field.size, end) if told is None else np.array(told)
+        for told, end in ((field.low, -np.inf), (field.high, np.inf))
+    )
+    return {"type": "Box", "shape": [field.size], "dtype": "float32", "low": low, "high": high}
+
+
+def _layout(field: Image) -> tuple[int, ...]:
+    """The shape by which a reader tells channels from pixels: first where there are fewer of them than columns."""
+    return field.shape if field.channels < field.width else (field.height, field.width, field.channels)
+
+
+def _buffers(index: Index) -> Iterator[Any]:
+    """Every episode as Minari takes it."""
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    for number in range(len(index)):
+        with index.file(int(index.shard[number])) as shard:
+            begin, steps = int(index.offset[number]), int(index.lengths[number])
+            row = int(np.searchsorted(shard.offsets, begin))
+            arrays = {
+                key: shard.read(key, row, row + 1) if of.per_episode else shard.read(key, begin, begin + steps)
+                for key, of in shard.columns.items()
+            }
+        seen: dict[str, Array] = {}
+        for part, field in index.spec.observation.items():
+            values = arrays[f"observation/{part}"]
+            if isinstance(field, Discrete) and len(field.sizes) == 1:
+                values = values[:, 0]
+            elif isinstance(field, Image) and _layout(field) != field.shape:
+                values = np.moveaxis(values, 1, -1)
+            seen[part] = np.concatenate([values, values[-1:]])
+        last = np.arange(steps) == steps - 1
+        seed = int(arrays["seed"][0])
+        yield EpisodeBuffer(
+            seed=None if seed < 0 else seed,
+            observations=seen["observation"] if list(seen) == ["observation"] else seen,
+            actions=arrays["action"],
+            rewards=arrays["reward"],
+            terminations=last & arrays["terminated"],
+            truncations=last & arrays["truncated"],
+            infos={"loss_mask": np.concatenate([arrays["loss_mask"], [True]])[:, None]},  # Arrow: Minari reads no [T]
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,13 @@ import minari
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 
-from data.index import build_index
-from data.readers.minari import Minari
+from data.index import build_index, task_of
+from data.readers import ReadError
+from data.readers.minari import Minari, write
 from data.readers.spaces import action_field, action_leaf, leaves, stored_action
-from elmur.spec import Discrete, Image, Vector
-from tests.data.test_readers import converted
+from data.shard import write_shard
+from elmur.spec import Discrete, Image, TaskSpec, Vector
+from tests.data.test_readers import converted, stored
 
 pytestmark = pytest.mark.filterwarnings(  # metadata that Minari recommends
     "ignore:`.*` is set to None:UserWarning", "ignore:env_spec is None:UserWarning"
@@ -209,3 +212,46 @@ def test_an_action_is_the_one_that_an_environment_takes_for_it(space: spaces.Spa
     for value in (space.sample() for _ in range(5)):
         choice = stored_action(leaf, np.asarray(value)[None])[0]
         np.testing.assert_array_equal(ours.give(choice)[0], value)
+
+
+@pytest.mark.parametrize("data_format", FORMATS)
+@pytest.mark.parametrize("task", ["spec", "plain_spec"])
+def test_shards_come_back_from_minari_bit_for_bit(
+    home: Path, tmp_path: Path, data_format: str, task: str, episode: Any, request: pytest.FixtureRequest
+) -> None:
+    spec = replace(request.getfixturevalue(task), horizon=77)
+    if task == "plain_spec":  # one part alone, of choices; and pictures that have more channels than columns
+        spec = replace(spec, observation={"observation": Discrete((3,))})
+    given = [episode(spec, steps, seed) for seed, steps in enumerate((5, 1, 9))]
+    given[1].terminated = given[1].truncated = True
+    write_shard(tmp_path / "in" / "shard-00000.h5", spec, given[:2], {}, seeds=[7, -1])
+    write_shard(tmp_path / "in" / "shard-00001.h5", spec, given[2:], {}, seeds=[1 << 40])
+    path = write(tmp_path / "in", home, data_format)
+    assert path == home / f"{spec.name}-v0" and [p.name for p in home.iterdir()] == [path.name]
+
+    found = converted(partial(Minari, f"{spec.name}-v0"), tmp_path / "out", spec.name, normalise=False)
+    for here, there in zip(found, stored(tmp_path / "in"), strict=True):
+        assert here.keys() == there.keys()
+        for key, values in there.items():
+            assert here[key].dtype == values.dtype and here[key].tobytes() == values.tobytes(), key
+    assert task_of(tmp_path / "out") == spec
+
+    data = minari.load_dataset(f"{spec.name}-v0")  # and Minari reads what it wrote
+    assert [len(one.rewards) for one in data] == [5, 1, 9] and data[2].terminations.tolist()[-1] == given[2].terminated
+    assert data.observation_space.contains(data.observation_space.sample())
+    with pytest.raises(ReadError, match=r"found a data set of before, expected nothing; delete it"):
+        write(tmp_path / "in", home)
+
+
+def test_pictures_keep_their_channels(home: Path, tmp_path: Path, episode: Any) -> None:
+    spec = TaskSpec("narrow", {"thin": Image(3, 9, 2), "wide": Image(3, 2, 9)}, Discrete((2,)))
+    write_shard(tmp_path / "in" / "shard-00000.h5", spec, [episode(spec, 4)], {})
+    write(tmp_path / "in", home)
+    (found,), (given,) = converted(partial(Minari, "narrow-v0"), tmp_path / "out", "narrow"), stored(tmp_path / "in")
+    for part in spec.observation:
+        np.testing.assert_array_equal(found[f"observation/{part}"], given[f"observation/{part}"])
+    flat = TaskSpec("flat", {"both": Image(3, 2, 2)}, Discrete((2,)))
+    write_shard(tmp_path / "flat" / "shard-00000.h5", flat, [episode(flat, 4)], {})
+    with pytest.raises(ReadError, match=r"both: found pictures of \[3, 2, 2\], expected more pixels than channels"):
+        write(tmp_path / "flat", home)
+    assert not (home / "flat-v0").exists()
