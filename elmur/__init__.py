@@ -1,6 +1,6 @@
 """The ELMUR model and how it learns; knows no env and no config.
 
-policy = elmur.load("outputs/runs/.../seed-0")  # a run folder or a checkpoint
+policy = elmur.load("outputs/runs/.../seed-0")  # a run folder, a checkpoint or an export
 action = policy.act(observation)
 """
 
@@ -16,7 +16,7 @@ __all__ = ["load"]
 
 
 def load(path: Path | str, **how: Any) -> StreamingPolicy:
-    """The policy in a run folder or a checkpoint, on the CPU, ready to act; neither runs code that the file holds.
+    """The policy in a run folder, a checkpoint or an export, on the CPU, ready to act; no code in a file is run.
 
     how: `sample=True` draws categorical actions instead of taking the likeliest, `target_return` is the return asked
     of models that are told one, `compiled=True` compiles them (`elmur.policy.StreamingPolicy`). Raises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,7 +23,10 @@ def split_heads(x: Float[Tensor, "B T D"], n_head: int) -> Float[Tensor, "B H T 
 
 def merge_heads(x: Float[Tensor, "B H T d"]) -> Float[Tensor, "B T D"]:
     """The heads side by side again."""
-    return x.transpose(1, 2).flatten(-2)
+    x = x.transpose(1, 2)
+    if torch.compiler.is_exporting():  # where the program runs, attention may lay its numbers out otherwise
+        x = x.clone(memory_format=torch.contiguous_format)
+    return x.flatten(-2)
 
 
 def attend(

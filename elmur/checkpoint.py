@@ -11,6 +11,7 @@ import torch
 
 from elmur.aliases import renamed
 from elmur.build import build
+from elmur.files import check_regular, read_json, read_text
 from elmur.objectives.objective import with_head
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
@@ -18,6 +19,9 @@ from elmur.spec import SpecError, TaskSpec
 from elmur.untrusted import UntrustedError, check_content, check_fit, check_tensors, check_zip, described
 
 CHECKPOINT_VERSION = 1
+# What an export holds for `load`, beside its programs.
+CONFIG, TASK, WEIGHTS, EXPORT_VERSION = "config.json", "task.json", "model.safetensors", 1
+MOST_TEXT = 1 << 20  # bytes of a configuration
 IN_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last.ckpt")  # the first that is there
 
 
@@ -26,8 +30,13 @@ class CheckpointError(ValueError):
 
 
 def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[str, Any]:
-    """A checkpoint of ours as plain data. Raises CheckpointError for anything else, and never unpickles code."""
+    """A checkpoint of ours, or the folder of an export, as plain data: never unpickles code.
+
+    Raises CheckpointError for anything else.
+    """
     path = Path(path)
+    if is_export(path):
+        return checked(path, read_export(path))
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     checkpoint: dict[str, Any] = load_plain(path, "a checkpoint of this project", map_location)
@@ -42,12 +51,59 @@ def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[
             f"{path}: expected checkpoint version {CHECKPOINT_VERSION}, found {ours.get('version')}; "
             "use the code that wrote it"
         )
+    return checked(path, checkpoint)
+
+
+def checked(path: Path, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """The same content, which acting can use. Raises CheckpointError where it cannot."""
     try:
-        check_content(checkpoint, path.stat().st_size)
+        check_content(checkpoint, weights_file(path).stat().st_size)
     except UntrustedError as error:
         raise CheckpointError(f"{path}: expected a checkpoint of this project, found {error}") from error
-    ours["model"] = renamed(ours["model"])
+    checkpoint["elmur"]["model"] = renamed(checkpoint["elmur"]["model"])
     return checkpoint
+
+
+def weights_file(path: Path) -> Path:
+    """The file that holds the weights: the checkpoint itself, or one in the folder of an export."""
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def is_export(path: Path) -> bool:
+    """Whether it is the folder of an export (`elmur.export.folder`)."""
+    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+
+
+def read_export(path: Path) -> dict[str, Any]:
+    """What a checkpoint would hold, from the folder of an export; its programs are not looked at.
+
+    Raises CheckpointError for a folder that is damaged, or of another version.
+    """
+    expected = "the folder of an export (stage=export)"
+    try:
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise CheckpointError(f'{path}: reading it needs the Python package safetensors; pip install "elmur[export]"') from error
+    try:
+        config, spec = read_json(path / CONFIG, MOST_TEXT), read_text(path / TASK, MOST_TEXT)
+        check_regular(path / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected {expected}, found {error}") from error
+    if not isinstance(config, dict) or config.get("library") != "elmur":
+        raise CheckpointError(f"{path / CONFIG}: expected {expected}, found no library = elmur in it")
+    if config.get("format") != EXPORT_VERSION:
+        raise CheckpointError(
+            f"{path / CONFIG}: expected format {EXPORT_VERSION}, found {config.get('format')}; use the code that wrote it"
+        )
+    try:
+        weights = load_file(path / WEIGHTS)
+    except Exception as error:  # what a damaged file provokes in the reader, which runs no code
+        raise CheckpointError(f"{path / WEIGHTS}: expected weights in safetensors, found {error}") from error
+    ours = {key: config.get(key) for key in ("model", "head", "context_length")}
+    return {
+        "elmur": {"version": CHECKPOINT_VERSION, "spec": spec, **ours},
+        "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
+    }
 
 
 def load_plain(path: Path, expected: str, map_location: Any | None = "cpu") -> Any:
@@ -91,7 +147,7 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
         if name.startswith("model.")
     }
     try:
-        layers, size = ours["model"].get("n_layer"), Path(path).stat().st_size
+        layers, size = ours["model"].get("n_layer"), weights_file(Path(path)).stat().st_size
         check_fit(described(lambda: builder(spec), layers, len(weights), size), weights)
     except UntrustedError as error:
         raise CheckpointError(f"{path}: its weights do not fit the model it describes: found {error}") from error
@@ -101,13 +157,13 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
 
 
 def load_policy(path: Path | str, task: TaskSpec | None = None, **how: Any) -> StreamingPolicy:
-    """The policy in a checkpoint or a run folder, to act one observation at a time; `how` as for `StreamingPolicy`."""
+    """The policy in a checkpoint, a run folder or an export, to act one observation at a time; `how` as for `StreamingPolicy`."""
     return StreamingPolicy(*load_model(checkpoint_in(Path(path)), task), **how)
 
 
 def checkpoint_in(path: Path) -> Path:
-    """The checkpoint that a run folder acts with, its best one or else its last; a file is what it is."""
-    if not path.is_dir():
+    """The checkpoint that a run folder acts with, its best one or else its last; a file or an export is what it is."""
+    if not path.is_dir() or is_export(path):
         return path
     found = next((path / name for name in IN_A_RUN if (path / name).is_file()), None)
     if found is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from elmur.batch import SegmentBatch
 from elmur.compiled import acting
-from elmur.draws import Draws, mixed, words
+from elmur.draws import Draws, Words, mixed, words
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, Field, Image, Vector
 from elmur.state import join_lanes, packed, take_lanes, unpacked
@@ -47,6 +47,8 @@ class StreamingPolicy:
     sample: draw categorical actions from the softmax instead of taking the likeliest. target_return: the return asked
     of models whose tokens include the return-to-go. compiled: by torch.compile, which pays after some 100,000 steps.
 
+    prediction: what the last actions were taken from, `[N, A]`: logits of a choice, or the continuous action itself.
+
     What an episode draws, memory noise and sampled actions, depends on its own seed (`seed_episodes`) and the step
     within it, never on the lanes beside it. Predictions of other numbers of lanes still differ by rounding.
     """
@@ -63,6 +65,7 @@ class StreamingPolicy:
         self.acting = acting(model, compiled)
         self.sample, self.target_return = sample, target_return
         self.device = next(model.parameters()).device
+        self.prediction = torch.empty(0)
         self.start()
 
     def start(self, num_envs: int = 1, seed: int = 0) -> None:
@@ -89,7 +92,7 @@ class StreamingPolicy:
         if len(seeds) != self._num_envs:
             found = f"expected {self._num_envs} seeds, one for each environment, found {len(seeds)}"
             raise PolicyError(f"seed_episodes: {found}")
-        self._next = mixed(mixed(words([self._seed])) + words(seeds))
+        self._next = episode_seeds(self._seed, seeds)
 
     @torch.inference_mode()
     def act(self, observation: Observation, is_first: Array | bool | None = None) -> Array:
@@ -124,6 +127,7 @@ class StreamingPolicy:
         else:
             prediction = torch.cat([p for _, p in predictions])
             prediction = prediction[torch.cat([lanes for lanes, _ in predictions]).argsort()]  # type: ignore[misc]
+        self.prediction = prediction
         draws = Draws(self._episodes, self._steps) if self.sample or self.model.head.generative else None
         action = self.model.head.act(prediction, draws)
         self._steps += 1
@@ -237,8 +241,7 @@ class StreamingPolicy:
         """Fresh memory in some lanes, the others undisturbed."""
         seeds = self._next[lanes]
         self._episodes[lanes], self._next[lanes], self._steps[lanes] = seeds, mixed(seeds), 0
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        fresh = join_lanes([self.model.initial_memory(1, generator) for generator in generators])
+        fresh = join_lanes([first_state(self.model, seed) for seed in seeds])
         if len(lanes) == self._num_envs:
             start = torch.zeros(self._num_envs, dtype=torch.int64, device=self.device)
             self._groups = [self._open(None, fresh, start)]
@@ -272,6 +275,16 @@ class StreamingPolicy:
 
     def _open(self, lanes: Tensor | None, memory: Any, start: Tensor) -> Group:
         return Group(lanes, self.acting.open_segment(memory, start, self.context_length), start)
+
+
+def episode_seeds(seed: int, seeds: Sequence[int]) -> Words:
+    """What the episodes of these seeds draw by, in a policy that was started with `seed`."""
+    return mixed(mixed(words([seed])) + words(seeds))
+
+
+def first_state(model: SequenceModel, drawn_by: np.uint64) -> Any:
+    """The state of one lane at the beginning of the episode that draws by this word of `episode_seeds`."""
+    return model.initial_memory(1, torch.Generator().manual_seed(int(drawn_by)))
 
 
 KINDS: dict[type, str] = {Discrete: "iu", Vector: "fiub", Image: "u"}  # of numbers, as numpy names them

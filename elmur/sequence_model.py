@@ -53,10 +53,14 @@ class SequenceModel(nn.Module, ABC):
 
     By default a step runs forward on the open segment so far, which is exact for every model whose predictions look
     at no later step. A model that can add a step to what it has computed before replaces these three.
+
+    has_segments: whether it matters where a segment ends. A recurrent network says false: one step after another, a
+    segment each, gives what whole segments give.
     """
 
     spec: TaskSpec
     head: Head
+    has_segments = True
 
     @abstractmethod
     def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Any:

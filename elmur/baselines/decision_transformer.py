@@ -55,6 +55,8 @@ class DecisionTransformer(TokenModel):
     `evaluation.target_return`. sizes: as for `TransformerXL`. All parameters are trained.
     """
 
+    has_segments = False
+
     def __init__(
         self,
         spec: TaskSpec,
@@ -83,7 +85,7 @@ class DecisionTransformer(TokenModel):
         self.check(memory, batch.num_steps)
         x, per_step = self.tokens(batch), self.format.tokens_per_step
         together = torch.cat([memory.tokens.to(x.dtype), x], dim=1)
-        if bool((memory.filled == 0).all()):
+        if not torch.compiler.is_exporting() and bool((memory.filled == 0).all()):  # in one pass
             stream = self.empty(x, x.shape[1])
             out, balance = self.trunk.append(stream, self.dropout(x))
             states = self.format.predicting(out)

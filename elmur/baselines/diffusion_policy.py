@@ -153,6 +153,8 @@ class DiffusionPolicy(SequenceModel):
     The other sizes as `elmur.diffusion.ConditionalUnet1d` has them.
     """
 
+    has_segments = False
+
     def __init__(
         self,
         spec: TaskSpec,

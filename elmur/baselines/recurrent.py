@@ -37,6 +37,8 @@ class RecurrentModel(TokenModel):
     a segment of one step. Whatever precision it computes in, its state keeps at least float32.
     """
 
+    has_segments = False
+
     def __init__(
         self, spec: TaskSpec, d_model: int, dropout: float = 0.0, token_format: str | TokenFormat = "s"
     ) -> None:

@@ -1,0 +1,71 @@
+"""The model card of an export: what was trained, how it did, how it is loaded; README.md of its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from callbacks.evaluation.outcomes import RETURN
+from callbacks.report.row import Row
+from elmur.spec import TaskSpec
+
+USE = """\
+```python
+import elmur
+
+policy = elmur.load("this folder")
+action = policy.act(observation)  # observation: the parts below by name
+```
+
+Without PyTorch, by numpy and onnxruntime alone:
+
+```python
+import json
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("step.onnx")
+inputs = json.load(open("step.json"))["inputs"]
+memory = {i["name"]: np.zeros([1, *i["shape"]], i["dtype"]) for i in inputs if i["name"].startswith("memory_")}
+is_first = True
+while running:
+    given = {**observation, "is_first": np.array([is_first]), **memory}  # and what else step.json lists
+    made = dict(zip([o.name for o in session.get_outputs()], session.run(None, given)))
+    action, is_first = made["action"], False
+    memory = {name: made["next_" + name] for name in memory}
+```
+"""
+
+
+def card(model: str, spec: TaskSpec, about: Mapping[str, Any], row: Row | None, notes: Mapping[str, str]) -> str:
+    """The text of a model card, with the front matter that model hubs read.
+
+    about: facts of the model, name -> value. row: how it did, where that is known. notes: on each of the files.
+    """
+    lines = [
+        "---", "library_name: elmur", "pipeline_tag: reinforcement-learning",
+        "tags: [imitation-learning, partial-observability, memory]", "---", "",
+        f"# {model} on {spec.name}", "",
+        *(f"- {name}: {value}" for name, value in about.items() if value is not None), "",
+        "## The task", "",
+        "| part | what it is |", "|---|---|",
+        *(f"| {name} | {field} |" for name, field in spec.observation.items()),
+        f"| action | {spec.action} |", "",
+    ]  # fmt: skip
+    if row is not None:
+        lines += ["## Results", "", *results(row), ""]
+    lines += ["## Use", "", USE, "## Files", "", *(f"- `{name}`: {note}" for name, note in notes.items()), ""]
+    return "\n".join(lines)
+
+
+def results(row: Row) -> list[str]:
+    """A table of the outcomes of a row, and what they are of."""
+    lines = [f"| variant | episodes | {row.metric} | return |", "|---|---|---|---|"]
+    for name, outcome in row.outcomes.items():
+        measured = outcome.metrics.get(row.metric)
+        told = "" if measured is None else f"{measured.mean:.3f}"
+        if measured is not None and measured.interval:
+            told += " ({:.3f} to {:.3f})".format(*measured.interval)
+        gained = outcome.metrics[RETURN]
+        lines.append(f"| {name} | {outcome.episodes} | {told} | {gained.mean:.3f} ± {gained.error:.3f} |")
+    return [*lines, "", "In brackets: 95 % interval of Wilson; behind ±: standard error of the mean."]

@@ -1,0 +1,173 @@
+"""stage=export: a policy as a folder that needs nothing of this repository, each of its programs checked first."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from callbacks.evaluation.evaluate import one_thread
+from callbacks.export.card import card
+from callbacks.export.programs import Acting, Program, compare, inputs_at, onnx_program, seconds_per_step, torch_program
+from callbacks.export.recording import Recording, record
+from callbacks.report.row import Row
+from callbacks.report.sheets import Sheet
+from elmur.checkpoint import CONFIG, TASK, WEIGHTS
+from elmur.export.folder import STEP, write_policy
+from elmur.export.program import IS_FIRST, StepProgram
+from elmur.export.trace import onnx_operators, program_of, signature_of, traced, write_onnx, write_torch
+from elmur.files import write_json, write_text
+from elmur.policy import StreamingPolicy, episode_seeds, first_state
+from envs.family import EnvFamily
+
+log = logging.getLogger(__name__)
+LANES = 3  # in which the program for any number of lanes is compared
+TIMED = 1000  # steps
+CARD, LATENCY = "README.md", "latency.json"
+FORMATS = ("torch", "onnx")
+# File -> what it is, the lanes that it is traced for, and how it is run.
+FILES: dict[str, tuple[str, str, int | None]] = {
+    "step.onnx": ("onnx", "the step for any number of environments, ONNX", None),
+    "step_1.onnx": ("onnx", "the step for one environment, ONNX", 1),
+    "step.pt2": ("torch", "the step for any number of environments, `torch.export`", None),
+    "step_1.pt2": ("torch", "the step for one environment, `torch.export`", 1),
+}
+RUNNERS = {"onnx": onnx_program, "torch": torch_program}
+NOTES = {
+    WEIGHTS: "weights",
+    CONFIG: "what the network is made of; `elmur.load` reads it, the weights and the task, and runs no code in them",
+    TASK: "the TaskSpec: shapes and kinds of observations and actions",
+    STEP: "names, types and shapes of what the programs take and give",
+}
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """How a policy is exported.
+
+    formats: of the programs. steps: of the task in which each program has to act as the policy does. time: whether
+    their latency is measured, on one thread.
+    """
+
+    formats: list[str]
+    steps: int = 1000
+    time: bool = False
+
+    def __post_init__(self) -> None:
+        if wrong := [name for name in self.formats if name not in FORMATS]:
+            raise ValueError(f"formats: expected some of {', '.join(FORMATS)}; found {wrong[0]!r}")
+        if self.steps < 1:
+            raise ValueError(f"steps: expected 1 or more; found {self.steps}")
+
+
+def export(
+    policy: StreamingPolicy,
+    checkpoint: Mapping[str, Any],
+    family: EnvFamily,
+    plan: ExportPlan,
+    seeds: range,
+    folder: Path,
+    row: Row | None = None,
+) -> None:
+    """Write the folder, whole or not at all.
+
+    checkpoint: as `elmur.checkpoint.read_checkpoint` gave it. seeds: of the episodes in which the programs are checked.
+    Raises ExportError for a policy whose step cannot be traced, and for a program that acts otherwise.
+    """
+    if "onnx" in plan.formats:
+        onnx_operators()
+    drawn_by = episode_seeds(0, [0])[0]
+    program = program_of(policy.model, policy.context_length, first_state(policy.model, drawn_by))
+    making = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(making, ignore_errors=True)
+    try:
+        making.mkdir(parents=True)
+        write_policy(making, checkpoint)
+        write_json(making / STEP, signature_of(program))
+        with one_thread():
+            recording = record(policy, family.make, family.variants, plan.steps, seeds)
+            write_programs(program, plan, making)
+            check(making, plan, recording, policy.context_length)
+            times = latencies(making, plan, recording, policy) if plan.time else {}
+        if times:
+            write_json(making / LATENCY, times)
+        names = {**{name: FILES[name][1] for name in FILES if (making / name).exists()}, **NOTES}
+        about = {
+            "parameters": policy.model.num_parameters(),
+            "context length": policy.context_length,
+            "trained": row and f"{row.updates} updates, seed {row.seed}",
+            **{f"latency of {name}, one core": f"{value:.3f} ms" for name, value in times.items()},
+        }
+        name = row.model if row else type(policy.model).__name__
+        write_text(making / CARD, card(name, policy.model.spec, about, row, names))
+        if folder.exists():
+            shutil.rmtree(folder)
+        making.rename(folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    log.info("export: %s", folder)
+
+
+def write_programs(program: StepProgram, plan: ExportPlan, folder: Path) -> None:
+    """Trace the step for one environment and for any number, and write it in each format."""
+    for lanes in (None, 1):
+        exported = traced(program, lanes)
+        for name, (format, _, of) in FILES.items():
+            if of != lanes or format not in plan.formats:
+                continue
+            if format == "onnx":
+                write_onnx(exported, program, folder / name)
+            else:
+                write_torch(exported, folder / name)
+
+
+def loaded(folder: Path, plan: ExportPlan) -> dict[str, tuple[Program, int]]:
+    """The programs that were written, and the lanes that they are checked with."""
+    return {
+        name: (RUNNERS[format](folder / name), of or LANES)
+        for name, (format, _, of) in FILES.items()
+        if format in plan.formats
+    }
+
+
+def check(folder: Path, plan: ExportPlan, recording: Recording, context_length: int) -> None:
+    """Act with each program as the policy did. Raises ExportError where one acts otherwise."""
+    import json
+
+    signature = json.loads((folder / STEP).read_text())
+    borders = recording.borders(context_length)
+    for name, (program, lanes) in loaded(folder, plan).items():
+        apart = compare(name, Acting(program, signature, lanes), recording.lanes(lanes))
+        log.info(
+            "%s acts as the policy: %d steps of %d episodes across %d borders of segments, predictions within %.1e",
+            name, len(recording.is_first), int(recording.is_first.sum()), borders, apart,
+        )  # fmt: skip
+
+
+def latencies(folder: Path, plan: ExportPlan, recording: Recording, policy: StreamingPolicy) -> dict[str, float]:
+    """Milliseconds of a step for one environment, the median of `TIMED`, by the policy and by each program."""
+    import json
+
+    signature, one = json.loads((folder / STEP).read_text()), recording.lanes(1)
+    steps = [inputs_at(one, step % len(one.is_first)) for step in range(TIMED)]
+    parts = policy.model.spec.observation
+    policy.start(1)
+
+    def act(number: int) -> None:
+        given = steps[number]
+        begins = np.array([True]) if number == 0 else given[IS_FIRST]
+        policy.act({name: given[name] for name in parts}, begins)
+
+    found = {"policy.act": seconds_per_step(act, TIMED)}
+    for name, (program, _) in loaded(folder, plan).items():
+        acting = Acting(program, signature, 1)
+        found[name] = seconds_per_step(lambda number, acting=acting: acting.step(steps[number]), TIMED)
+    milliseconds = {name: round(1000 * seconds, 4) for name, seconds in found.items()}
+    cells = [{"acting with": name, "ms a step": f"{value:.3f}"} for name, value in milliseconds.items()]
+    Sheet(f"latency, one environment, one thread, median of {TIMED} steps", cells).log()
+    return milliseconds

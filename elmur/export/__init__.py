@@ -1,0 +1,1 @@
+"""A policy outside this repository: its step as a program, and the folder that it travels in."""
