@@ -425,6 +425,27 @@ def evaluate_checkpoint(settings: Settings) -> None:
         show(row, folder, env_family(settings).chance)
 
 
+def export_policy(settings: Settings) -> None:
+    """A checkpoint as a folder that acts without this repository."""
+    from callbacks.export.export import ExportPlan, export
+    from callbacks.report.row import read_row
+    from elmur.build import call
+    from elmur.checkpoint import checkpoint_in, load_policy, read_checkpoint
+
+    if settings.checkpoint is None:
+        raise UsageError("stage=export needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
+    plan: ExportPlan = call(ExportPlan, dict(settings.export), "export")
+    path, family = checkpoint_in(Path(settings.checkpoint)), env_family(settings)
+    check_no_run(folder := Path(settings.run_dir))
+    policy = load_policy(path, check_variants(family), target_return=settings.evaluation["target_return"])
+    row, run_folder = None, path.parent.parent
+    if (run_folder / ROW).is_file():
+        row = read_row(run_folder / ROW)
+    seeds = evaluation_plan(settings).seeds
+    with alone_in(folder):
+        export(policy, read_checkpoint(path), family, plan, seeds, folder / "policy", row)
+
+
 def import_published(settings: Settings) -> None:
     """A run of the published code as a checkpoint of ours."""
     from elmur.published.run import import_run
@@ -513,6 +534,7 @@ STAGE_FUNCTIONS = {
     "import": import_published,
     "benchmark": benchmark,
     "doctor": doctor,
+    "export": export_policy,
 }
 
 

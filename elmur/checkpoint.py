@@ -69,6 +69,11 @@ def weights_file(path: Path) -> Path:
     return path / WEIGHTS if path.is_dir() else path
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that say all of a policy: the checkpoint itself, or three in the folder of an export."""
+    return [path / name for name in (WEIGHTS, CONFIG, TASK)] if path.is_dir() else [path]
+
+
 def is_export(path: Path) -> bool:
     """Whether it is the folder of an export (`elmur.export.folder`)."""
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
@@ -83,7 +88,9 @@ def read_export(path: Path) -> dict[str, Any]:
     try:
         from safetensors.torch import load_file
     except ImportError as error:
-        raise CheckpointError(f'{path}: reading it needs the Python package safetensors; pip install "elmur[export]"') from error
+        raise CheckpointError(
+            f'{path}: reading it needs the Python package safetensors; pip install "elmur[export]"'
+        ) from error
     try:
         config, spec = read_json(path / CONFIG, MOST_TEXT), read_text(path / TASK, MOST_TEXT)
         check_regular(path / WEIGHTS)
@@ -93,7 +100,8 @@ def read_export(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path / CONFIG}: expected {expected}, found no library = elmur in it")
     if config.get("format") != EXPORT_VERSION:
         raise CheckpointError(
-            f"{path / CONFIG}: expected format {EXPORT_VERSION}, found {config.get('format')}; use the code that wrote it"
+            f"{path / CONFIG}: expected format {EXPORT_VERSION}, found {config.get('format')}; use the code that wrote "
+            "it"
         )
     try:
         weights = load_file(path / WEIGHTS)
@@ -157,7 +165,7 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
 
 
 def load_policy(path: Path | str, task: TaskSpec | None = None, **how: Any) -> StreamingPolicy:
-    """The policy in a checkpoint, a run folder or an export, to act one observation at a time; `how` as for `StreamingPolicy`."""
+    """The policy in a checkpoint, a run folder or an export; `how` as for `StreamingPolicy`."""
     return StreamingPolicy(*load_model(checkpoint_in(Path(path)), task), **how)
 
 

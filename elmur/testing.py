@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from elmur.batch import SegmentBatch
-from elmur.policy import StreamingPolicy
+from elmur.export.program import IS_FIRST, LAST_ACTION, NEXT, PREDICTION, RETURN_TO_GO, StepProgram
+from elmur.policy import StreamingPolicy, episode_seeds, first_state
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 from elmur.state import detach, join_lanes, map_state, reset, take_lanes, tensors_of, with_tensors
@@ -53,6 +54,7 @@ def check_model(build: Build, spec: TaskSpec | None = None, untrained: Collectio
             check_reset_of_one_lane(model)
             check_state_survives(model)
             check_acting(model)
+            check_step_program(model)
         check_gradients(model, untrained)
         check_precision(made(build, task).eval())
 
@@ -262,6 +264,34 @@ def check_acting(model: SequenceModel) -> None:
     for t in range(steps):
         alone = np.concatenate([done[t] for done in apart])
         require(model, np.allclose(together[t], alone, atol=1e-6), f"at step {t} it acts {together[t]}, alone {alone}")
+
+
+def check_step_program(model: SequenceModel) -> None:
+    """The step with its memory as tensors in and out acts as the policy does, whatever was really executed.
+
+    Lanes begin at different steps and cross borders of segments. Of a model that says `has_segments = False` every step
+    is a segment.
+    """
+    steps, begins = 9, {0: (0, 1, 2), 2: (1,), 4: (0, 2)}
+    shown = random_steps(model.spec, len(STARTS), steps, seed=4)
+    policy = StreamingPolicy(model, context_length=3)
+    policy.start(len(STARTS))
+    program = StepProgram(model, 3, first_state(model, episode_seeds(0, [0])[0])).eval()
+    given, reward = program.example(len(STARTS)), np.full(len(STARTS), 0.25, np.float32)
+    for t in range(steps):
+        policy.seed_episodes([0] * len(STARTS))
+        now = {name: part[:, t] for name, part in shown.observation.items()}
+        is_first = np.array([lane in begins.get(t, ()) for lane in range(len(STARTS))])
+        policy.act({name: part.numpy() for name, part in now.items()}, is_first)
+        given |= {**now, IS_FIRST: torch.from_numpy(is_first)}
+        given[RETURN_TO_GO] = torch.where(given[IS_FIRST], policy.target_return, given[RETURN_TO_GO])
+        made = program(given)
+        apart = gap(made[PREDICTION], policy.prediction)
+        require(model, apart < SAME, f"its step as a program predicts otherwise, by {apart:.2g} at step {t}")
+        executed = shown.action[:, t].to(given[LAST_ACTION].dtype)
+        policy.observe(executed.numpy(), reward)
+        given |= {name.removeprefix(NEXT): part for name, part in made.items() if name.startswith(NEXT)}
+        given |= {LAST_ACTION: executed, RETURN_TO_GO: given[RETURN_TO_GO] - torch.from_numpy(reward)}
 
 
 def learn(model: SequenceModel, dtype: Any) -> tuple[list[Tensor], Any, dict[str, Tensor | None]]:

@@ -22,12 +22,14 @@ from callbacks.errors import UsageError
 PATHS = ("checkpoint", "source", "spec", "resume", "shards", "hydra.run.dir", "hydra.sweep.dir")
 PLAIN = re.compile(r"[\w./+@%:-]*", re.ASCII)  # what Hydra's grammar takes as it stands
 EVALUATIONS = "evaluations"
+EXPORTS = "exports"
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
     """The arguments of a command for Hydra: paths quoted, `~` expanded, and the output folder that they imply.
 
-    That is the run's own for `resume=`, one below it for `stage=evaluate`, one of its own for a report.
+    That is the run's own for `resume=`, one below it for `stage=evaluate` and `stage=export`, one of its own for a
+    report.
     Raises UsageError where several runs are to go on in one command.
     """
     several = any(a in ("-m", "--multirun", "hydra.mode=MULTIRUN") or a.startswith("sweep=") for a in arguments)
@@ -45,13 +47,13 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         folder = Path(typed["resume"])
     elif typed.get("stage") == "report":
         folder = Path("outputs/reports", folder_name(typed.get("source", "") or typed.get("sweep", "")) or "default")
-    elif typed.get("stage") == "evaluate" and typed.get("checkpoint"):
+    elif typed.get("stage") in ("evaluate", "export") and typed.get("checkpoint"):
         checkpoint = Path(typed["checkpoint"])
-        run = checkpoint.parent.parent
+        run = checkpoint if (checkpoint / SETTINGS).exists() else checkpoint.parent.parent
         label = run_label(found, without=("checkpoint",))
         name = checkpoint.stem if label == "default" else f"{checkpoint.stem}+{label}"
         home = run if (run / SETTINGS).exists() else Path("outputs", folder_name(str(checkpoint.parent)))
-        folder = home / EVALUATIONS / folder_name(name)
+        folder = home / (EVALUATIONS if typed["stage"] == "evaluate" else EXPORTS) / folder_name(name)
     return found if folder is None else [*found, f"hydra.run.dir={_quoted(str(folder))}"]
 
 

@@ -37,7 +37,7 @@ PLACE = {
 UNCOUNTED = (
     "run_dir", "shards", "resume", "checkpoint", "source", "reader", "reader.*", "writer", "writer.*", "spec", "stage",
     "allow_mismatch",
-    "model_was_chosen", "label", "command", "code", "plugins", "logger", "logger.*",
+    "model_was_chosen", "label", "command", "code", "plugins", "logger", "logger.*", "export", "export.*",
     *(f"{section}.{key}*" for section, keys in PLACE.items() for key in keys),
     "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler*",
     "trainer.enable_model_summary", "data.num_workers", "data.verify", "data.root", "collect.processes",
@@ -61,7 +61,7 @@ PLACED = ("root", "folder", "default_root_dir", "save_dir")
 # What a command says and its run does not keep.
 OF_A_COMMAND = (
     "run_dir", "resume", "stage", "allow_mismatch", "model_was_chosen", "checkpoint", "source", "reader", "writer",
-    "spec", "command",
+    "spec", "command", "export",
 )  # fmt: skip
 
 
@@ -209,9 +209,12 @@ def check_no_run(folder: Path) -> None:
 
 def evaluation_identity(settings: Settings, checkpoint: Path) -> str:
     """What makes an evaluation this one: the env, the plan, and the checkpoint to the byte."""
+    from elmur.checkpoint import files_of
+
     about = essence({"env": settings.env, "evaluation": settings.evaluation})
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    digest.update(checkpoint.read_bytes())
+    for part in files_of(checkpoint):
+        digest.update(part.read_bytes())
     return digest.hexdigest()[:32]
 
 

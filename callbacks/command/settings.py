@@ -12,7 +12,7 @@ from callbacks.command.choices import CONF
 from callbacks.errors import UsageError
 from elmur.registry import plugins
 
-STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark", "doctor")
+STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark", "doctor", "export")
 LARGEST_SEED = 2**32 - 1
 SECTIONS = ("env", "model", "module", "data", "trainer", "callbacks", "collect", "evaluation")
 PATHS = ("shards", "run_dir", "resume", "checkpoint", "source", "spec")
@@ -56,6 +56,7 @@ class Settings:
     callbacks: Section
     collect: Section
     evaluation: Section
+    export: Section = field(default_factory=dict)
     logger: Section | None = None
     resume: str | None = None
     checkpoint: str | None = None

@@ -6,10 +6,12 @@ import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from callbacks.evaluation.evaluate import one_thread
 from callbacks.export.card import card
@@ -21,7 +23,7 @@ from elmur.checkpoint import CONFIG, TASK, WEIGHTS
 from elmur.export.folder import STEP, write_policy
 from elmur.export.program import IS_FIRST, StepProgram
 from elmur.export.trace import onnx_operators, program_of, signature_of, traced, write_onnx, write_torch
-from elmur.files import write_json, write_text
+from elmur.files import read_json, write_json, write_text
 from elmur.policy import StreamingPolicy, episode_seeds, first_state
 from envs.family import EnvFamily
 
@@ -90,7 +92,7 @@ def export(
         write_policy(making, checkpoint)
         write_json(making / STEP, signature_of(program))
         with one_thread():
-            recording = record(policy, family.make, family.variants, plan.steps, seeds)
+            recording = record(policy, family.world(), family.variants, plan.steps, seeds)
             write_programs(program, plan, making)
             check(making, plan, recording, policy.context_length)
             times = latencies(making, plan, recording, policy) if plan.time else {}
@@ -137,9 +139,7 @@ def loaded(folder: Path, plan: ExportPlan) -> dict[str, tuple[Program, int]]:
 
 def check(folder: Path, plan: ExportPlan, recording: Recording, context_length: int) -> None:
     """Act with each program as the policy did. Raises ExportError where one acts otherwise."""
-    import json
-
-    signature = json.loads((folder / STEP).read_text())
+    signature = read_json(folder / STEP)
     borders = recording.borders(context_length)
     for name, (program, lanes) in loaded(folder, plan).items():
         apart = compare(name, Acting(program, signature, lanes), recording.lanes(lanes))
@@ -151,9 +151,7 @@ def check(folder: Path, plan: ExportPlan, recording: Recording, context_length: 
 
 def latencies(folder: Path, plan: ExportPlan, recording: Recording, policy: StreamingPolicy) -> dict[str, float]:
     """Milliseconds of a step for one environment, the median of `TIMED`, by the policy and by each program."""
-    import json
-
-    signature, one = json.loads((folder / STEP).read_text()), recording.lanes(1)
+    signature, one = read_json(folder / STEP), recording.lanes(1)
     steps = [inputs_at(one, step % len(one.is_first)) for step in range(TIMED)]
     parts = policy.model.spec.observation
     policy.start(1)
@@ -165,9 +163,12 @@ def latencies(folder: Path, plan: ExportPlan, recording: Recording, policy: Stre
 
     found = {"policy.act": seconds_per_step(act, TIMED)}
     for name, (program, _) in loaded(folder, plan).items():
-        acting = Acting(program, signature, 1)
-        found[name] = seconds_per_step(lambda number, acting=acting: acting.step(steps[number]), TIMED)
+        found[name] = seconds_per_step(partial(_step, Acting(program, signature, 1), steps), TIMED)
     milliseconds = {name: round(1000 * seconds, 4) for name, seconds in found.items()}
     cells = [{"acting with": name, "ms a step": f"{value:.3f}"} for name, value in milliseconds.items()]
-    Sheet(f"latency, one environment, one thread, median of {TIMED} steps", cells).log()
+    Sheet(f"latency, one environment, one thread, median of {TIMED} steps", cells).show(Console())
     return milliseconds
+
+
+def _step(acting: Acting, steps: list[dict[str, np.ndarray]], number: int) -> None:
+    acting.step(steps[number])

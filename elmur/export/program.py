@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from elmur.batch import SegmentBatch
 from elmur.sequence_model import SequenceModel
-from elmur.state import reset, tensors_of, with_tensors
+from elmur.state import map_state, reset, tensors_of, with_tensors
 from elmur.token_model import TokenModel
 
 Tensors = dict[str, Tensor]
@@ -78,9 +78,11 @@ class StepProgram(nn.Module):
 
     def forward(self, given: Tensors) -> Tensors:
         is_first = given[IS_FIRST]
-        fresh, blank = self.fresh(is_first.shape[0]), SegmentBatch.zeros(self.spec, is_first.shape[0], 1)
+        fresh, blank = self.fresh(is_first), self.blank(is_first, 1)
         numbered = enumerate(tensors_of(fresh))
-        held = reset(with_tensors(fresh, [given.get(f"{MEMORY}{n}", tensor) for n, tensor in numbered]), fresh, is_first)
+        held = reset(
+            with_tensors(fresh, [given.get(f"{MEMORY}{n}", tensor) for n, tensor in numbered]), fresh, is_first
+        )
         if self.acted:
             held.action = self.placed(held.action, given.get(LAST_ACTION, blank.action[:, 0]), held.position - 1)
             held = self.written(held, self.model(self.segment(held), held.state)[1])
@@ -128,23 +130,30 @@ class StepProgram(nn.Module):
         """A step's observation as it is kept: encoded where the model has an encoder of its own for it."""
         return parts if self.encoder is None else {"encoded": self.encoder(parts)}
 
-    def fresh(self, lanes: int) -> Held:
+    def fresh(self, is_first: Bool[Tensor, " B"]) -> Held:
         """What is held before the first step of an episode."""
+        lanes = is_first.shape[0]  # any number, while a program is traced
         parts = [getattr(self, f"first_{number}") for number in range(len(tensors_of(self.first)))]
         state = with_tensors(self.first, [part.expand(lanes, *part.shape[1:]) for part in parts])
         observation = {
             name: torch.zeros(lanes, self.length, *shape, dtype=dtype) for name, (shape, dtype) in self.kept.items()
         }
-        steps, zero = SegmentBatch.zeros(self.spec, lanes, self.length), torch.zeros(lanes, dtype=torch.int64)
+        steps, zero = self.blank(is_first, self.length), torch.zeros(lanes, dtype=torch.int64)
         return Held(state, observation, steps.action, steps.return_to_go, zero, zero)
+
+    def blank(self, is_first: Bool[Tensor, " B"], steps: int) -> SegmentBatch:
+        """Steps at which all is zero."""
+        one = SegmentBatch.zeros(self.spec, 1, steps)
+        return map_state(lambda part: part.expand(is_first.shape[0], *part.shape[1:]), one)
 
     def example(self, lanes: int) -> Tensors:
         """Every input of a first step at which all that is seen is zero; of the memory nothing is read there."""
         step = SegmentBatch.zeros(self.spec, lanes, 1)
-        held = enumerate(tensors_of(self.fresh(lanes)))
+        begins = torch.ones(lanes, dtype=torch.bool)
+        held = enumerate(tensors_of(self.fresh(begins)))
         return {
             **{name: part[:, 0] for name, part in step.observation.items()},
-            IS_FIRST: torch.ones(lanes, dtype=torch.bool),
+            IS_FIRST: begins,
             LAST_ACTION: step.action[:, 0],
             RETURN_TO_GO: step.return_to_go[:, 0],
             **{f"{MEMORY}{number}": torch.zeros_like(tensor) for number, tensor in held},

@@ -18,6 +18,7 @@ from elmur.files import write_bytes
 from elmur.sequence_model import SequenceModel
 
 TRACED = 2  # lanes of the example that a program for any number of lanes is traced with
+AS_ONNX = "written as ONNX"
 LONGEST = 300  # characters of a foreign error that ours shows
 
 
@@ -56,6 +57,8 @@ def traced(program: StepProgram, lanes: int | None) -> ExportedProgram:
 
 def inputs_read(exported: ExportedProgram, program: StepProgram) -> set[str]:
     """The inputs that an action depends on, at once or by way of what is remembered."""
+    with _quiet():
+        exported = exported.run_decompositions({})  # without operations in place, whose results no edge leads from
     signature, nodes = exported.graph_signature, {node.name: node for node in exported.graph.nodes}
     inputs = dict(zip(map(str, signature.user_inputs), program.names, strict=True))
     outputs = dict(zip(outputs_of(program), map(str, signature.user_outputs), strict=True))
@@ -99,7 +102,7 @@ def write_onnx(exported: ExportedProgram, program: StepProgram, path: Path) -> N
         return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
     content = io.BytesIO()
-    with _quiet(), _said(program, "written as ONNX"):
+    with _quiet(), _said(program, AS_ONNX):
         made: Any = torch.onnx.export(
             exported,
             dynamo=True,
@@ -113,7 +116,7 @@ def write_onnx(exported: ExportedProgram, program: StepProgram, path: Path) -> N
 
 
 def onnx_operators() -> Any:
-    """The operators that a step may need beside those of torch's own exporter. ExportError where a package is missing."""
+    """The operators of ONNX by name. Raises ExportError where a package that writing it needs is missing."""
     try:
         import onnxruntime  # noqa: F401 - by which what is written is compared with the policy
         import onnxscript
@@ -154,7 +157,8 @@ def _said(program: StepProgram, what: str) -> Iterator[None]:
         while cause.__cause__ is not None:
             cause = cause.__cause__  # type: ignore[assignment]
         text = " ".join(str(cause).split())[:LONGEST] or type(cause).__name__
-        raise ExportError(f"{type(program.model).__name__}: its step cannot be {what} ({text})") from error
+        hint = "; export.formats=[torch] does without ONNX" if what == AS_ONNX else ""
+        raise ExportError(f"{type(program.model).__name__}: its step cannot be {what} ({text}){hint}") from error
 
 
 @contextlib.contextmanager
