@@ -92,7 +92,7 @@ def export(
         write_policy(making, checkpoint)
         write_json(making / STEP, signature_of(program))
         with one_thread():
-            recording = record(policy, family.world(), family.variants, plan.steps, seeds)
+            recording = record(policy, family.world, family.variants, plan.steps, seeds)
             write_programs(program, plan, making)
             check(making, plan, recording, policy.context_length)
             times = latencies(making, plan, recording, policy) if plan.time else {}
