@@ -44,6 +44,7 @@ from callbacks.command.identity import (
 from callbacks.command.label import DEFAULT, READ, run_label
 from callbacks.command.parts import (
     check_buildable,
+    check_return,
     check_seeds,
     check_variants,
     env_family,
@@ -314,6 +315,7 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
         if settings.stage == "train" and checkpoint.name == BEST:
             raise CheckpointError(f"{error}; delete it, and the same command judges the last one") from error
         raise
+    check_return(model, plan)
     side_by_side, on_gpu = min(plan.num_envs, plan.num_episodes), settings.trainer.get("accelerator") != "cpu"
     policy = StreamingPolicy(placed(model, length, side_by_side, plan.device, on_gpu), length, **plan.acting)
     identity = evaluation_identity(settings, checkpoint)

@@ -246,6 +246,14 @@ class SequenceModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        found, own = (
+            {name: list(of.shape) for name, of in s.items()} for s in (checkpoint["state_dict"], self.state_dict())
+        )
+        if unlike := [name for name in own | found if found.get(name) != own.get(name)]:
+            raise ValueError(
+                f"{self.trainer.ckpt_path}: the state of another model, whose {unlike[0]} is {found.get(unlike[0])} "
+                f"where {type(self.model).__name__} has {own.get(unlike[0])}; delete the file to begin anew"
+            )
         self._restore = checkpoint["elmur"]
         self._trained_steps = torch.tensor(int(checkpoint["elmur"]["trained_steps"]))
         there, here = checkpoint["elmur"].get("versions", {}), versions()

@@ -101,6 +101,11 @@ class SequenceModel(nn.Module, ABC):
         """Whether making the next state adds a loss of its own, so that its graph is needed in any case."""
         return False
 
+    @property
+    def asks_for_return(self) -> bool:
+        """Whether its predictions depend on the return that is still to come, which somebody has to ask for."""
+        return False
+
     def num_parameters(self) -> int:
         """How many numbers are learned."""
         return sum(parameter.numel() for parameter in self.parameters())

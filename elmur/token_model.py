@@ -26,6 +26,10 @@ class TokenModel(SequenceModel):
         self.action = self.format.action_encoder(spec, d_model) if self.format.with_action else None
         self.returns = ReturnEncoder(d_model) if self.format.with_return else None
 
+    @property
+    def asks_for_return(self) -> bool:
+        return self.format.with_return
+
     def tokens(self, batch: SegmentBatch) -> Float[Tensor, "B T D"]:
         """The segment as a token sequence, `T = steps * tokens_per_step`."""
         return self.format.sequence(self.parts(batch, self.format.order))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def refused_late(stderr: str, code: int) -> str:
         (["module=iql", "module.objective.tau=1"], ["module.objective: tau must be between 0 and 1; found 1"]),
         (["module=cql", "module.label_smoothing=0.1"], ["label_smoothing=0.1: CQL smooths labels by 0.0"]),
         (["module=cql", "+module.objective.alfa=1"], ["did you mean module.objective.alpha?"]),
+        (
+            ["model=decision_transformer", "model.window=2", "module.context_length=5"],
+            ["a segment of 5 steps is longer than the decision transformer's window of 2", "raise model.window"],
+        ),
+        (
+            ["model/position=learnable", "model.position.max_seq_len=3", "module.context_length=5"],
+            ["a segment of 5 tokens does not fit max_seq_len=3", "lower context_length"],
+        ),
+        (
+            ["model=gru", "evaluation.target_return=5"],
+            ["evaluation.target_return=5: GRU sees no returns", "choose model=decision_transformer"],
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learned_is_refused_before_anything_is_collected(
@@ -84,3 +97,16 @@ def test_a_policy_that_draws_its_actions_is_trained_and_judged(cli: CommandLine)
     assert row["actions"] == "sampled" and row["updates"] == 2
     refused_one = refused(cli.run(*PENDULUM, *small, "module=iql"))
     assert "DiffusionPolicy generates actions from noise" in refused_one and "module=imitation" in refused_one
+
+
+def test_a_run_keeps_to_its_own_model_and_a_policy_without_returns_is_asked_for_none(cli: CommandLine) -> None:
+    ours, theirs = (cli.folder / f"swapped-{model}" for model in ("lstm", "gru"))
+    for model, folder in (("lstm", ours), ("gru", theirs)):
+        assert cli.run(*TINY, f"model={model}", "env.dataset=alike", to=folder).code == 0
+    again = ("stage=evaluate", f"checkpoint={theirs}/checkpoints/best.ckpt", "env.lengths=[9]")
+    said = refused(cli.run(*again, "evaluation.target_return=5"))
+    assert "evaluation.target_return=5: GRU sees no returns" in said and "leave it out" in said
+    (ours / "result.json").unlink()
+    shutil.copy(theirs / "checkpoints" / "last.ckpt", ours / "checkpoints" / "last.ckpt")
+    said = refused_late((done := cli.run(*TINY, "model=lstm", "env.dataset=alike", to=ours)).stderr, done.code)
+    assert f"{ours}/checkpoints/last.ckpt: the state of another model" in said and "where LSTM has" in said, said

@@ -33,7 +33,14 @@ DOES_WITHOUT = {
 # Files that extend Hydra or the launcher itself: they watch how a run is started.
 SPEAKS_HYDRA = tuple(
     f"callbacks/command/{name}.py"
-    for name in ("arguments", "launchers/hydra_plugins/elmur_local", "slurm", "sweeps", "targets")
+    for name in (
+        "arguments",
+        "launchers/hydra_plugins/elmur_compare",
+        "launchers/hydra_plugins/elmur_local",
+        "slurm",
+        "sweeps",
+        "targets",
+    )
 )
 MOST_LINES_OF_A_FUNCTION, MOST_PARAMETERS = 50, 8
 # More than MOST_PARAMETERS, since the public keys of a section of the configuration are the parameters.

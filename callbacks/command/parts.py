@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from callbacks.evaluation.plan import EvaluationPlan
     from elmur.module import SequenceModule
+    from elmur.sequence_model import SequenceModel
     from elmur.spec import TaskSpec
     from envs.family import EnvFamily
 
@@ -50,8 +51,29 @@ def check_buildable(settings: Settings, recorded: Callable[[], TaskSpec]) -> Non
         check_room(settings, spec, plan.num_envs)
         module.build_model(spec)
         module.configure_optimizers()
+        check_segment(module.model, module.context_length)
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
+    check_return(module.model, plan)
+
+
+def check_segment(model: SequenceModel, context_length: int) -> None:
+    """Raises ValueError where a segment is longer than what the model can see: it looks at an empty one."""
+    import torch
+
+    from elmur.batch import SegmentBatch
+
+    with torch.no_grad():
+        model.eval()(SegmentBatch.zeros(model.spec, 1, context_length), model.initial_memory(1, torch.Generator()))
+
+
+def check_return(model: SequenceModel, plan: EvaluationPlan) -> None:
+    """Raises UsageError where a return is asked of a model that does not know of returns."""
+    if plan.target_return != type(plan).target_return and not model.asks_for_return:
+        raise UsageError(
+            f"evaluation.target_return={plan.target_return}: {type(model).__name__} sees no returns, so that none can "
+            "be asked of it; leave it out, or choose model=decision_transformer or a token_format with r"
+        )
 
 
 def check_seeds(plan: EvaluationPlan, chosen_by: range) -> None:

@@ -162,6 +162,7 @@ PLATFORM = MODELS | Registry(
         "sweeper": Role(
             {
                 "basic": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+                "compare": "hydra_plugins.elmur_compare.Comparison",
                 "optuna": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
             },
             takes={"sampler": "sampler"},

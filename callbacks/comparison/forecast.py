@@ -1,0 +1,90 @@
+"""What a contender costs, measured on this machine before anything is collected or trained."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from callbacks.benchmark.policy_cost import cost_of_acting
+from callbacks.benchmark.timing import threads
+from callbacks.benchmark.training import training_step
+from callbacks.command.parts import check_buildable, check_variants, env_family, evaluation_plan, learner
+from callbacks.command.settings import Settings
+from elmur.batch import SegmentBatch
+from elmur.module import SequenceModule
+from envs.vector import VectorEnv
+
+ENVS = (1, 100)  # side by side, for the table
+UPDATES = 3  # that are timed
+START = 8.0  # seconds that a run takes beside its work
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one contender: learned numbers, seconds of an update, milliseconds of a step, bytes of an episode's state.
+
+    step_ms: by the number of environments side by side. steps_per_update: of the environment, in all lanes.
+    """
+
+    parameters: int
+    steps_per_update: int
+    update_seconds: float
+    step_ms: dict[int, float]
+    state_bytes: int
+
+
+def measured(settings: Settings) -> Cost:
+    """The cost of a contender, of made-up data. Raises BuildError for a model that cannot be built for the task."""
+    module, plan, family = learner(settings), evaluation_plan(settings), env_family(settings)
+    check_buildable(settings, partial(check_variants, family))
+    spec = check_variants(family)
+    torch.manual_seed(0)
+    module.build_model(spec)
+    lanes, length = settings.data["lanes"], module.context_length
+    steps = length * settings.data["backprop_segments"]
+    with threads(1):
+        seconds = timed(module, SegmentBatch.zeros(spec, lanes, steps))
+    sizes = {*ENVS, min(plan.num_envs, plan.num_episodes)}
+    acting = {size: next(cost_of_acting(module.model, length, size)) for size in sizes}
+    return Cost(
+        module.model.num_parameters(), lanes * steps, seconds,
+        {size: cost.ms for size, cost in acting.items()}, acting[1].state_bytes,
+    )  # fmt: skip
+
+
+def timed(module: SequenceModule, window: SegmentBatch) -> float:
+    """Median seconds of an update, cloning whatever else is learned, after one that does not count."""
+    step, taken = training_step(module, window), []
+    for _ in range(1 + UPDATES):
+        begin = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - begin)
+    return statistics.median(taken[1:])
+
+
+def seconds_of(settings: Settings, cost: Cost) -> float:
+    """What a run takes at most, with the choice of its checkpoint and its evaluation; environments apart."""
+    family, plan = env_family(settings), evaluation_plan(settings)
+    updates, chosen = settings.trainer["max_steps"], settings.selection or {}
+    looks = -(-updates // chosen.get("every_n_updates", updates)) if settings.callbacks.get("selection") else 0
+    steps = horizons(family.world, family.variants) * len(plan.waves()) + looks * horizons(
+        family.world, family.selection
+    )
+    side_by_side = min(plan.num_envs, plan.num_episodes)
+    return START + updates * cost.update_seconds + steps * cost.step_ms[side_by_side] / 1e3
+
+
+def horizons(make: Callable[..., VectorEnv], variants: Mapping[str, Mapping[str, Any]]) -> int:
+    """The steps of one episode of each variant together, at the most; 0 for one of a world without a limit."""
+    total = 0
+    for variant in variants.values():
+        env = make(num_envs=1, **variant)
+        total += env.spec.horizon or 0
+        env.close()
+    return total

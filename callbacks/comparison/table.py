@@ -1,0 +1,152 @@
+"""The tables of a comparison: scores and costs, each contender against each other, every variant, and the search."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from callbacks.benchmark.run import readable
+from callbacks.comparison.forecast import Cost
+from callbacks.comparison.plan import Contender, score
+from callbacks.report.row import Row
+from callbacks.report.sheets import Sheet, as_csv
+from callbacks.report.statistics import Interval, bootstrap_of_seeds, probability_of_improvement, success_interval
+from elmur.files import write_text
+
+log = logging.getLogger("sweep")
+NAME = "comparison"  # of the files
+COSTS = (
+    "Parameters are the learned numbers. Seconds of an update are those of the reported runs, choosing checkpoints "
+    "apart; the cost of acting was measured on one thread before the runs, one contender after the other. State: bytes "
+    "that are kept for one episode, all that its next action depends on."
+)
+BETTER = "How probable it is that a run of the line scores above one of the column, equal scores counting one half."
+
+
+def write_tables(contenders: Sequence[Contender], folder: Path) -> None:
+    """Show the tables of all runs that have finished, and write comparison.md and comparison.csv into the folder."""
+    sheets = []
+    for task in dict.fromkeys(row.task for contender in contenders for row in contender.reported):
+        there = [c for c in contenders if c.reported and c.reported[0].task == task]
+        sheets += [scores(task, there), against(task, there), variants(task, there), search(task, there)]
+    sheets = [sheet for sheet in sheets if sheet.lines]
+    for sheet in sheets:
+        sheet.show(Console())
+    write_text(folder / f"{NAME}.md", "\n".join(sheet.markdown() for sheet in sheets))
+    write_text(folder / f"{NAME}.csv", as_csv(sheets))
+    log.info("written: %s, %s", folder / f"{NAME}.md", folder / f"{NAME}.csv")
+
+
+def scores(task: str, contenders: Sequence[Contender]) -> Sheet:
+    """Of each contender its mean score over the seeds, with the interval (95 %), and its costs."""
+    lines = []
+    for contender in contenders:
+        rows = contender.reported
+        line: dict[str, Any] = {"model": contender.name, **chosen_values(contender), "seeds": len(rows)}
+        line |= {"score": float(np.mean([score(row) for row in rows])), "95 %": interval(rows)}
+        spent = [row.cost.train_seconds / row.updates for row in rows if row.cost.train_seconds and row.updates]
+        cost = cost_of(contender)
+        line |= {
+            "parameters": f"{cost.parameters:,}", "updates": rows[0].updates,
+            "steps of an update": f"{cost.steps_per_update:,}",
+            "s an update": readable(float(np.mean(spent))) if spent else None,
+            **{f"ms a step, {n} env{'s' * (n > 1)}": readable(cost.step_ms[n]) for n in (1, 100)},
+            "state, bytes": f"{cost.state_bytes:,}",
+        }  # fmt: skip
+        lines.append(line)
+    rows = [row for contender in contenders for row in contender.reported]
+    of = f"{rows[0].metric.replace('_', ' ')}, mean over {', '.join(rows[0].outcomes)}"
+    episodes = next(iter(rows[0].outcomes.values())).episodes
+    note = f"Score: {of}; {episodes} episodes of each, of seeds that nothing was chosen by."
+    sizes = [cost_of(contender).parameters for contender in contenders]
+    if max(sizes) > 2 * min(sizes):
+        note += f" Parameters differ by more than a factor of two: {min(sizes):,} to {max(sizes):,}."
+    return Sheet(f"{task}: scores and costs", lines, notes=[note, COSTS])
+
+
+def interval(rows: Sequence[Row]) -> Interval | None:
+    """The interval of the mean score: over seeds and their episodes; None where a single seed says nothing of it."""
+    measures = [[outcome.metrics[row.metric] for outcome in row.outcomes.values()] for row in rows]
+    if all(measure.is_share for of_row in measures for measure in of_row):
+        return success_interval(
+            [[bool(value) for measure in of_row for value in measure.values] for of_row in measures]
+        )
+    if len(rows) > 1:
+        return bootstrap_of_seeds({"": [score(row) for row in rows]})
+    return measures[0][0].interval if len(measures[0]) == 1 else None
+
+
+def against(task: str, contenders: Sequence[Contender]) -> Sheet:
+    """The probability of improvement of each contender over each other."""
+    values = {contender.name: {task: [score(row) for row in contender.reported]} for contender in contenders}
+    lines = []
+    for name, ours in values.items():
+        line: dict[str, Any] = {"model": name}
+        for other, theirs in values.items():
+            line[other] = None if other == name else probability_of_improvement(ours, theirs)[0]
+        lines.append(line)
+    return Sheet(f"{task}: probability of improvement", lines if len(lines) > 1 else [], notes=[BETTER])
+
+
+def variants(task: str, contenders: Sequence[Contender]) -> Sheet:
+    """The mean over the seeds in each variant, where there are several."""
+    lines = []
+    for contender in contenders:
+        rows = contender.reported
+        names = dict.fromkeys(name for row in rows for name in row.outcomes)
+        means = {
+            name: float(np.mean([row.outcomes[name].metric(row.metric) for row in rows if name in row.outcomes]))
+            for name in names
+        }
+        lines.append({"model": contender.name, "seeds": len(rows), **means})
+    return Sheet(f"{task}: variants", lines if any(len(line) > 3 for line in lines) else [])
+
+
+def search(task: str, contenders: Sequence[Contender]) -> Sheet:
+    """The mean score of every point that was tried, and what trying them took."""
+    lines = []
+    for contender in contenders:
+        if not contender.searched:
+            continue
+        rows = [row for of_point in contender.searched.values() for row in of_point]
+        line: dict[str, Any] = {"model": contender.name}
+        for point, of_point in contender.searched.items():
+            mean = float(np.mean([score(row) for row in of_point])) if of_point else None
+            line[", ".join(short(override) for override in point)] = mean
+        updates = sum(row.updates or 0 for row in rows)
+        line |= {
+            "runs": len(rows),
+            "updates in all": f"{updates:,}",
+            "chosen": ", ".join(chosen_values(contender).values()),
+        }
+        lines.append(line)
+    seeds = ", ".join(str(seed) for seed in contenders[0].search_seeds)
+    note = (
+        f"The budget of the search, the same for all: training seeds {seeds}, which are not reported; scores are of "
+        "episodes that nothing else plays, in the variants by which checkpoints are chosen. Of equal scores the "
+        "first value stands."
+    )
+    return Sheet(f"{task}: search", lines, notes=[note])
+
+
+def chosen_values(contender: Contender) -> dict[str, str]:
+    """What was chosen for a contender, by the last part of its key."""
+    parts = [short(override).partition("=") for override in contender.chosen or ()]
+    return {key: value for key, _, value in parts}
+
+
+def short(override: str) -> str:
+    """An override with the last part of its key."""
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
+
+
+def cost_of(contender: Contender) -> Cost:
+    """What was measured of a contender."""
+    assert contender.cost is not None
+    return contender.cost
