@@ -42,6 +42,7 @@ from callbacks.command.identity import (
     remove_traces,
 )
 from callbacks.command.label import DEFAULT, READ, run_label
+from callbacks.command.packages import offer_settings
 from callbacks.command.parts import (
     check_buildable,
     check_return,
@@ -556,6 +557,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     guard_composition()
     sweeps.offer_launchers()
+    offer_settings()
     if FULL_ERROR:
         return guarded()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets errors through, to be said in our words

@@ -37,6 +37,7 @@ SPEAKS_HYDRA = tuple(
         "arguments",
         "launchers/hydra_plugins/elmur_compare",
         "launchers/hydra_plugins/elmur_local",
+        "packages",
         "slurm",
         "sweeps",
         "targets",

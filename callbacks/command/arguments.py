@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 from callbacks.command.choices import CONF
 from callbacks.command.identity import SETTINGS
 from callbacks.command.label import folder_name, run_label
+from callbacks.command.packages import not_allowed
 from callbacks.command.settings import leaves
-from callbacks.errors import UsageError
+from callbacks.errors import UsageError, sentence
 
 PATHS = ("checkpoint", "source", "spec", "resume", "shards", "hydra.run.dir", "hydra.sweep.dir")
 PLAIN = re.compile(r"[\w./+@%:-]*", re.ASCII)  # what Hydra's grammar takes as it stands
@@ -73,6 +74,9 @@ def usual() -> Mapping[str, Any]:
 def explained(error: Exception, arguments: Sequence[str]) -> Exception:
     """The error in our words, where it is Hydra's on what was typed: with the nearest name that there is."""
     text = " ".join(str(error).split())
+    if "Could not find '" in text and (packages := not_allowed()):
+        allowed = f"plugins=[{','.join(packages)}]"
+        return UsageError(f"{sentence(error)}; {', '.join(packages)} may have it, which {allowed} allows")
     if "Config group override must be a string" in text:
         groups = [path.name for path in CONF.iterdir() if path.is_dir()]
         typed = next((argument for argument in arguments if parts(argument)[0] in groups), "")

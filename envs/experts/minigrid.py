@@ -1,0 +1,64 @@
+"""The scripted Minigrid-Memory policy: go back and look, walk to the fork, look, and step toward the same object."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.minigrid import FORWARD, LEFT, PART, RIGHT
+from envs.vector import Observation
+
+WALL, KEY, BALL = 2, 5, 6  # kinds of a cell
+EAST, SOUTH, WEST, NORTH = range(4)  # where the agent looks; a turn to the right is one more
+UNKNOWN = 0
+
+
+class MinigridExpert:
+    """Optimal from the observation history alone; it counts its own turns, for the view does not say where it looks."""
+
+    def __init__(self) -> None:
+        self.start(1)
+
+    def start(self, num_envs: int, seed: int = 0) -> None:
+        """Forget what was seen. Nothing is drawn, so the seed has no effect."""
+        self._facing = np.zeros(num_envs, np.int64)
+        self._object = np.zeros(num_envs, np.int64)  # in the room
+        self._northern = np.zeros(num_envs, np.int64)  # at the fork
+        self._at_fork = np.zeros(num_envs, np.bool_)
+        self._wall_ahead = np.zeros(num_envs, np.bool_)
+
+    def act(self, observation: Observation, is_first: np.ndarray) -> np.ndarray:
+        """Actions int64 [N]."""
+        for state in (self._facing, self._object, self._northern, self._at_fork):
+            state[is_first] = 0
+        cells = observation[PART]
+        size = round((cells.shape[1] // 3) ** 0.5)
+        kinds = cells.reshape(len(cells), size, size, 3)[..., 0]  # [N, from left to right, the agent's row last]
+        self._wall_ahead = kinds[:, size // 2, size - 2] == WALL
+        return np.array([self._choose(i, kinds[i]) for i in range(len(kinds))])
+
+    def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
+        """Keep count of where the agent looks, whatever it did."""
+        turn = (action == RIGHT).astype(np.int64) - (action == LEFT)
+        moved = (action == FORWARD) & ~self._wall_ahead
+        self._at_fork &= ~moved
+        self._facing = (self._facing + turn) % 4
+
+    def _choose(self, i: int, kinds: np.ndarray) -> int:
+        facing, middle, last = self._facing[i], kinds.shape[0] // 2, kinds.shape[1] - 1
+        if self._object[i] == UNKNOWN:
+            # Beside or behind the agent there is only the room's object; before it, only when it looks back.
+            seen = kinds if facing == WEST else kinds[:, last:]
+            found = seen[(seen == KEY) | (seen == BALL)]
+            if found.size == 0:
+                return FORWARD if facing == WEST else self._turn(facing, WEST)
+            self._object[i] = found[0]
+        self._at_fork[i] |= facing == EAST and self._wall_ahead[i]
+        if not self._at_fork[i]:
+            return FORWARD if facing == EAST else self._turn(facing, EAST)
+        if facing == NORTH and kinds[middle, last - 2] in (KEY, BALL):
+            self._northern[i] = kinds[middle, last - 2]
+        wanted = SOUTH if self._northern[i] not in (UNKNOWN, self._object[i]) else NORTH
+        return FORWARD if facing == wanted else self._turn(facing, wanted)
+
+    def _turn(self, facing: int, wanted: int) -> int:
+        return RIGHT if (wanted - facing) % 4 == 1 else LEFT
