@@ -86,6 +86,11 @@ class ImageEncoder(nn.Module):
         return torch.unflatten(out, 0, pixels.shape[:2])
 
 
+def module_name(part: str) -> str:
+    """A part's name as torch takes it of a module: without dots, and none of a ModuleDict's own attributes."""
+    return f"part:{part.replace('.', ':')}" if "." in part or hasattr(nn.ModuleDict(), part) else part
+
+
 class ObservationEncoder(nn.Module):
     """The sum of the encodings of an observation's named parts; all images go through one encoder together.
 
@@ -97,17 +102,19 @@ class ObservationEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.parts = nn.ModuleDict()
+        self.names: dict[str, str] = {}
         images = {name: field for name, field in observation.items() if isinstance(field, Image)}
         for name, field in observation.items():
-            if isinstance(field, Discrete):
-                self.parts[name] = DiscreteEncoder(field, d_model)
-            elif isinstance(field, Vector):
-                self.parts[name] = VectorEncoder(field, d_model)
+            if isinstance(field, Image):
+                continue
+            self.names[module_name(name)] = name
+            encoder = DiscreteEncoder if isinstance(field, Discrete) else VectorEncoder
+            self.parts[module_name(name)] = encoder(field, d_model)  # type: ignore[arg-type]
         self.image_names = list(images)
         self.images = pictures(images, d_model) if images else None
 
     def forward(self, observation: dict[str, Tensor]) -> Float[Tensor, "B T D"]:
-        encoded = [encoder(observation[name]) for name, encoder in self.parts.items()]
+        encoded = [encoder(observation[self.names[name]]) for name, encoder in self.parts.items()]
         if self.images is not None:
             encoded.append(self.images([observation[name] for name in self.image_names]))
         total: Tensor = sum(encoded[1:], start=encoded[0])

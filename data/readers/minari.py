@@ -212,7 +212,7 @@ def write(root: Path | str, folder: Path | str, data_format: str = "hdf5") -> Pa
         raise ReadError(f"writer=minari needs the package minari: pip install 'minari[hdf5]' ({error})") from error
     index, spec = build_index(root), task_of(root)
     name = re.sub(r"[^-\w]", "_", spec.name, flags=re.ASCII) + "-v0"
-    path = Path(folder) / name
+    path = Path(folder).absolute() / name  # of a relative path Minari measures another folder
     if path.exists():
         raise ReadError(
             f"{path}: found a data set of before, expected nothing; delete it, or give writer.folder=ANOTHER"

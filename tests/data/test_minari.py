@@ -243,10 +243,13 @@ def test_shards_come_back_from_minari_bit_for_bit(
         write(tmp_path / "in", home)
 
 
-def test_pictures_keep_their_channels(home: Path, tmp_path: Path, episode: Any) -> None:
+def test_pictures_keep_their_channels(
+    home: Path, tmp_path: Path, episode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     spec = TaskSpec("narrow", {"thin": Image(3, 9, 2), "wide": Image(3, 2, 9)}, Discrete((2,)))
     write_shard(tmp_path / "in" / "shard-00000.h5", spec, [episode(spec, 4)], {})
-    write(tmp_path / "in", home)
+    assert write("in", "minari") == home / "narrow-v0"
     (found,), (given,) = converted(partial(Minari, "narrow-v0"), tmp_path / "out", "narrow"), stored(tmp_path / "in")
     for part in spec.observation:
         np.testing.assert_array_equal(found[f"observation/{part}"], given[f"observation/{part}"])

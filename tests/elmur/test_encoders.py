@@ -169,3 +169,14 @@ def test_discrete_components_are_summed_row_by_row(sizes: tuple[int, ...]) -> No
                 gradient[row] += 2 * expected[b, t]
     torch.testing.assert_close(found.detach(), expected)
     torch.testing.assert_close(weight.grad, gradient)
+
+
+def test_a_part_may_be_called_as_a_person_likes() -> None:
+    """Names that torch refuses of a module; what it takes stays the name of the weights in checkpoints."""
+    parts: dict[str, Field] = {name: Vector(1) for name in ("keys", "a.b", "type", "plain")}
+    encoder = ObservationEncoder(parts, 4)
+    names = {name.split(".")[1] for name, _ in encoder.named_parameters()}
+    assert names == {"part:keys", "part:a:b", "part:type", "plain"}
+    given = {name: torch.ones(1, 1, 1) for name in parts}
+    for name in parts:
+        assert not torch.equal(encoder({**given, name: given[name] + 1}), encoder(given)), f"{name} is seen"
