@@ -263,6 +263,11 @@ def test_several_runs_at_once_land_in_folders_that_the_command_names(cli: Comman
     done = cli.run("-m", *TINY, *DEEP, "seed=0,1", f"hydra.sweep.dir={sweep}", "trainer.max_steps=2")
     assert done.code == 0, done.stderr
     assert sorted(path.parent.name for path in sweep.rglob("result.json")) == ["seed-0", "seed-1"]
+    assert "2 finished runs: 1 task x 1 model x 2 seeds" in done.stdout, "and it ends with the table of what it ran"
+    (page,) = (sweep.parent / "reports").glob("*/report.html")
+    with (page.parent / "report.csv").open() as file:
+        found = [(line["variant"], line["seeds"], line["episodes"]) for line in csv.DictReader(file) if line["variant"]]
+    assert found == [("T=9", "2", "12"), ("T=30", "2", "12")]
 
 
 @pytest.mark.slow

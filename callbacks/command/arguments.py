@@ -71,6 +71,12 @@ def usual() -> Mapping[str, Any]:
     return {**tree, "model_name": hydra.runtime.choices["model"]}
 
 
+def untyped() -> Mapping[str, Any]:
+    """The settings of the command that says nothing."""
+    tree: Any = OmegaConf.to_container(_composed(["run_dir=."]), resolve=True)
+    return {**tree, "model_name": "elmur"}
+
+
 def explained(error: Exception, arguments: Sequence[str]) -> Exception:
     """The error in our words, where it is Hydra's on what was typed: with the nearest name that there is."""
     text = " ".join(str(error).split())

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,8 +27,10 @@ from hydra.experimental.callback import Callback
 from joblib import cpu_count
 
 from callbacks import signals
-from callbacks.command.arguments import usual
+from callbacks.command.arguments import untyped, usual
+from callbacks.command.forecast import forecast, jobs
 from callbacks.command.identity import ROW, check_same_run
+from callbacks.command.label import folder_name
 from callbacks.command.processes import asked, starts_others
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError, sentence
@@ -44,9 +47,20 @@ RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 class Sweep(Callback):
-    """A Hydra callback: opens the journal when a multirun begins, and ends it with a summary and its exit code."""
+    """A Hydra callback: opens the journal when a multirun begins, and ends it with a summary and its exit code.
+
+    report: whether it ends with the report on what it ran too. title: of that. costs: what a run takes, as in
+    `callbacks.command.forecast.forecast`, said before the first.
+    """
+
+    def __init__(
+        self, report: bool = True, title: str | None = None, costs: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> None:
+        self._report, self._title, self._costs = report, title, costs or {}
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
+        if self._costs:
+            log.info("%s", forecast(jobs(config), self._costs, config.hydra.launcher.get("n_jobs", 1)))
         folder = Path(config.hydra.sweep.dir).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         if config.hydra.launcher._target_.endswith("SlurmLauncher"):
@@ -58,8 +72,27 @@ class Sweep(Callback):
         os.environ[JOURNAL] = str(folder / f".sweep-{secrets.token_hex(4)}.jsonl")
 
     def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
-        if summarise():
+        folders = [Path(entry["folder"]) for entry in entries()]
+        failed = summarise()
+        if self._report:
+            self._tell(config, list(dict.fromkeys(folders)))
+        if failed:
             sys.exit(1)
+
+    def _tell(self, config: Any, folders: list[Path]) -> None:
+        """The report on the runs of this sweep, in a folder beside that of all runs."""
+        if not any((folder / ROW).exists() for folder in folders):
+            return
+        from callbacks.report.report import TITLE, report
+
+        overrides, asked = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
+        name = asked or folder_name("+".join(sorted(overrides))) or "multirun"
+        typed = [] if asked is None or f"sweep={asked}" in overrides else [f"sweep={asked}"]
+        report(
+            folders, Path(config.hydra.sweep.dir).resolve().parent / "reports" / name, defaults=untyped, below=False,
+            is_asked=asked is not None, title=self._title or (f"What sweep={asked} reached" if asked else TITLE),
+            command=shlex.join(["run.py", *([] if asked else ["-m"]), *typed, *overrides]),
+        )  # fmt: skip
 
 
 def offer_launchers() -> None:
@@ -224,17 +257,22 @@ def note(about: dict[str, Any]) -> None:
     append_bytes(os.environ[JOURNAL], (json.dumps(about) + "\n").encode())
 
 
+def entries() -> list[dict[str, Any]]:
+    """What the journal holds; nothing where none is kept, or no run has begun."""
+    try:
+        return [json.loads(line) for line in Path(os.environ.get(JOURNAL, "/dev/null")).read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+
+
 def summarise() -> int:
     """The number of failed runs, each of which is named; 0 where no journal was kept. Closes the journal."""
+    found = entries()
     path = Path(os.environ.pop(JOURNAL, "/dev/null"))
-    try:
-        entries = [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError:  # no run has begun
-        return 0
-    if not entries:
+    if not found:
         return 0
     path.unlink()
-    last = {entry["folder"]: entry for entry in entries}  # a job that was put back into the queue has begun twice
+    last = {entry["folder"]: entry for entry in found}  # a job that was put back into the queue has begun twice
     states = [entry["state"] for entry in last.values()]
     counts = {"finished": "finished", "kept": "had been finished before", "failed": "failed", "begun": "did not end"}
     told = [f"{states.count(state)} {words}" for state, words in counts.items() if state != "begun" or state in states]

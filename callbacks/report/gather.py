@@ -35,7 +35,8 @@ TAIL = 4000  # characters of it that are read
 class Group:
     """Rows of one stage and one model; of each task those of one computation, a row for each seed.
 
-    label: what was set by the command, and where rows of that label differ nonetheless, by what.
+    label: what was set by the command, and where rows of that label differ nonetheless, by what. common: the parts of
+    it that all groups which are reported have, which need not be said of each.
     """
 
     stage: str
@@ -44,6 +45,7 @@ class Group:
     metric: str
     suite: str | None
     found: tuple[Found, ...]
+    common: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -53,7 +55,8 @@ class Group:
     @property
     def name(self) -> str:
         """Model and settings."""
-        name = self.model if self.label == DEFAULT else f"{self.model} ({self.label})"
+        own = "+".join(part for part in self.label.split("+") if part not in (*self.common, DEFAULT))
+        name = f"{self.model} ({own})" if own else self.model
         return name if self.stage == "train" else f"{name}, acting again"
 
     def by_task(self) -> dict[str, list[Row]]:
@@ -152,7 +155,9 @@ def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = 
             for label, same in _computations(_completed(rows, defaults)).items():
                 labelled[label] += _seeds(same, gathered)
         made += [Group(stage, model, label, metric, suite, tuple(rows)) for label, rows in labelled.items()]
-    gathered.groups = made
+    parts = [set(group.label.split("+")) - {DEFAULT} for group in made]
+    common = frozenset(set.intersection(*parts) if len(parts) > 1 else ())
+    gathered.groups = [replace(group, common=common) for group in made]
     return gathered
 
 

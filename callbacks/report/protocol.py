@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any
 
 from callbacks.report.gather import Gathered, Group
@@ -58,23 +58,23 @@ def overview(gathered: Gathered, is_asked: bool = False) -> list[str]:
     if rows:
         tasks, models = {row.task for row in rows}, {row.model for row in rows}
         seeds = {row.seed for row in rows}
-        said.append(
-            f"{len(rows)} finished runs: {_count(tasks, 'task')} x {_count(models, 'model')} x {_count(seeds, 'seed')}."
-        )
+        factors = (tasks, "task"), (models, "model"), (seeds, "seed")
+        said.append(f"{_count(rows, 'finished run')}: {' x '.join(_count(*factor) for factor in factors)}.")
     if again:
         said.append(f"{again} evaluations of checkpoints, which are no runs and stand in tables of their own.")
+    if common := sorted(gathered.groups[0].common):
+        said.append(f"All of them with {', '.join(common)}.")
     said += _gaps(gathered.groups)
     for found, words in (
-        (list(gathered.unfinished), "have begun and not finished"),
+        (list(gathered.unfinished), "not finished"),
         (list(gathered.failed.items()), "failed"),
-        (list(gathered.refused.items()), "were refused before they began"),
-        (list(gathered.left_out.items()), "rows are left out"),
+        (list(gathered.refused.items()), "refused before it began"),
+        (list(gathered.left_out.items()), "left out"),
     ):
         if found:
             some = "; ".join(one if isinstance(one, str) else _told(one) for one in found[:MOST])
             more = f"; and {len(found) - MOST} more" * (len(found) > MOST)
-            kind = "" if "rows" in words else "runs "
-            said.append(f"{len(found)} {kind}{words}: {some}{more}.")
+            said.append(f"{_count(found, 'row' if words == 'left out' else 'run')} {words}: {some}{more}.")
     single = [group.name for group in gathered.groups if any(len(of) == 1 for of in group.by_task().values())]
     if single:
         said.append(
@@ -87,7 +87,7 @@ def _told(one: Any) -> str:
     return f"{one[0]} ({one[1]})" if isinstance(one, tuple) else str(one)
 
 
-def _count(of: set[Any], noun: str) -> str:
+def _count(of: Sized, noun: str) -> str:
     return f"{len(of)} {noun}{'s' * (len(of) != 1)}"
 
 

@@ -68,7 +68,7 @@ def published() -> Mapping[tuple[str, str], list[Published]]:
         one = Published(
             about["title"], line["task"], line["variant"], frozenset(filter(None, line["setting"].split("+"))),
             line["model"], line["method"], line["metric"], float(line["mean"]),
-            float(line["error"]) if line["error"] else None, int(about["runs"]), int(about["episodes"]),
+            float(line["error"]) if line["error"] else None, int(about["runs"] or 0), int(about["episodes"] or 0),
             about["protocol"],
         )  # fmt: skip
         found.setdefault((one.task, one.model), []).append(one)

@@ -10,11 +10,13 @@ import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.gather import Found, Group
+from callbacks.report.published import published
 from callbacks.report.row import Row
 from callbacks.report.scores import compared, measures, over_all, scores, variants
 from callbacks.report.sheets import Estimate, Sheet
 from callbacks.report.statistics import mean_and_error
 
+LATENCY = "ms a step"  # a published metric
 MOST_PAIRS = 28  # of 8 groups; of more, each is compared with the best alone
 WALL = ("train_seconds", "selection_seconds", "evaluation_seconds")
 CPU = tuple(name.replace("_seconds", "_cpu_seconds") for name in WALL)
@@ -168,12 +170,22 @@ def cost(groups: Sequence[Group]) -> Sheet:
             line[f"{name.removesuffix('_seconds')} s"] = _mean(getattr(row.cost, name) for row in rows)
         line["processor s"] = _mean(_sum(getattr(row.cost, name) for name in CPU) for row in rows)
         line["µs a step"] = _mean(map(microseconds, rows))
+        of = [one for task in group.by_task() for one in published().get((task, group.model), [])]
+        latency = next((Estimate(one.mean, one.error) for one in of if one.metric == LATENCY), None)
+        line["published, ms a step"] = latency
         line["peak MB"] = None if peak is None else peak / 1e6
         line["on"] = ", ".join(sorted({machine(row) for row in rows}))
         lines.append(line)
+    fastest = min((line["µs a step"] for line in lines if line["µs a step"]), default=None)
+    for line in lines:
+        line["of the fastest"] = line["µs a step"] / fastest if fastest and line["µs a step"] else None
+    if all(line["published, ms a step"] is None for line in lines):
+        for line in lines:
+            del line["published, ms a step"]
     note = (
         "Means over runs. A step of acting is one step of one episode; episodes act side by side. Seconds are of the "
-        "machines as they were, other work beside them included."
+        "machines as they were, other work beside them included. What was published is of one episode at a time "
+        "on an A100."
     )
     return Sheet("Cost", lines, notes=[note])
 
