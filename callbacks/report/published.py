@@ -24,33 +24,37 @@ FOLDER = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
-class Published:
-    """One published number. setting: parts of our label that a group must have, none for any group.
-
-    runs, episodes: of the table it stands in, as far as is known. protocol: how that came about, in words.
-    """
+class PublishedTable:
+    """A table of a paper: runs, and episodes of each, as far as they are known; how it came about, in words."""
 
     title: str
+    runs: int
+    episodes: int
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number. setting: parts of our label that a group must have, none for any group."""
+
+    table: PublishedTable
     task: str
     variant: str
     setting: frozenset[str]
     model: str
     method: str
     metric: str
-    mean: float
-    error: float | None
-    runs: int
-    episodes: int
-    protocol: str
+    value: Estimate
 
     @property
     def interval(self) -> Interval:
         """At 95 %: by the printed error; of a share without one, or with none to print, Wilson's of all episodes."""
-        if self.metric != RETURN and not self.error:
-            played = self.runs * self.episodes
-            return wilson(round(self.mean * played), played)
-        reach = max(ROUNDED, (self.error or 0.0) * float(stats.norm.ppf((1 + CONFIDENCE) / 2)))
-        return self.mean - reach, self.mean + reach
+        mean, error = self.value
+        if self.metric != RETURN and not error:
+            played = self.table.runs * self.table.episodes
+            return wilson(round(mean * played), played)
+        reach = max(ROUNDED, (error or 0.0) * float(stats.norm.ppf((1 + CONFIDENCE) / 2)))
+        return mean - reach, mean + reach
 
     def is_of(self, group: Group, task: str) -> bool:
         """Whether this number is of what the group computed."""
@@ -61,17 +65,18 @@ class Published:
 @cache
 def published() -> Mapping[tuple[str, str], list[Published]]:
     """All published numbers by task and model."""
-    protocols = {line["table"]: line for line in _lines("published_protocols.csv")}
+    tables = {
+        line["table"]: PublishedTable(
+            line["title"], int(line["runs"] or 0), int(line["episodes"] or 0), line["protocol"]
+        )
+        for line in _lines("published_protocols.csv")
+    }
     found: dict[tuple[str, str], list[Published]] = {}
     for line in _lines("published.csv"):
-        about = protocols[line["table"]]
-        one = Published(
-            about["title"], line["task"], line["variant"], frozenset(filter(None, line["setting"].split("+"))),
-            line["model"], line["method"], line["metric"], float(line["mean"]),
-            float(line["error"]) if line["error"] else None, int(about["runs"] or 0), int(about["episodes"] or 0),
-            about["protocol"],
-        )  # fmt: skip
-        found.setdefault((one.task, one.model), []).append(one)
+        parts = frozenset(filter(None, line["setting"].split("+")))
+        value = Estimate(float(line["mean"]), float(line["error"]) if line["error"] else None)
+        names = line["task"], line["variant"], parts, line["model"], line["method"], line["metric"]
+        found.setdefault((line["task"], line["model"]), []).append(Published(tables[line["table"]], *names, value))
     return found
 
 
@@ -103,14 +108,17 @@ def beside_ours(groups: Sequence[Group]) -> Sheet | None:
                 lines.append({
                     "task": task + (f" {one.variant}" if one.variant else ""), "ours": group.name, "seeds": len(found),
                     "score": float(np.mean([of.mean for of in found])), "95 %": ours,
-                    "published": one.method, "its score": Estimate(one.mean, one.error), "its 95 %": one.interval,
-                    "ours is": verdict(ours, one.interval), "table": one.title,
+                    "published": one.method, "its score": one.value, "its 95 %": one.interval,
+                    "ours is": verdict(ours, one.interval), "table": one.table.title,
                 })  # fmt: skip
-                protocols.setdefault(f"{one.title}, {one.runs} runs of {one.episodes} episodes", (one, rows))
+                protocols.setdefault(
+                    f"{one.table.title}, {one.table.runs} runs of {one.table.episodes} episodes", (one, rows)
+                )
     if not lines:
         return None
     notes = [
-        f"Published, {name}: {one.protocol}. Ours: {ours_in_words(rows)}." for name, (one, rows) in protocols.items()
+        f"Published, {name}: {one.table.protocol}. Ours: {ours_in_words(rows)}."
+        for name, (one, rows) in protocols.items()
     ]
     return Sheet("Published numbers beside ours", lines, notes=notes)
 

@@ -32,6 +32,15 @@ TITLE = "What the runs reached"
 
 
 @dataclass
+class About:
+    """What a report is of: its title, the folders, the command that repeats it."""
+
+    title: str = TITLE
+    sources: list[str] = field(default_factory=list)
+    command: str | None = None
+
+
+@dataclass
 class Report:
     """All that is told of many runs.
 
@@ -44,9 +53,7 @@ class Report:
     details: list[Sheet]
     runs: Sheet
     figures: list[Figure]
-    title: str = TITLE
-    sources: list[str] = field(default_factory=list)
-    command: str | None = None
+    about: About = field(default_factory=About)
 
     def show(self, console: Console) -> None:
         """Print it, as wide as the console is."""
@@ -58,7 +65,7 @@ class Report:
 
     def markdown(self) -> str:
         """The whole of it but the runs, with the figures beside it."""
-        lines = [f"# {markdown(self.title)}", ""]
+        lines = [f"# {markdown(self.about.title)}", ""]
         lines += [f"- {markdown(plain(sentence, most=None))}" for sentence in (*self.overview, *self.differing)]
         lines += ["", *[sheet.markdown() for sheet in (*self.sheets, *self.details)]]
         for one in self.figures:
@@ -68,8 +75,7 @@ class Report:
     def write(self, folder: Path) -> None:
         """report.html, report.md, report.csv, runs.csv and a folder of figures."""
         made = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
-        parts = {"title": self.title, "sources": self.sources, "made": made, "command": self.command,
-                 "overview": self.overview, "differing": self.differing}  # fmt: skip
+        parts = {**vars(self.about), "made": made, "overview": self.overview, "differing": self.differing}
         write_text(folder / "report.html", page(parts, self.sheets, self.figures, self.details, self.runs))
         write_text(folder / "report.md", self.markdown())
         write_text(folder / "report.csv", as_csv([*self.sheets, *self.details]))
@@ -113,14 +119,13 @@ def report(
 ) -> Report:
     """Show what the runs in these folders reached, and write it into `folder`.
 
-    defaults: as in `gather`. about: `below` of `gather`, `is_asked` of `compiled`, fields of the report.
+    defaults: as in `gather`. about: `below` of `gather`, `is_asked` of `compiled`, fields of `About`.
     Raises ValueError where there are no rows.
     """  # fmt: skip
     given = [sources] if isinstance(sources, Path) else list(sources)
     made = compiled(gather(given, defaults, about.pop("below", True)), about.pop("is_asked", False))
-    made.sources = [str(source) for source in given[:5]] + [f"and {len(given) - 5} more"] * (len(given) > 5)
-    for name, value in about.items():
-        setattr(made, name, value)
+    names = [str(source) for source in given[:5]] + [f"and {len(given) - 5} more"] * (len(given) > 5)
+    made.about = About(sources=names, **about)
     made.write(folder)
     made.show(console or Console())
     log.info("written: %s", ", ".join(str(path) for path in sorted(folder.glob("[!.]*.*"))))

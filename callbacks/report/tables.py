@@ -171,7 +171,7 @@ def cost(groups: Sequence[Group]) -> Sheet:
         line["processor s"] = _mean(_sum(getattr(row.cost, name) for name in CPU) for row in rows)
         line["µs a step"] = _mean(map(microseconds, rows))
         of = [one for task in group.by_task() for one in published().get((task, group.model), [])]
-        latency = next((Estimate(one.mean, one.error) for one in of if one.metric == LATENCY), None)
+        latency = next((one.value for one in of if one.metric == LATENCY), None)
         line["published, ms a step"] = latency
         line["peak MB"] = None if peak is None else peak / 1e6
         line["on"] = ", ".join(sorted({machine(row) for row in rows}))

@@ -151,10 +151,10 @@ def test_learning_curves_are_means_over_seeds(runs: Path, tmp_path: Path) -> Non
 
 def test_published_numbers_are_read_whole_and_judged_by_both_intervals() -> None:
     every = [one for of in published().values() for one in of]
-    cells = [one for one in every if one.title == "ELMUR, figure 4"]
-    assert len(cells) == 77 and all(one.mean == 1.0 for one in cells)
+    cells = [one for one in every if one.table.title == "ELMUR, figure 4"]
+    assert len(cells) == 77 and all(one.value.mean == 1.0 for one in cells)
     assert cells[0].interval == pytest.approx((400 / (400 + 1.959964**2), 1.0)), "Wilson's of four times 100"
-    (three,) = [one for one in every if (one.title, one.task) == ("ELMUR, table 1", "RememberColor3-v0")]
+    (three,) = [one for one in every if (one.table.title, one.task) == ("ELMUR, table 1", "RememberColor3-v0")]
     assert three.interval == pytest.approx((0.89 - 1.959964 * 0.07, 0.89 + 1.959964 * 0.07))
     assert verdict((0.9, 1.0), (0.7, 0.8)) == "better" and verdict((0.1, 0.2), (0.7, 0.8)) == "worse"
     assert verdict((0.1, 0.75), (0.7, 0.8)) == "agree" and verdict(None, (0.7, 0.8)) == "not known"
