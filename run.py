@@ -92,19 +92,19 @@ OmegaConf.register_new_resolver("suite", suites.number)
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="run")
-def command(config: DictConfig) -> None:
-    """One command line, or one job of a multirun."""
+def command(config: DictConfig) -> float | None:
+    """One command line, or one job of a multirun; gives by what the best checkpoint was chosen, where one was."""
     if sweeps.is_job():
-        sweeps.job(partial(prepared, config), partial(run_stage, config))
-        return
+        return sweeps.job(partial(prepared, config), partial(run_stage, config))
     if HydraConfig.get().mode is RunMode.MULTIRUN or FULL_ERROR:
         run_stage(config)  # Hydra says which of its jobs an error belongs to
-        return
+        return sweeps.score_in(Path(HydraConfig.get().runtime.output_dir))
     try:
         run_stage(config)
     except Exception as error:
         remove_traces(Path(HydraConfig.get().runtime.output_dir))
         refuse(error)
+    return None  # of one command nobody asks
 
 
 def run_stage(config: DictConfig) -> None:

@@ -174,7 +174,7 @@ PLATFORM = MODELS | Registry(
             {
                 "basic": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
                 "compare": "hydra_plugins.elmur_compare.Comparison",
-                "optuna": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper",
+                "optuna": "hydra_plugins.elmur_optuna.OptunaSearch",
             },
             takes={"sampler": "sampler"},
         ),

@@ -106,8 +106,16 @@ def is_job() -> bool:
     return JOURNAL in os.environ and "MULTIRUN" in str(HydraConfig.get().mode)
 
 
-def job(prepared: Callable[[], Settings], run: Callable[[], object]) -> None:
-    """Carry out one run of a sweep; what goes wrong is noted, so that the others go on.
+def score_in(folder: Path) -> float | None:
+    """By what the best checkpoint of the training run in a folder was chosen; None where there is no such run."""
+    from callbacks.report.row import read_row
+
+    row = read_row(folder / ROW)
+    return None if row is None else row.selection_score
+
+
+def job(prepared: Callable[[], Settings], run: Callable[[], object]) -> float | None:
+    """Carry out one run of a sweep; what goes wrong is noted, so that the others go on. Gives its `score_in`.
 
     prepared: gives the settings of the run. run: does it in this process; with hydra/launcher=local it is only begun.
     """
@@ -121,9 +129,11 @@ def job(prepared: Callable[[], Settings], run: Callable[[], object]) -> None:
     try:
         settings = prepared()
         if finished_before(settings):
-            return ended(about, begin, "kept")
+            ended(about, begin, "kept")
+            return score_in(Path(settings.run_dir))
         if Runs.present is not None:
-            return Runs.present.start({**about, "log": str(Path(about["folder"]) / OUTPUT)})
+            Runs.present.start({**about, "log": str(Path(about["folder"]) / OUTPUT)})
+            return None
         check_alone(settings)
         run()
     except Exception as found:
@@ -131,6 +141,7 @@ def job(prepared: Callable[[], Settings], run: Callable[[], object]) -> None:
             log.exception("of %s", about["run"])
         error = sentence(found)
     ended(about, begin, "failed" if error else "finished", error)
+    return None if error else score_in(Path(about["folder"]))
 
 
 def log_file() -> str:

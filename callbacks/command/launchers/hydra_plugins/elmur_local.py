@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.utils import JobReturn
@@ -21,7 +22,7 @@ class LocalLauncher(BasicLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         # Hydra imports this file whenever it starts.
         from callbacks import signals
-        from callbacks.command.sweeps import Runs
+        from callbacks.command.sweeps import Runs, score_in
 
         Runs.present = runs = Runs(self._n_jobs)
         logging.getLogger(BasicLauncher.__module__).setLevel(logging.WARNING)  # it counts one job at a time
@@ -35,4 +36,7 @@ class LocalLauncher(BasicLauncher):
                 runs.wait(below=1)
         finally:
             Runs.present = None
+        for job in returned:  # each was only begun; by now its row is there
+            assert job.hydra_cfg is not None
+            job.return_value = score_in(Path(job.hydra_cfg.hydra.runtime.output_dir))
         return returned
