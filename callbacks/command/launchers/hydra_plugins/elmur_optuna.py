@@ -36,7 +36,11 @@ class OptunaSearch(Sweeper):
         self._storage, self._study_name, self._params = storage, study_name, params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._context: dict[str, Any] = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
+        self._context: dict[str, Any] = {
+            "hydra_context": hydra_context,
+            "task_function": task_function,
+            "config": config,
+        }
         self._folder = Path(config.hydra.sweep.dir)
 
     def sweep(self, arguments: list[str]) -> None:
@@ -56,7 +60,7 @@ class OptunaSearch(Sweeper):
             raise UsageError(
                 f"hydra.sweeper: expected n_trials and n_jobs of 1 or more; found {self._n_trials} and {self._n_jobs}"
             )
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(logging.WARNING)
         if self._storage is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._storage = f"sqlite:///{self._folder.resolve()}/{run_label(arguments)}.study.db"
