@@ -38,6 +38,7 @@ SPEAKS_HYDRA = tuple(
         "forecast",
         "launchers/hydra_plugins/elmur_compare",
         "launchers/hydra_plugins/elmur_local",
+        "launchers/hydra_plugins/elmur_optuna",
         "packages",
         "slurm",
         "sweeps",

@@ -60,22 +60,9 @@ class OptunaSearch(Sweeper):
             raise UsageError(
                 f"hydra.sweeper: expected n_trials and n_jobs of 1 or more; found {self._n_trials} and {self._n_jobs}"
             )
-        optuna.logging.set_verbosity(logging.WARNING)
-        if self._storage is None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._storage = f"sqlite:///{self._folder.resolve()}/{run_label(arguments)}.study.db"
-        study = optuna.create_study(
-            storage=self._storage, study_name=self._study_name, direction=self._direction, load_if_exists=True
-        )
-        states = optuna.trial.TrialState
-        for trial in study.get_trials(states=(states.RUNNING,)):
-            log.info("trial %d was interrupted and is run again: %s", trial.number, trial.params)
-            study.tell(trial.number, state=states.FAIL)
-            study.enqueue_trial(trial.params)
+        study, states = self._opened(run_label(arguments)), optuna.trial.TrialState
         before = len(study.get_trials(states=(states.COMPLETE,)))
         log.info("study: %s, %d of %d trials have a result", self._storage, before, self._n_trials)
-        if before:
-            self._sampler.reseed_rng()  # else a sampler with a seed would propose what it has proposed before
         if before < self._n_trials:
             made = OptunaSweeperImpl(
                 self._sampler, self._direction, self._storage, self._study_name, self._n_trials - before, self._n_jobs,
@@ -95,6 +82,26 @@ class OptunaSearch(Sweeper):
         best = study.best_trial
         chosen = " ".join(f"{key}={value}" for key, value in best.params.items())
         log.info("best of %d trials: %s, with %s", len(study.get_trials(states=(states.COMPLETE,))), best.value, chosen)
+
+    def _opened(self, name: str) -> Any:
+        """The study, with what was interrupted waiting to be run again. name: of its file where none is given."""
+        import optuna
+
+        optuna.logging.set_verbosity(logging.WARNING)
+        if self._storage is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._storage = f"sqlite:///{self._folder.resolve()}/{name}.study.db"
+        study = optuna.create_study(
+            storage=self._storage, study_name=self._study_name, direction=self._direction, load_if_exists=True
+        )
+        states = optuna.trial.TrialState
+        for trial in study.get_trials(states=(states.RUNNING,)):
+            log.info("trial %d was interrupted and is run again: %s", trial.number, trial.params)
+            study.tell(trial.number, state=states.FAIL)
+            study.enqueue_trial(trial.params)
+        if study.trials:
+            self._sampler.reseed_rng()  # else a sampler with a seed would propose what it has proposed before
+        return study
 
 
 def offer() -> None:
