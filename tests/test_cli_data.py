@@ -150,6 +150,12 @@ def test_a_converted_data_set_belongs_to_its_environment(cli: CommandLine, tmp_p
     assert done.code == 0, done.stderr
     row = json.loads((cli.folder / "cartpole" / "result.json").read_text())
     assert row["data"]["collection"]["converted"] == str(tmp_path) and row["outcomes"]["all"]["episodes"] == 3
+    exported = cli.run("stage=convert", *world, "writer=minari", f"writer.folder={tmp_path}/minari")
+    assert exported.code == 0, exported.stderr
+    again = (*world, "env.dataset=again", "reader=minari", f"source={tmp_path}/minari/CartPole-v1-v0")
+    assert cli.run("stage=convert", *again).code == 0
+    first, second = (build_index(cli.folder / "shards" / name) for name in ("CartPole-v1", "again"))
+    assert first.digest == second.digest, "the same task, lengths and seeds"
     np.savez(tmp_path / "7.npz", observation=np.zeros((5, 3)), action=[0] * 5, reward=[0] * 5)
     bad = cli.run("stage=convert", *world, "reader=npz", f"source={tmp_path}")
     assert "7.npz: observation/observation: found shape [5, 3] in episode 0, expected shape [5, 4]" in bad.stderr

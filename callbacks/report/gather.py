@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from callbacks.command.identity import SETTINGS, essence
+from callbacks.command.identity import SETTINGS, VALIDATION, essence
 from callbacks.command.label import DEFAULT, folder_name, readable, short
 from callbacks.command.settings import leaves
 from callbacks.report.row import ROW, Row, read_row
@@ -97,6 +97,7 @@ class Gathered:
 
     unfinished: runs that have begun and have no row; failed: those of them that ended with an error, which is told;
     refused: commands that were refused before anything was done; left_out: rows that are damaged, or copies.
+    validated: runs on trajectories alone, in which nobody acted.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -104,6 +105,7 @@ class Gathered:
     failed: dict[Path, str] = field(default_factory=dict)
     refused: dict[Path, str] = field(default_factory=dict)
     left_out: dict[Path, str] = field(default_factory=dict)
+    validated: list[Path] = field(default_factory=list)
 
     def leave_out(self, path: Path, why: str) -> None:
         """Count a row that is not reported, and say it."""
@@ -118,6 +120,8 @@ class Gathered:
                 return None if row is None else Found.at(folder / ROW, row)
             except (ValueError, OSError) as error:
                 self.leave_out(folder / ROW, str(error))
+        elif VALIDATION in names:
+            self.validated.append(folder)
         elif why := next((said for name in SAID if name in names if (said := _error(folder / name))), None):
             (self.failed if SETTINGS in names else self.refused)[folder] = why
         elif SETTINGS in names:
@@ -144,6 +148,8 @@ def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = 
         there = f"; {len(gathered.left_out)} that are damaged or of another format" * bool(gathered.left_out)
         runs = len(gathered.unfinished) + len(gathered.failed)
         there += f"; {runs} runs that have not finished" * bool(runs)
+        alone = len(gathered.validated)
+        there += f"; {alone} runs on trajectories alone, each with its {VALIDATION}" * bool(alone)
         raise ValueError(f"source={at}: expected a folder of runs, found no {ROW} below it{there}")
     tasks: dict[tuple[str, str, str, str | None], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for one in found:

@@ -67,6 +67,7 @@ def overview(gathered: Gathered, is_asked: bool = False) -> list[str]:
     said += _gaps(gathered.groups)
     for found, words in (
         (list(gathered.unfinished), "not finished"),
+        (list(gathered.validated), "on trajectories alone, judged by validation since nobody acted"),
         (list(gathered.failed.items()), "failed"),
         (list(gathered.refused.items()), "refused before it began"),
         (list(gathered.left_out.items()), "left out"),

@@ -15,6 +15,7 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from data.episode import EpisodeError
 from data.readers import ReadError
 from data.shard import Array
 from elmur.files import check_regular
@@ -103,10 +104,15 @@ def hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except ReadError:
+    except (ReadError, EpisodeError):
         raise
-    except (OSError, RuntimeError, KeyError, MemoryError) as error:
+    except Exception as error:  # damage shows as any kind, TypeError and ValueError of names and types among them
         raise ReadError(f"{path}: not a whole HDF5 file ({' '.join(str(error).split())[:200]})") from error
+
+
+def names(group: Any) -> list[str]:
+    """The names in a group that are text; damaged ones are bytes."""
+    return [name for name in group if isinstance(name, str)]
 
 
 def member(file: Any, key: str) -> Any:
@@ -117,7 +123,7 @@ def member(file: Any, key: str) -> Any:
         link = file.get(name, getlink=True)
         if type(link) is not h5py.HardLink:
             found = "nothing" if link is None else f"a {type(link).__name__}"
-            known = ", ".join(list(file["/".join(parts[:depth]) or "/"])[:12]) if depth or link is None else ""
+            known = ", ".join(names(file["/".join(parts[:depth]) or "/"])[:12]) if depth or link is None else ""
             raise ReadError(f"{name}: found {found}" + (f"; there are {known}" if known else ""))
     return file[key]
 

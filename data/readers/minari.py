@@ -20,7 +20,17 @@ import numpy as np
 from data.episode import Episode
 from data.index import Index, build_index, task_of
 from data.readers import Pending, ReadError, rewards
-from data.readers.bounded import check_dataset, check_size, hdf5, hdf5_array, inside, member, minari_home, picture
+from data.readers.bounded import (
+    check_dataset,
+    check_size,
+    hdf5,
+    hdf5_array,
+    inside,
+    member,
+    minari_home,
+    names,
+    picture,
+)
 from data.readers.spaces import Leaf, action_field, action_leaf, leaves, stored_action
 from data.readers.table import Table, column, opened
 from data.shard import Array
@@ -65,7 +75,7 @@ class Minari:
         if self._format != "hdf5":
             return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
         with hdf5(inside(self.folder, self.folder / "main_data.hdf5")) as file:
-            return sorted(int(name[8:]) for name in file if re.fullmatch(r"episode_\d{1,15}", name))
+            return sorted(int(name[8:]) for name in names(file) if re.fullmatch(r"episode_\d{1,15}", name))
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -9,7 +9,7 @@ from typing import Any
 
 from data.episode import Episode
 from data.readers import Pending, ReadError, rewards
-from data.readers.bounded import hdf5, hdf5_array, member, natural
+from data.readers.bounded import hdf5, hdf5_array, member, names, natural
 
 
 class Robomimic:
@@ -65,4 +65,4 @@ def _group(file: Any, key: str, path: Path) -> list[str]:
     found = member(file, key)
     if not hasattr(found, "keys"):
         raise ReadError(f"{path}: {key}: expected a group, found a data set")
-    return list(found.keys())
+    return names(found)

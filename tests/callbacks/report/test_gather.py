@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
-from callbacks.report.gather import groups
+from callbacks.report.gather import gather, groups
+from callbacks.report.protocol import overview
 from callbacks.report.report import report
 from callbacks.report.row import Origin, Row, read_row
 from envs.rollout import Episode
@@ -209,3 +210,16 @@ def test_ten_thousand_rows_take_seconds(tmp_path: Path) -> None:
     report(tmp_path / "runs", tmp_path / "report", Console(file=io.StringIO(), width=200))
     assert time.process_time() - begin < 60  # seconds; it takes 15
     assert [line["seeds"] for line in cells(tmp_path / "report")] == ["10"] * 1000
+
+
+def test_a_run_on_trajectories_alone_is_neither_a_row_nor_unfinished(tmp_path: Path) -> None:
+    alone = tmp_path / "runs" / "alone"
+    alone.mkdir(parents=True)
+    for name in ("settings.json", "validation.json"):
+        (alone / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"no result\.json below it; 1 runs on trajectories alone, each"):
+        gather([tmp_path])
+    row(tmp_path / "runs" / "acted")
+    found = gather([tmp_path])
+    assert (found.validated, found.unfinished, len(found.groups)) == ([alone], [], 1)
+    assert any("on trajectories alone, judged by validation since nobody acted" in said for said in overview(found))
