@@ -134,6 +134,12 @@ def test_an_option_that_is_typed_is_in_force(conf: None, group: str, option: str
         assert found == value, f"{family} {group}={option}: {path}"
 
 
+@pytest.mark.parametrize("env", [option for group, option in OPTIONS if group == "env"])
+def test_an_env_has_what_other_parts_refer_to(conf: None, env: str) -> None:
+    found: Any = OmegaConf.to_container(composed(f"env={env}"), resolve=True)
+    assert found["data"]["root"].endswith(found["env"]["dataset"]) and found["callbacks"]
+
+
 @pytest.mark.parametrize("choice", ["model/write=none", "model/write=replace_all", "model/feedforward=mlp"])
 def test_a_choice_is_in_force_in_an_experiment_that_chooses_otherwise(cli: CommandLine, choice: str) -> None:
     done = cli.run(
