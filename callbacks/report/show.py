@@ -71,7 +71,9 @@ def draw_success(rows: Mapping[str, Row], path: Path | str, chance: float | None
             axes.plot(x, y, marker="o", label=figure_label(label))
             low, high = zip(*[outcome.metrics[SUCCESS].interval or (0.0, 1.0) for _, outcome in points], strict=True)
             axes.fill_between(x, low, high, alpha=0.2)
-        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel="time limit of the corridor (steps)", ylabel="success")
+        found = [NUMBERED.match(name) for row in rows.values() for name in row.outcomes]
+        names = {match.string[: match.start(1)].rstrip("= ") for match in found if match}
+        axes.set(xscale="log", ylim=(-0.03, 1.03), xlabel=", ".join(sorted(names)), ylabel="success")
         if chance is not None:
             axes.axhline(chance, color="grey", linestyle=":", linewidth=1, label="guessing")
         axes.grid(alpha=0.3)

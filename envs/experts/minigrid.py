@@ -13,7 +13,12 @@ UNKNOWN = 0
 
 
 class MinigridExpert:
-    """Optimal from the observation history alone; it counts its own turns, for the view does not say where it looks."""
+    """Always right, from the observation history alone; it counts its own turns, for the view does not say them.
+
+    At the fork either side may be looked at first. It looks north for a key and south for a ball: else no step would
+    say which of them is remembered but the last, where that and what is seen there decide together, as in XOR, and
+    imitators did not learn to remember in 1,500 updates.
+    """
 
     def __init__(self) -> None:
         self.start(1)
@@ -55,9 +60,13 @@ class MinigridExpert:
         self._at_fork[i] |= facing == EAST and self._wall_ahead[i]
         if not self._at_fork[i]:
             return FORWARD if facing == EAST else self._turn(facing, EAST)
-        if facing == NORTH and kinds[middle, last - 2] in (KEY, BALL):
-            self._northern[i] = kinds[middle, last - 2]
-        wanted = SOUTH if self._northern[i] not in (UNKNOWN, self._object[i]) else NORTH
+        ahead = kinds[middle, last - 2]
+        if facing in (NORTH, SOUTH) and ahead in (KEY, BALL):
+            self._northern[i] = ahead if facing == NORTH else KEY + BALL - ahead
+        if self._northern[i] == UNKNOWN:
+            wanted = NORTH if self._object[i] == KEY else SOUTH
+        else:
+            wanted = NORTH if self._northern[i] == self._object[i] else SOUTH
         return FORWARD if facing == wanted else self._turn(facing, wanted)
 
     def _turn(self, facing: int, wanted: int) -> int:

@@ -53,7 +53,7 @@ def test_without_a_look_it_is_a_guess() -> None:
 
     class Blind(MinigridExpert):
         def act(self, observation: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
-            self._object[:] = 5  # a key, whatever it was
+            self._object[:], self._at_fork[is_first] = 5, False  # a key, whatever it was
             kinds = observation["view"].reshape(-1, 3, 3, 3)[..., 0]
             self._wall_ahead = kinds[:, 1, 1] == 2
             return np.array([self._choose(i, kinds[i]) for i in range(len(kinds))])
