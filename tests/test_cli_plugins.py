@@ -51,10 +51,6 @@ FILES = {
                 pass
 
 
-        def waits(lengths):
-            return {f"wait={length}": {"arguments": {"wait": length}} for length in lengths}
-
-
         gymnasium.register("Bell-v0", entry_point=Bell, max_episode_steps=20)
         ''',
     "ownworld/conf/env/bell.yaml": """
@@ -66,12 +62,12 @@ FILES = {
           metric: success
           dataset: bell
           expert: {_target_: ownworld.bell.Expert}
-          variants: {_target_: ownworld.bell.waits, lengths: [3, 12]}
+          variants: {long: {arguments: {wait: 12}}}
         """,
     "ownworld/conf/task/bell_longer.yaml": """
         # @package _global_
         defaults: [override /env: bell]
-        env: {id: "ownworld.bell:Bell-v0", variants: {lengths: [15]}}
+        env: {id: "ownworld.bell:Bell-v0", variants: {longer: {arguments: {wait: 15}}}}
         """,
     "ownworld-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: ownworld\nVersion: 1.0\n",
     "ownworld-1.0.dist-info/entry_points.txt": "[elmur.plugins]\nownworld = ownworld\n",
@@ -108,15 +104,15 @@ def test_a_family_outside_trains_and_is_evaluated(own: CommandLine) -> None:
     done = own.run("env=bell", "plugins=[ownworld]", *QUICK, "model=gru", to=run)
     assert (done.code, done.stderr) == (0, ""), done.stderr
     row = json.loads((run / "result.json").read_text())
-    assert list(row["outcomes"]) == ["wait=3", "wait=12"] and row["task"] == "ownworld.bell:Bell-v0"
+    assert list(row["outcomes"]) == ["all", "long"] and row["task"] == "ownworld.bell:Bell-v0"
     # It remembers the one bit of each episode; who guesses is right half the time.
-    assert sum(row["outcomes"]["wait=3"]["successes"]) >= 19
+    assert sum(row["outcomes"]["all"]["successes"]) >= 19
 
     again = ("stage=evaluate", f"checkpoint={run}/checkpoints/best.ckpt", "evaluation.num_episodes=7")
     done = own.run(*again, "task=bell_longer", to=own.folder / "again", ELMUR_PLUGINS="ownworld")
     assert (done.code, done.stderr) == (0, ""), done.stderr
     row = json.loads((own.folder / "again" / "result.json").read_text())
-    assert list(row["outcomes"]) == ["wait=15"] and len(row["outcomes"]["wait=15"]["successes"]) == 7
+    assert "longer" in row["outcomes"] and len(row["outcomes"]["longer"]["successes"]) == 7
 
 
 def test_what_no_person_allowed_is_refused_with_the_way(own: CommandLine, site: Path) -> None:
@@ -130,6 +126,15 @@ def test_what_no_person_allowed_is_refused_with_the_way(own: CommandLine, site: 
     done = own.run(found, "env=bell", "stage=collect", "plugins=[ownworld]", "collect.num_episodes=4",
                    f"shards={own.folder}/other")  # fmt: skip
     assert (done.code, done.stderr) == (0, ""), done.stderr
+
+
+def test_any_environment_of_gymnasium_runs_by_its_id(own: CommandLine) -> None:
+    done = own.run("env=gym", "env.id=Blackjack-v1", "collect.mixture=1.0", "debug=quick", "model.d_model=16",
+                   to=own.folder / "blackjack")  # fmt: skip
+    assert (done.code, done.stderr) == (0, ""), done.stderr
+    row = json.loads((own.folder / "blackjack" / "result.json").read_text())
+    assert (row["task"], row["metric"], list(row["outcomes"])) == ("Blackjack-v1", "return", ["all"])
+    assert "successes" not in row["outcomes"]["all"]  # nothing says what a success would be
 
 
 def test_a_package_that_is_not_here_is_named(own: CommandLine) -> None:
