@@ -517,6 +517,26 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
     return windows, doctor.Patient(learner_of(sections), windows, learner_of, sections, regime, lanes, updates)
 
 
+def inspect_checkpoint(settings: Settings) -> None:
+    """What the memory of a checkpoint holds and does: a page, arrays and tables."""
+    from callbacks.inspect.microscope import InspectPlan, check_memory, look
+    from elmur.build import call
+    from elmur.checkpoint import checkpoint_in, load_model
+
+    if settings.checkpoint is None:
+        raise UsageError(
+            "stage=inspect needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt, or the run"
+        )
+    check_no_run(folder := Path(settings.run_dir))
+    family, plan = env_family(settings), call(InspectPlan, dict(settings.inspect or {}), "inspect")
+    spec = check_variants(family)
+    path = checkpoint_in(Path(settings.checkpoint))
+    model, length = load_model(path, spec)
+    check_memory(model, length, spec.horizon, str(path))
+    acting = {key: settings.evaluation[key] for key in ("sample", "target_return")}
+    look(model, length, family, plan, acting, folder)
+
+
 def report_runs(settings: Settings) -> None:
     """What the runs below folders reached, as a page, tables, files and figures."""
     from callbacks.report.report import report
@@ -537,6 +557,7 @@ STAGE_FUNCTIONS = {
     "import": import_published,
     "benchmark": benchmark,
     "doctor": doctor,
+    "inspect": inspect_checkpoint,
     "export": export_policy,
 }
 

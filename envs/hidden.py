@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from envs.vector import SyncVector, VectorEnv
+from envs.vector import Observation, SyncVector, VectorEnv
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,30 @@ class Revealing(Protocol):
 
     def demand(self) -> Demand | None:
         """What has to be held; None where that is not known."""
+
+
+@runtime_checkable
+class Twinned(Protocol):
+    """Environments whose episodes have twins that differ in what has to be remembered, and in nothing else."""
+
+    def twin(self) -> Observation:
+        """The first observations of the twins, which are played from here on; right after `reset` alone."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """Environments that can be shown as a grid of a few characters each: cards, a board, a corridor."""
+
+    def picture(self, row: int) -> list[list[str]]:
+        """One environment now, row by row of the grid."""
+
+
+def picture_of(env: VectorEnv, row: int) -> list[list[str]]:
+    """One of the environments as a grid; empty where it cannot be shown so."""
+    if isinstance(env, SyncVector):
+        one: Any = env.envs[row]
+        return one.picture(0) if isinstance(one, Pictured) else []
+    return env.picture(row) if isinstance(env, Pictured) else []
 
 
 def hidden_of(env: VectorEnv) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ _DX = np.array([1, 0, -1, 0, 0], np.int64)
 _DY = np.array([0, 1, 0, -1, 0], np.float32)
 # Noise is drawn this many numbers at a time: one generator call per step and environment would cost more than the step.
 NOISE_BLOCK = 1024
+MOST_CELLS = 31  # of a corridor in a picture
 # Keeps an episode's stream apart from those of others that were given the same seed, such as a random policy's.
 _STREAM = 0x73A2E
 # What steps and resets change in a VectorTMaze, apart from its generators.
@@ -207,6 +208,28 @@ class VectorTMaze:
     def hidden(self) -> dict[str, np.ndarray]:
         """The side of each goal: 0 for -1, 1 for +1 (see envs/hidden.py)."""
         return {"cue": (self._goal > 0).astype(np.int64)}
+
+    def twin(self) -> Observation:
+        """The first observations of the same episodes with the other hint; right after `reset` alone."""
+        if (self._steps_left != self._corridor + 2)[self._playing].any():
+            raise RuntimeError("twin: expected episodes at their first observation; call reset() first")
+        self._goal *= -1
+        self._state[:, HINT] *= -1
+        return {PART: self._state.copy()}
+
+    def picture(self, row: int) -> list[list[str]]:
+        """The two goals and the corridor between them, which is drawn in at most MOST_CELLS cells."""
+        cells = min(MOST_CELLS, int(self._corridor[row]) + 1)
+        at = int(self._x[row] * (cells - 1) / max(1, self._corridor[row]))
+        y, hint = self._state[row, Y], self._state[row, HINT]
+        middle = ["·"] * cells
+        if hint:
+            middle[0] = "▲" if hint > 0 else "▼"
+        grid = [[""] * (cells - 1) + ["★" if self._goal[row] > 0 else "○"], middle,
+                [""] * (cells - 1) + ["★" if self._goal[row] < 0 else "○"]]  # fmt: skip
+        walker = 1 - int(y)
+        grid[walker][at] = f"{grid[walker][at]}●" if grid[walker][at] in "▲▼" else "●"
+        return grid
 
     def demand(self) -> Demand:
         """The hint, from the first step to the junction."""

@@ -12,7 +12,7 @@ from callbacks.command.choices import CONF
 from callbacks.errors import UsageError
 from elmur.registry import plugins
 
-STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark", "doctor", "export")
+STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark", "doctor", "inspect", "export")
 LARGEST_SEED = 2**32 - 1
 SECTIONS = ("env", "model", "module", "data", "trainer", "callbacks", "collect", "evaluation")
 PATHS = ("shards", "run_dir", "resume", "checkpoint", "source", "spec")
@@ -69,6 +69,7 @@ class Settings:
     observation: str | None = None
     recipe: Section | None = None
     selection: Section | None = None
+    inspect: Section | None = None
     model_name: str
     model_was_chosen: bool = False
     label: str | None = None

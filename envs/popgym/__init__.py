@@ -133,6 +133,10 @@ class PopGym(gymnasium.Env[Observation, Any]):
         """What has to be held; of an episode that has begun."""
         return None if self._hidden is None else self._hidden.demand(self._env)
 
+    def picture(self, row: int = 0) -> list[list[str]]:
+        """The cards or the board now; empty where there is nothing to draw but numbers."""
+        return self._hidden.picture(self._env) if self._hidden and self._hidden.picture else []
+
     def close(self) -> None:
         """Free what POPGym's environment holds."""
         self._env.close()

@@ -10,16 +10,20 @@ import numpy as np
 
 from envs.hidden import Demand
 
+SUITS, RANKS = "♠♦♣♥", "A23456789⑩JQK"  # in POPGym's order
+
 
 @dataclass(frozen=True)
 class Hidden:
-    """What one family hides; both functions are given POPGym's own environment.
+    """What one family hides and shows; the functions are given POPGym's own environment.
 
-    fields: classes int64 [n] or numbers float32 [n], by name. demand: what has to be held at once.
+    fields: classes int64 [n] or numbers float32 [n], by name. demand: what has to be held at once. picture: the cards
+    or the board now, a grid of characters; None where there is nothing to draw but numbers.
     """
 
     fields: Callable[[Any], dict[str, np.ndarray]]
     demand: Callable[[Any], Demand]
+    picture: Callable[[Any], list[list[str]]] | None = None
 
 
 def _dealt(env: Any) -> np.ndarray:
@@ -41,38 +45,84 @@ def _numbers(name: str, of: Callable[[Any], Any]) -> Callable[[Any], dict[str, n
     return lambda env: {name: np.asarray(of(env), np.float32).ravel()}
 
 
+def _card(of: Callable[[Any], Any], names: str = SUITS) -> Callable[[Any], list[list[str]]]:
+    return lambda env: [[names[int(index)] for index in np.ravel(of(env))]]
+
+
+def _last(env: Any) -> Any:
+    """The card that was dealt last: dealing goes down the deck."""
+    return env.deck.idx[len(env.deck)]
+
+
+def _autoencode(env: Any) -> list[list[str]]:
+    watching = env.mode.name == "WATCH"
+    return [["watch" if watching else "play", SUITS[env.deck.suits_idx[env.deck["system"][-1]]] if watching else "?"]]
+
+
+def _table(env: Any) -> list[list[str]]:
+    """The table of Concentration in rows of 13, cards that lie face down as dots."""
+    names = {index: str(name) for index, name in zip(env.deck_idx_type, env.deck_type, strict=True)}
+    shown = [names.get(index, "·") for index in env.get_obs().tolist()]
+    return [shown[i : i + 13] for i in range(0, len(shown), 13)]
+
+
+def _battle(env: Any) -> list[list[str]]:
+    """The board of Battleship as it is: water and ships, and what was shot at."""
+    return [["·□✕■"[2 * int(shot) + int(ship)] for ship, shot in zip(*row, strict=True)]
+            for row in zip(env.board, env.guesses, strict=True)]  # fmt: skip
+
+
+def _mines(env: Any) -> list[list[str]]:
+    """The field of MineSweeper as it is: mines, and the numbers of what was uncovered."""
+    return [[str(near) if cell == 2 else "·✹"[cell] for cell, near in zip(*row, strict=True)]
+            for row in zip(env.hidden_grid.tolist(), env.neighbor_grid.tolist(), strict=True)]  # fmt: skip
+
+
 _CARTPOLE = Hidden(_numbers("state", lambda env: env.state), lambda env: Demand(2, "velocities", 1))
 _PENDULUM = Hidden(_numbers("state", lambda env: env.state), lambda env: Demand(1, "velocity", 1))
 
 FAMILIES: dict[str, Hidden] = {
     "Autoencode": Hidden(
-        _classes("suits", _dealt), lambda env: Demand(env.deck.num_cards, "cards", 2 * env.deck.num_cards - 1)
+        _classes("suits", _dealt),
+        lambda env: Demand(env.deck.num_cards, "cards", 2 * env.deck.num_cards - 1),
+        _autoencode,
     ),
     "RepeatFirst": Hidden(
-        _classes("first suit", lambda env: _dealt(env)[:1]), lambda env: Demand(1, "card", env.max_episode_length)
+        _classes("first suit", lambda env: _dealt(env)[:1]),
+        lambda env: Demand(1, "card", env.max_episode_length),
+        _card(lambda env: env.deck.suits_idx[_last(env)]),
     ),
-    "RepeatPrevious": Hidden(_previous, lambda env: Demand(env.k, "cards", env.k - 1)),
+    "RepeatPrevious": Hidden(
+        _previous, lambda env: Demand(env.k, "cards", env.k - 1), _card(lambda env: env.deck.suits_idx[_last(env)])
+    ),
     "CountRecall": Hidden(
         _classes("counts", lambda env: env.counts),
         lambda env: Demand(env.num_distinct_cards, "counts", env.max_episode_length),
+        lambda env: [[f"dealt {env.value}", f"asked {env.query}"]],
     ),
     "HigherLower": Hidden(
-        _classes("seen", lambda env: env.state), lambda env: Demand(len(env.state), "counts of ranks", env.deck_size)
+        _classes("seen", lambda env: env.state),
+        lambda env: Demand(len(env.state), "counts of ranks", env.deck_size),
+        _card(lambda env: env.deck.ranks_idx[_last(env)], RANKS),
     ),
     "Concentration": Hidden(
         _classes("faces", lambda env: env.deck_idx_type[env.deck.idx]),
         lambda env: Demand(env.deck.num_cards, "cards on the table", env.episode_length),
+        _table,
     ),
     "MultiarmedBandit": Hidden(
         _numbers("payoffs", lambda env: env.bandits),
         lambda env: Demand(env.num_bandits, "payoffs", env.max_episode_length),
     ),
     "Battleship": Hidden(
-        _classes("board", lambda env: env.board), lambda env: Demand(env.board_size**2, "cells", env.max_episode_length)
+        _classes("board", lambda env: env.board),
+        lambda env: Demand(env.board_size**2, "cells", env.max_episode_length),
+        _battle,
     ),
     "MineSweeper": Hidden(
         _classes("mines", lambda env: env.hidden_grid == 1),
         lambda env: Demand(int(np.prod(env.dims)), "cells", env.max_episode_length),
+        _mines,
     ),
     "PositionOnlyCartPole": _CARTPOLE,
     "NoisyPositionOnlyCartPole": _CARTPOLE,
