@@ -17,7 +17,7 @@ from callbacks.evaluation.plan import FIRST_SEED_OF_COLLECTION
 from callbacks.inspect.controls import controls
 from callbacks.inspect.interventions import Effect, Lasting, at_segments, knocked_out, lasting, patched, shifted, twins
 from callbacks.inspect.page import Shown, write_page
-from callbacks.inspect.probes import FEWEST, Probe, failures, probes
+from callbacks.inspect.probes import FEWEST, Probe, failures, probes, some_of
 from callbacks.inspect.recording import Player, Recording
 from callbacks.inspect.share import Share
 from callbacks.report.sheets import Sheet
@@ -194,16 +194,14 @@ def effects(title: str, found: Sequence[Effect], usual: Share, notes: list[str])
 
 
 def how_long(rows: Sequence[Lasting], family: str) -> Sheet:
-    """Twins compared, at up to forty segments."""
+    """Twins compared."""
     if not rows:
         note = (
             f"env={family} has no twins that differ in what has to be remembered alone, so that this was not measured; "
             "the probes above say at which segment a field can still be read."
         )
         return Sheet("how long it lasts", [], notes=[note])
-    chosen = (
-        rows if len(rows) <= 40 else [rows[int(i)] for i in np.unique(np.geomspace(1, len(rows), 40).astype(int)) - 1]
-    )
+    chosen = [rows[number - 1] for number in some_of(len(rows))]
     lines = [
         {"segment": r.segment, "step": r.steps, **{f"memory, {name}": value for name, value in r.memory.items()},
          "prediction": r.prediction, "(1 - lambda)^k": r.formula} for r in chosen

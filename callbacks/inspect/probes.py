@@ -13,6 +13,7 @@ from callbacks.inspect.share import Share
 FOLDS = 5
 RIDGE = 1e-2  # of the mean square of a feature, added to it
 FEWEST = 20  # episodes that a probe needs
+MOST_SEGMENTS = 40  # at which something is asked
 MOST_VALUES = 64  # different numbers that count as classes; more are cut at their quartiles
 HARDLY = 0.1  # of the uniform share: a slot that is read less is hardly read
 
@@ -68,6 +69,13 @@ def right(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return found
 
 
+def some_of(count: int) -> list[int]:
+    """The numbers 1 to `count`, or MOST_SEGMENTS of them, closer together at the beginning."""
+    if count <= MOST_SEGMENTS:
+        return list(range(1, count + 1))
+    return [int(at) for at in np.unique(np.geomspace(1, count, MOST_SEGMENTS).astype(int))]
+
+
 def probes(recording: Recording, seed: int = 0) -> Iterator[Probe]:
     """Every item of every hidden field, for each bank at the beginning of each segment but the first.
 
@@ -76,7 +84,7 @@ def probes(recording: Recording, seed: int = 0) -> Iterator[Probe]:
     rng, length, slots = np.random.default_rng(seed), recording.context_length, recording.slots()
     lengths = np.array([episode.length for episode in recording.episodes])
     for name, values in recording.hidden.items():
-        for segment in range(1, recording.segments):
+        for segment in some_of(recording.segments - 1):
             playing = lengths > segment * length
             number = int(playing.sum())
             if number < FEWEST:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from callbacks.inspect.attention import watched
 from callbacks.inspect.controls import controls
 from callbacks.inspect.interventions import knocked_out, lasting, patched, shifted, twins
-from callbacks.inspect.microscope import InspectPlan, look
+from callbacks.inspect.microscope import InspectPlan, how_long, look, stored
 from callbacks.inspect.probes import alike, diffuse, failures, probes, right, spread_over
 from callbacks.inspect.recording import Player
 from elmur.attention import CrossAttention, merge_heads
@@ -152,6 +152,14 @@ def test_other_episodes_are_the_donors_where_there_are_no_twins() -> None:
     for one in patched(play, own, donors, [2], 4):  # of consecutive seeds goals alternate
         if one.where in ("all", "sum"):
             assert one.success.value == 0.0 and one.others is not None and one.others.value == 1.0
+
+
+def test_a_world_that_tells_nothing_is_said_so() -> None:
+    own = player(Carrier(SPEC))()
+    own.hidden.clear()
+    sheet = stored(own, "mine")
+    assert not sheet.lines and "env=mine tells nothing of its hidden state" in sheet.notes[0]
+    assert "envs/hidden.py" in sheet.notes[0] and "env=mine has no twins" in how_long([], "mine").notes[0]
 
 
 def test_the_numbers_of_failing() -> None:
