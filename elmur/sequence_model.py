@@ -109,3 +109,20 @@ class SequenceModel(nn.Module, ABC):
     def num_parameters(self) -> int:
         """How many numbers are learned."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class Wrapping(SequenceModel):
+    """A model around another, with its state and its predictions; the streaming is the default's."""
+
+    def __init__(self, model: SequenceModel) -> None:
+        super().__init__()
+        self.model, self.spec, self.head = model, model.spec, model.head
+
+    def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
+        return self.model.initial_memory(batch_size, generator)
+
+    def forward(
+        self, batch: SegmentBatch, memory: Any, write: bool = True, write_grad: bool = True
+    ) -> tuple[Output, Any]:
+        found: tuple[Output, Any] = self.model(batch, memory, write, write_grad)
+        return found

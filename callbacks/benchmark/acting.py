@@ -17,7 +17,7 @@ from elmur.batch import SegmentBatch
 from elmur.compiled import has_compiler
 from elmur.module import SequenceModule
 from elmur.policy import StreamingPolicy
-from elmur.sequence_model import Output, SequenceModel
+from elmur.sequence_model import SequenceModel, Wrapping
 from elmur.spec import TaskSpec
 from envs.observers import Recorder
 from envs.rollout import Policy, rollout
@@ -26,21 +26,8 @@ MOST_STEPS, TASK_ENVS = 100, 64
 Players = Mapping[str, tuple[SequenceModel, int, tuple[int, ...]]]
 
 
-class Recomputing(SequenceModel):
+class Recomputing(Wrapping):
     """A model with the streaming that every model has by default: forward on the open segment at each step."""
-
-    def __init__(self, model: SequenceModel) -> None:
-        super().__init__()
-        self.model, self.spec, self.head = model, model.spec, model.head
-
-    def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
-        return self.model.initial_memory(batch_size, generator)
-
-    def forward(
-        self, batch: SegmentBatch, memory: Any, write: bool = True, write_grad: bool = True
-    ) -> tuple[Output, Any]:
-        found: tuple[Output, Any] = self.model(batch, memory, write, write_grad)
-        return found
 
 
 def players(module: SequenceModule, device: torch.device) -> Players:

@@ -18,7 +18,7 @@ from elmur.batch import SegmentBatch
 from elmur.layer import ELMURLayer
 from elmur.model import ELMUR
 from elmur.policy import StreamingPolicy
-from elmur.sequence_model import Output, SequenceModel
+from elmur.sequence_model import SequenceModel, Wrapping
 from elmur.state import map_state
 from envs.hidden import hidden_of
 from envs.observers import Recorder
@@ -28,7 +28,7 @@ from envs.vector import VectorEnv
 Change = Callable[[int, Any], Any]  # (number of the segment, memory that it would be opened with) -> memory
 
 
-class Looking(SequenceModel):
+class Looking(Wrapping):
     """A model as it is, that tells of every segment which is opened and every step that is predicted.
 
     change: gives the memory that a segment is opened with in place of its own. on_open, on_step: are told.
@@ -41,18 +41,8 @@ class Looking(SequenceModel):
         on_open: Callable[[Any], object],
         on_step: Callable[[Tensor], object],
     ) -> None:
-        super().__init__()
-        self.model, self.spec, self.head = model, model.spec, model.head
+        super().__init__(model)
         self.change, self.on_open, self.on_step, self.opened = change, on_open, on_step, 0
-
-    def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
-        return self.model.initial_memory(batch_size, generator)
-
-    def forward(
-        self, batch: SegmentBatch, memory: Any, write: bool = True, write_grad: bool = True
-    ) -> tuple[Output, Any]:
-        found: tuple[Output, Any] = self.model(batch, memory, write, write_grad)
-        return found
 
     def open_segment(self, memory: Any, start: Tensor, context_length: int) -> Any:
         memory = self.change(self.opened, memory)
