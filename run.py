@@ -478,7 +478,7 @@ def doctor(settings: Settings) -> None:
     with TemporaryDirectory() as folder:
         windows, patient = examined(settings, Path(folder))
     said, sheet = doctor.findings(patient)
-    said += doctor.schedule(patient.module, patient.updates, patient.lanes, windows[0].num_steps)
+    said += doctor.schedule(patient.module, patient.size, windows[0].num_steps)
     said += doctor.costs(patient, family.make, family.variants, plan).findings()
     doctor.show(said, [sheet], Path(settings.run_dir), {"label": settings.label, "model": settings.model_name})
 
@@ -488,14 +488,15 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
     import lightning
 
     from callbacks.inspect import doctor
+    from data.forecast import step_bytes
     from data.index import find_shards
 
     family, few = env_family(settings), {"num_workers": 0, "lanes": doctor.LANES, "validation_fraction": 0.0}
-    collect = dict(settings.collect)
-    if find_shards(Path(settings.data["root"])):
-        asked = replace(settings, data={**settings.data, **few})
+    if there := find_shards(Path(settings.data["root"])):
+        asked = replace(settings, data={**settings.data, **few, "verify": False})
     else:
-        collect = {key: value for key, value in collect.items() if key not in ("check", "noise", "mixture")}
+        left_out = ("check", "noise", "mixture")
+        collect = {key: value for key, value in settings.collect.items() if key not in left_out}
         collect |= {"num_episodes": doctor.EPISODES, "num_envs": doctor.LANES, "shard_episodes": doctor.EPISODES}
         asked = replace(settings, data={**settings.data, **few, "root": str(folder)}, collect=collect)
 
@@ -506,6 +507,8 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
         return module
 
     data = datamodule(asked, learner(settings))
+    if there:  # what there is, be it fewer episodes than are asked for
+        data.collect = None
     data.prepare_data()
     data.setup()
     spec, sections = data.spec, {"model": settings.model, "module": settings.module}
@@ -513,8 +516,11 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
     regime = doctor.regime_of(family.make, family.variants, spec.horizon, **cut)
     number = min(doctor.MOST_WINDOWS, -(-regime.segments // regime.backprop_segments))
     windows = list(islice(data.train_dataloader(), number))
-    lanes, updates = settings.data["lanes"], settings.trainer.get("max_steps") or 0
-    return windows, doctor.Patient(learner_of(sections), windows, learner_of, sections, regime, lanes, updates)
+    taken = sum(path.stat().st_size for path in there)
+    if not there:
+        taken = settings.collect.get("num_episodes", 0) * (spec.horizon or 0) * step_bytes(spec)
+    run = doctor.Size(settings.data["lanes"], settings.trainer.get("max_steps") or 0, taken, bool(there))
+    return windows, doctor.Patient(learner_of(sections), windows, learner_of, sections, regime, run)
 
 
 def inspect_checkpoint(settings: Settings) -> None:
@@ -524,9 +530,7 @@ def inspect_checkpoint(settings: Settings) -> None:
     from elmur.checkpoint import checkpoint_in, load_model
 
     if settings.checkpoint is None:
-        raise UsageError(
-            "stage=inspect needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt, or the run"
-        )
+        raise UsageError("stage=inspect needs a checkpoint: checkpoint=FOLDER of a run, or one of its checkpoints")
     check_no_run(folder := Path(settings.run_dir))
     family, plan = env_family(settings), call(InspectPlan, dict(settings.inspect or {}), "inspect")
     spec = check_variants(family)

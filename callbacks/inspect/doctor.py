@@ -43,11 +43,20 @@ Variants = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
+class Size:
+    """Of the run: lanes, updates, and bytes of its data, of those `collected` or else at most, before compression."""
+
+    lanes: int
+    updates: int
+    data: int
+    collected: bool
+
+
+@dataclass(frozen=True)
 class Patient:
     """What is looked at: a learner with its network, real windows of a few lanes, and what is asked of them.
 
-    learner: makes the module of changed sections "model" and "module", with the same weights every time. lanes,
-    updates: of the run.
+    learner: makes the module of changed sections "model" and "module", with the same weights every time.
     """
 
     module: SequenceModule
@@ -55,8 +64,7 @@ class Patient:
     learner: Callable[[Mapping[str, Mapping[str, Any]]], SequenceModule]
     sections: Mapping[str, Mapping[str, Any]]
     regime: Regime
-    lanes: int
-    updates: int
+    size: Size
 
 
 def regime_of(
@@ -157,8 +165,9 @@ def idle(found: Sequence[Knob]) -> list[Finding]:
     ]
 
 
-def schedule(module: SequenceModule, updates: int, lanes: int, window: int) -> list[Finding]:
+def schedule(module: SequenceModule, size: Size, window: int) -> list[Finding]:
     """What the learning rate's factor does over the run; steps are counted as if none were padding."""
+    updates, lanes = size.updates, size.lanes
     if updates < 1:
         return []
     at = [module.schedule(n, n * lanes * window) for n in range(0, updates, max(1, updates // 200))]
@@ -173,7 +182,7 @@ class Costs:
     """What a run takes, measured on this machine by a few updates and steps.
 
     updates, acting: seconds of all updates, and of the report. memory: bytes that this process has had at most after an
-    update. disk: bytes of checkpoints.
+    update. disk: bytes of checkpoints. size: of the run.
     """
 
     seconds_an_update: float
@@ -181,6 +190,7 @@ class Costs:
     acting: float
     memory: int
     disk: int
+    size: Size
 
     def findings(self) -> Iterator[Finding]:
         """In words."""
@@ -192,7 +202,9 @@ class Costs:
             "trainer.max_steps, evaluation.num_episodes",
         )
         yield Finding("memory", f"{decimal(self.memory)} at most so far, after updates of full size.", "data.lanes")
-        yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints, and the data.", "callbacks.resume")
+        data = decimal(self.size.data)
+        told = f"{data} of data are there" if self.size.collected else f"at most {data} of data, before compression"
+        yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints; {told}.", "collect.num_episodes")
 
 
 def spelled(seconds: float) -> str:
@@ -205,8 +217,8 @@ def costs(
 ) -> Costs:
     """Time, memory and disk of the run, from updates with all lanes and a few steps of acting."""
     window = patient.windows[0]
-    times = -(-patient.lanes // window.batch_size)
-    whole = map_state(lambda part: part.repeat(times, *[1] * (part.ndim - 1))[: patient.lanes], window)
+    times = -(-patient.size.lanes // window.batch_size)
+    whole = map_state(lambda part: part.repeat(times, *[1] * (part.ndim - 1))[: patient.size.lanes], window)
     step = training_step(patient.module, whole)
     step()
     begin = time.perf_counter()
@@ -214,14 +226,15 @@ def costs(
     step()
     update = (time.perf_counter() - begin) / 2
     weights = sum(tensor.numel() * tensor.element_size() for tensor in patient.module.model.state_dict().values())
-    memories = tensors_of(patient.module.model.initial_memory(patient.lanes, torch.Generator()))
+    memories = tensors_of(patient.module.model.initial_memory(patient.size.lanes, torch.Generator()))
     checkpoint = 3 * weights + sum(tensor.numel() * tensor.element_size() for tensor in memories)
     return Costs(
         seconds_an_update=update,
-        updates=update * patient.updates,
+        updates=update * patient.size.updates,
         acting=0.0 if make_env is None else acting(patient.module, make_env, variants, plan),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         disk=CHECKPOINTS * checkpoint,
+        size=patient.size,
     )
 
 
