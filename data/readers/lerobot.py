@@ -49,7 +49,7 @@ class LeRobot:
         self._fps = float(info["fps"])
         self._features: Mapping[str, Any] = info["features"]
         self._action, self._reward, self._terminated = action, reward, terminated
-        self._open: dict[Path, tuple[Table, Array]] = {}
+        self._open: dict[Path, tuple[Table, dict[str, Array]]] = {}
         self._seen = self._chosen(observation)
         self._rows = self._outline()
         if not self._rows:
@@ -122,14 +122,17 @@ class LeRobot:
         return dict(sorted(rows.items()))
 
     def _read(self, number: int, row: Mapping[str, Any]) -> Episode:
-        table, of = self._table(int(row["data/chunk_index"]), int(row["data/file_index"]))
+        table, read = self._table(int(row["data/chunk_index"]), int(row["data/file_index"]))
+        of = read["episode_index"]
         begin, end = np.searchsorted(of, number, "left"), np.searchsorted(of, number, "right")
         length = int(end - begin)
         if length != row["length"] or length < 1:
             raise ReadError(f"found {length} rows of it in data, expected {row['length']}, as meta/episodes says")
 
         def values(name: str) -> Array:
-            return column(table, (name,))[begin:end]
+            if name not in read:
+                read[name] = column(table, (name,))
+            return read[name][begin:end]
 
         seen: dict[str, Array] = {}
         for name, kind in self._seen.items():
@@ -145,8 +148,8 @@ class LeRobot:
         ended = False if self._terminated is None else bool(values(self._terminated).reshape(length, -1)[-1].any())
         return Episode.of(seen, values(self._action), reward, terminated=ended)
 
-    def _table(self, chunk: int, file: int) -> tuple[Table, Array]:
-        """The rows of a file, and the number of the episode that each belongs to."""
+    def _table(self, chunk: int, file: int) -> tuple[Table, dict[str, Array]]:
+        """The rows of a file, and what has been read of it: at first the number of each row's episode."""
         path = self.folder / "data" / f"chunk-{chunk:03d}" / f"file-{file:03d}.parquet"
         if path in self._open:
             return self._open[path]
@@ -156,8 +159,8 @@ class LeRobot:
             of = column(table, ("episode_index",))
         if (np.diff(of) < 0).any():
             raise ReadError(f"{path}: episode_index: found numbers that fall, expected episodes one after another")
-        self._open = {path: (table, of)}  # one at a time: episodes come in its order
-        return table, of
+        self._open = {path: (table, {"episode_index": of})}  # one at a time: episodes come in its order
+        return self._open[path]
 
     def _shape(self, name: str) -> tuple[int, int, int]:
         """Height, width and channels of a feature of pictures, whichever way it is told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import PIL.Image
 import pytest
 
 from data.convert import convert
@@ -187,6 +189,27 @@ def test_the_pictures_of_a_lerobot_video_are_those_of_their_steps(tmp_path: Path
     assert build_index(tmp_path / "out").spec.observation["images_top"] == Image(3, 48, 64)
     seen = np.concatenate([episode["observation/images_top"].mean(axis=(1, 2, 3)) for episode in found])
     np.testing.assert_allclose(seen, 20 * np.arange(sum(LENGTHS)), atol=6)
+
+
+def test_pictures_in_the_table_of_a_lerobot_data_set(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    given, root = episodes(), tmp_path / "set"
+    lerobot(root, given, video=False)
+    for file, chosen in ((0, given[:2]), (1, given[2:])):
+        path = root / "data" / "chunk-000" / f"file-00{file}.parquet"
+        rows = [{"bytes": png(pixels), "path": "/etc/hostname"} for arrays in chosen for pixels in arrays["camera"]]
+        pq.write_table(pq.read_table(path).append_column("observation.eye", pa.array(rows)), path)
+    info = json.loads((root / "meta" / "info.json").read_text())
+    info["features"]["observation.eye"] = {"dtype": "image", "shape": [48, 64, 3], "names": ["h", "w", "c"]}
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    found = converted(partial(LeRobot, root), tmp_path / "out")
+    same(found, given, observation__eye="camera", observation__state="state")
+
+
+def png(pixels: Array) -> bytes:
+    content = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(content, format="PNG")
+    return content.getvalue()
 
 
 def test_choices_are_told_from_numbers(tmp_path: Path) -> None:
