@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,10 +162,25 @@ def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = 
             for label, same in _computations(_completed(rows, defaults)).items():
                 labelled[label] += _seeds(same, gathered)
         made += [Group(stage, model, label, metric, suite, tuple(rows)) for label, rows in labelled.items()]
-    parts = [set(group.label.split("+")) - {DEFAULT} for group in made]
-    common = frozenset(set.intersection(*parts) if len(parts) > 1 else ())
-    gathered.groups = [replace(group, common=common) for group in made]
+    gathered.groups = [replace(group, common=_common(group, made)) for group in sorted(made, key=_place)]
     return gathered
+
+
+def _common(group: Group, of: Sequence[Group]) -> frozenset[str]:
+    """The parts of the label that all groups have which can stand in one table; none where this one is alone."""
+    beside = [set(other.label.split("+")) for other in of if (other.stage, other.metric) == (group.stage, group.metric)]
+    return frozenset(set.intersection(*beside) - {DEFAULT} if len(beside) > 1 else ())
+
+
+def _place(group: Group) -> tuple[Any, ...]:
+    """Runs before what acted again, models by name, settings by the numbers in them."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", group.label)
+    return (
+        group.stage != "train",
+        group.metric,
+        group.model,
+        [(float(p) if i % 2 else 0.0, p) for i, p in enumerate(parts)],
+    )
 
 
 def _folders(sources: Sequence[Path], below: bool) -> Iterable[tuple[Path, list[str]]]:

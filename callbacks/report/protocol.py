@@ -62,8 +62,9 @@ def overview(gathered: Gathered, is_asked: bool = False) -> list[str]:
         said.append(f"{_count(rows, 'finished run')}: {' x '.join(_count(*factor) for factor in factors)}.")
     if again:
         said.append(f"{again} evaluations of checkpoints, which are no runs and stand in tables of their own.")
-    if common := sorted(gathered.groups[0].common):
-        said.append(f"All of them with {', '.join(common)}.")
+    for (stage, metric), of in questions(gathered.groups).items():
+        if common := sorted(of[0].common):
+            said.append(f"{named(metric, stage)}: all of them with {', '.join(common)}.")
     said += _gaps(gathered.groups)
     for found, words in (
         (list(gathered.unfinished), "not finished"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -116,10 +117,13 @@ def beside_ours(groups: Sequence[Group]) -> Sheet | None:
                 )
     if not lines:
         return None
+    counted = Counter(line["ours is"] for line in lines)
     notes = [
-        f"Published, {name}: {one.table.protocol}. Ours: {ours_in_words(rows)}."
-        for name, (one, rows) in protocols.items()
+        "Ours is: " + ", ".join(f"{words} {count} times" for words, count in counted.most_common()) + ". Agree: the "
+        "intervals at 95 % meet. Where protocols differ, better or worse is none of the method."
     ]
+    for name, (one, rows) in protocols.items():
+        notes.append(f"Published, {name}: {one.table.protocol}. Ours: {ours_in_words(rows)}.")
     return Sheet("Published numbers beside ours", lines, notes=notes)
 
 

@@ -29,6 +29,7 @@ from elmur.files import write_text
 
 log = logging.getLogger(__name__)
 TITLE = "What the runs reached"
+MOST_SHOWN = 60  # lines of a table in the terminal
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Report:
             console.print(Text(f"- {plain(sentence, most=None)}"))
         for sheet in self.sheets:
             console.print()
-            sheet.show(console)
+            sheet.show(console, MOST_SHOWN)
 
     def markdown(self) -> str:
         """The whole of it but the runs, with the figures beside it."""

@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -51,8 +51,14 @@ class Sheet:
         headings = self.headings
         return [[shown(line.get(heading)) for heading in headings] for line in self.lines]
 
-    def show(self, console: Console) -> None:
-        """Print the table; cells that the terminal has no room for stand below their row, each behind its heading."""
+    def show(self, console: Console, most: int | None = None) -> None:
+        """Print the table; cells that the terminal has no room for stand below their row, each behind its heading.
+
+        most: lines that are shown; how many more there are is said.
+        """
+        if most is not None and len(self.lines) > most:
+            more = f"{len(self.lines) - most} more lines stand in the files."
+            return replace(self, lines=self.lines[:most], notes=[more, *self.notes]).show(console)
         rows = [[Text(plain(cell)) for cell in cells] for cells in (self.headings, *self.cells())]
         headings, widths = rows[0], [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
         most = max(LEAST, round(SHARE * console.width))  # of a text that others stand behind
