@@ -86,7 +86,8 @@ class Sweep(Callback):
         from callbacks.report.report import TITLE, report
 
         overrides, asked = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
-        name = asked or folder_name("+".join(sorted(overrides))) or "multirun"
+        told = sorted(one for one in overrides if not one.lstrip("+~").startswith(("hydra", "shards=", "logger")))
+        name = asked or folder_name("+".join(told)) or "multirun"
         typed = [] if asked is None or f"sweep={asked}" in overrides else [f"sweep={asked}"]
         report(
             folders, Path(config.hydra.sweep.dir).resolve().parent / "reports" / name, defaults=untyped, below=False,

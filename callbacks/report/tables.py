@@ -150,6 +150,12 @@ def microseconds(row: Row) -> float | None:
     return 1e6 * seconds / steps if steps and seconds else None
 
 
+def side_by_side(row: Row) -> Any:
+    """How many episodes acted at the same time, as the row's settings say."""
+    evaluation: Any = row.settings.get("evaluation")
+    return evaluation.get("num_envs") if isinstance(evaluation, dict) else None
+
+
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -170,7 +176,8 @@ def cost(groups: Sequence[Group]) -> Sheet:
             line[f"{name.removesuffix('_seconds')} s"] = _mean(getattr(row.cost, name) for row in rows)
         line["processor s"] = _mean(_sum(getattr(row.cost, name) for name in CPU) for row in rows)
         line["µs a step"] = _mean(map(microseconds, rows))
-        of = [one for task in group.by_task() for one in published().get((task, group.model), [])]
+        alone = all(side_by_side(row) == 1 for row in rows)  # as what was published
+        of = [one for task in group.by_task() if alone for one in published().get((task, group.model), [])]
         latency = next((one.value for one in of if one.metric == LATENCY), None)
         line["published, ms a step"] = latency
         line["peak MB"] = None if peak is None else peak / 1e6
@@ -179,15 +186,16 @@ def cost(groups: Sequence[Group]) -> Sheet:
     fastest = min((line["µs a step"] for line in lines if line["µs a step"]), default=None)
     for line in lines:
         line["of the fastest"] = line["µs a step"] / fastest if fastest and line["µs a step"] else None
-    if all(line["published, ms a step"] is None for line in lines):
+    notes = [
+        "Means over runs. A step of acting is one step of one episode; episodes act side by side. Seconds are of the "
+        "machines as they were, other work beside them included."
+    ]
+    if any(line["published, ms a step"] for line in lines):
+        notes.append("What was published is of one episode at a time on an A100.")
+    else:
         for line in lines:
             del line["published, ms a step"]
-    note = (
-        "Means over runs. A step of acting is one step of one episode; episodes act side by side. Seconds are of the "
-        "machines as they were, other work beside them included. What was published is of one episode at a time "
-        "on an A100."
-    )
-    return Sheet("Cost", lines, notes=[note])
+    return Sheet("Cost", lines, notes=notes)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
