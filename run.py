@@ -51,6 +51,7 @@ from callbacks.command.parts import (
     env_family,
     evaluation_plan,
     learner,
+    loggers,
     trainer,
 )
 from callbacks.command.processes import check_shared, is_first_process, settle
@@ -153,6 +154,7 @@ def train(settings: Settings) -> None:
     """Collect what is missing, train, act with the best checkpoint on seeds of its own, write row and figure."""
     from callbacks.report.row import read_row
     from callbacks.report.show import show
+    from callbacks.results import Result, open_until_the_end, tell_result
     from callbacks.selection import chosen
     from elmur.code import code_hash
 
@@ -166,18 +168,23 @@ def train(settings: Settings) -> None:
         if row is not None and not changes:
             log.info("finished before (%s); delete %s to run again", row.finished, folder)
             tell_of_other_shards(settings, folder)
-        else:
-            check_buildable(settings, partial(recorded_task, settings))
-            about = fit(settings, folder)
+            if is_first_process():
+                show(row, folder, family.chance)
+            return
+        check_buildable(settings, partial(recorded_task, settings))
+        with open_until_the_end(sinks := loggers(settings)):
+            about = fit(settings, folder, sinks)
             about.pop("validation")
             row = judge(settings, folder, chosen(folder / "checkpoints"), about)
-        if is_first_process():
-            show(row, folder, family.chance)
+            if is_first_process():
+                show(row, folder, family.chance)
+                tell_result(sinks, Result.of(row, folder))
 
 
 def validated(settings: Settings, folder: Path, again: bool) -> None:
     """Train on trajectories alone, and say how well the last weights foretell actions that were not trained on."""
     from callbacks.report.validation import Validation
+    from callbacks.results import open_until_the_end
 
     found = Validation.read(folder)
     if found is not None and not again:
@@ -185,7 +192,8 @@ def validated(settings: Settings, folder: Path, again: bool) -> None:
         tell_of_other_shards(settings, folder)
     else:
         check_buildable(settings, partial(recorded_task, settings))
-        found = fit(settings, folder)["validation"]
+        with open_until_the_end(sinks := loggers(settings)):
+            found = fit(settings, folder, sinks)["validation"]
     if is_first_process():
         if found is None:
             log.warning("nothing was validated; data.validation_fraction=0.1 keeps episodes for it")
@@ -234,7 +242,7 @@ def collector(settings: Settings) -> Callable[[], Any]:
     return partial(call, collect, {"expert": expert, "root": settings.data["root"], "seed": 0, **how}, "collect")
 
 
-def fit(settings: Settings, folder: Path) -> dict[str, Any]:
+def fit(settings: Settings, folder: Path, sinks: list[Any]) -> dict[str, Any]:
     """Train to the end, from the last checkpoint where there is one; what the row says of it."""
     import lightning
     from lightning.pytorch import Callback
@@ -244,9 +252,9 @@ def fit(settings: Settings, folder: Path) -> dict[str, Any]:
     from callbacks.selection import RolloutSelection, chosen
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    module, loop = learner(settings), trainer(settings)
+    module, loop = learner(settings), trainer(settings, sinks)
     data = datamodule(settings, module)
-    record = RunRecord(lambda: accept(settings, folder, data))
+    record = RunRecord(lambda: accept(settings, folder, data, loop.loggers))
     given: list[Callback] = loop.callbacks  # type: ignore[attr-defined]
     clock = Clock([callback for callback in given if isinstance(callback, RolloutSelection)])
     given[:] = [record, *given, clock]
@@ -283,8 +291,9 @@ def validation_of(settings: Settings, module: SequenceModule, data: TrajectoryDa
     )
 
 
-def accept(settings: Settings, folder: Path, data: TrajectoryDataModule) -> dict[str, Any]:
+def accept(settings: Settings, folder: Path, data: TrajectoryDataModule, loggers: list[Any]) -> dict[str, Any]:
     """Write down what is trained, now that nothing refuses it; this is kept in its checkpoints too."""
+    from callbacks.results import tell_settings
     from elmur.code import code_hash
     from elmur.files import write_json
 
@@ -293,6 +302,7 @@ def accept(settings: Settings, folder: Path, data: TrajectoryDataModule) -> dict
         write_json(folder / SETTINGS, {**kept, "code": code_hash()})
         if (folder / ROW).exists():  # of fewer updates, or judged otherwise
             (folder / ROW).replace(folder / f"previous-{ROW}")
+        tell_settings(loggers, kept)
     return {"settings": {**computed(kept), "label": settings.label}, "data": data.provenance()}
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from callbacks.results import Result
 from elmur.files import write_text
 
 PATIENCE = 5  # seconds in which a server has to answer
@@ -52,8 +53,19 @@ def wandb_logger(
         made.experiment  # noqa: B018 - connects, which may fail
         return made
 
-    # Else the next run of this process, of a sweep, would be logged into this one.
-    return [Sink("wandb", connect, save_dir, close=lambda made: made.experiment.finish())]
+    # Closed in the end, else the next run of this process, of a sweep, would be logged into this one.
+    return [Sink("wandb", connect, save_dir, show=_show_in_wandb, close=lambda made: made.experiment.finish())]
+
+
+def _show_in_wandb(made: Any, result: Result) -> None:
+    import wandb
+
+    shown: dict[str, Any] = {"table": wandb.Table(columns=result.sheet.headings, data=result.sheet.cells())}
+    if result.figure is not None:
+        shown["figure"] = wandb.Image(str(result.figure))
+    if result.video is not None:
+        shown["video"] = wandb.Video(str(result.video), format=result.video.suffix.removeprefix("."))
+    made.experiment.log({**shown, **result.numbers})
 
 
 def _identity(folder: Path) -> str:
@@ -67,14 +79,20 @@ def _identity(folder: Path) -> str:
 class Sink(Logger):
     """A logger that is made when it is first needed; at its first error it is given up with a warning.
 
-    connect: makes the logger, in whatever time it is given by its own settings. close: ends it when the run is over.
+    connect: makes the logger, in whatever time it is given by its own settings. show: tells it of a result. close: ends
+    it when the run is over.
     """
 
     def __init__(
-        self, name: str, connect: Callable[[], Logger], save_dir: str, close: Callable[[Any], object] | None = None
+        self,
+        name: str,
+        connect: Callable[[], Logger],
+        save_dir: str,
+        show: Callable[[Any, Result], None] | None = None,
+        close: Callable[[Any], object] | None = None,
     ) -> None:
         super().__init__()
-        self._close = close
+        self._show, self._close = show, close
         self._name, self._save_dir = name, save_dir
         self._connect: Callable[[], Logger] | None = connect
         self._logger: Logger | None = None
@@ -100,6 +118,12 @@ class Sink(Logger):
         self._tell("log_hyperparams", params, *args, **kwargs)
 
     @rank_zero_only
+    def show_result(self, result: Result) -> None:
+        """Pass on how the run went."""
+        if self._show is not None:
+            self._do(lambda made: self._show(made, result))
+
+    @rank_zero_only
     def save(self) -> None:
         if self._logger is not None:
             self._tell("save")
@@ -108,18 +132,25 @@ class Sink(Logger):
     def finalize(self, status: str) -> None:
         if self._logger is not None:
             self._tell("finalize", status)
-            if self._logger is not None and self._close is not None:
-                with suppress(Exception):  # what a client raises when its server is gone does not end the run
-                    self._close(self._logger)
-                self._logger = None
+
+    def close(self) -> None:
+        """End the logger; the next call makes it anew."""
+        if self._logger is not None and self._close is not None:
+            with suppress(Exception):  # what a client raises when its server is gone does not end the run
+                self._close(self._logger)
+        self._logger = None
 
     def _tell(self, method: str, *args: Any, **kwargs: Any) -> None:
-        """Pass a call on; whatever it raises ends the sink."""
+        """Pass a call on."""
+        self._do(lambda made: getattr(made, method)(*args, **kwargs))
+
+    def _do(self, what: Callable[[Any], object]) -> None:
+        """Do something with the logger; whatever it raises ends the sink."""
         if self._connect is None:
             return
         try:
             self._logger = self._logger or self._connect()
-            getattr(self._logger, method)(*args, **kwargs)
+            what(self._logger)
         except Exception as error:  # a client raises what it likes when its server or its process is gone
             reason = " ".join(str(error).split()) or type(error).__name__
             log.warning("%s: given up, the run goes on with its local files alone (%s)", self._name, reason)

@@ -13,6 +13,7 @@ import torch
 
 from tests.command import DEEP, TINY, CommandLine
 from tests.server import ROOT
+from tests.sinks import tensorboard_run, wandb_run
 
 MODELS = ", ".join(sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml")))
 
@@ -219,7 +220,12 @@ def test_collect_only_collects(cli: CommandLine) -> None:
 def test_tensorboard(cli: CommandLine) -> None:
     done = cli.run(*TINY, *DEEP, "logger=tensorboard", "trainer.max_steps=2", to=(folder := cli.folder / "board"))
     assert (done.code, done.stderr) == (0, "")
-    assert list((folder / "logs").glob("events.out.tfevents.*"))
+    found, row = tensorboard_run(folder / "logs"), json.loads((folder / "result.json").read_text())
+    assert found["parameters"]["model.d_model"] == 16 and found["parameters"]["trainer.max_steps"] == 2
+    means = {name: outcome["success"] for name, outcome in row["outcomes"].items()}
+    assert {name: found["scalars"][f"result/{name}/success"] for name in means} == pytest.approx(means)
+    assert found["scalars"]["hp_metric"] == pytest.approx(sum(means.values()) / len(means))
+    assert "| T=30 | 6 |" in found["texts"]["table/text_summary"] and "figure" in found["images"]
 
 
 def test_wandb_goes_offline_without_an_account_and_says_so(cli: CommandLine, tmp_path: Path) -> None:
@@ -229,7 +235,11 @@ def test_wandb_goes_offline_without_an_account_and_says_so(cli: CommandLine, tmp
     )  # fmt: skip
     assert done.code == 0, done.stderr
     assert "offline" in done.stdout and "wandb sync" in done.stdout
-    assert list((folder / "wandb").glob("offline-run-*"))
+    (run,) = map(wandb_run, (folder / "wandb").glob("offline-run-*"))
+    assert (run["id"], run["group"]) == ((folder / "wandb.id").read_text(), "tmaze")
+    assert run["name"].startswith("elmur/") and run["name"].endswith("/seed-0")
+    assert run["config"]["model.d_model"] == 16
+    assert {"table/path", "figure/path", "result/T=30/success"} <= run["history"][-1].keys()
 
 
 def test_each_run_of_a_sweep_is_a_run_of_wandb_and_keeps_its_id_when_it_goes_on(cli: CommandLine) -> None:

@@ -133,15 +133,23 @@ def learner(settings: Settings) -> SequenceModule:
     return module
 
 
-def trainer(settings: Settings) -> Trainer:
-    """Lightning's Trainer with the callbacks and the logger of the settings."""
+def loggers(settings: Settings) -> list[Any]:
+    """The sinks of the settings beside the local files, made anew."""
+    from elmur.build import build
+
+    made = build(settings.logger, "logger", "logger", PLATFORM)
+    return made if isinstance(made, list) else [made] if made else []
+
+
+def trainer(settings: Settings, sinks: list[Any] | None = None) -> Trainer:
+    """Lightning's Trainer with the callbacks of the settings, and with these sinks, else those of the settings."""
     from callbacks.checkpoint import AtomicCheckpointIO
     from elmur import ranks
     from elmur.build import build
 
     own: dict[str, Any] = {
         "callbacks": list(build(settings.callbacks, "callbacks", "callbacks", PLATFORM).values()),
-        "logger": build(settings.logger, "logger", "logger", PLATFORM) or False,
+        "logger": (loggers(settings) if sinks is None else sinks) or False,
         "plugins": [AtomicCheckpointIO(), ranks.environment()],
         "enable_checkpointing": False,
     }

@@ -149,7 +149,8 @@ PLATFORM = MODELS | Registry(
         ),
         "logger": Role(
             {
-                "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
+                "tensorboard": "callbacks.tensorboard.TensorBoard",
+                "plain_tensorboard": "lightning.pytorch.loggers.TensorBoardLogger",
                 "csv": "lightning.pytorch.loggers.CSVLogger",
                 "wandb": "callbacks.loggers.wandb_logger",
             },
