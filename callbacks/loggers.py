@@ -60,11 +60,11 @@ def wandb_logger(
 def _show_in_wandb(made: Any, result: Result) -> None:
     import wandb
 
-    shown: dict[str, Any] = {"table": wandb.Table(columns=result.sheet.headings, data=result.sheet.cells())}
+    shown: dict[str, Any] = {"table": wandb.Table(columns=[*result.sheet.headings], data=result.sheet.cells())}
     if result.figure is not None:
         shown["figure"] = wandb.Image(str(result.figure))
     if result.video is not None:
-        shown["video"] = wandb.Video(str(result.video), format=result.video.suffix.removeprefix("."))
+        shown["video"] = wandb.Video(str(result.video), format="gif" if result.video.suffix == ".gif" else "mp4")
     made.experiment.log({**shown, **result.numbers})
 
 
@@ -120,8 +120,8 @@ class Sink(Logger):
     @rank_zero_only
     def show_result(self, result: Result) -> None:
         """Pass on how the run went."""
-        if self._show is not None:
-            self._do(lambda made: self._show(made, result))
+        if (show := self._show) is not None:
+            self._do(lambda made: show(made, result))
 
     @rank_zero_only
     def save(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -55,7 +55,7 @@ def as_gif(path: Path) -> tuple[tuple[int, int], bytes]:
     return pictures[0].size, content.getvalue()
 
 
-def frames_of(path: Path) -> Iterator[np.ndarray]:
+def frames_of(path: Path) -> Generator[np.ndarray, None, None]:
     """The frames of a video, uint8 [h, w, 3] each."""
     if path.suffix == ".gif":
         with Image.open(path) as video:
@@ -64,5 +64,6 @@ def frames_of(path: Path) -> Iterator[np.ndarray]:
         return
     import imageio.v2
 
-    with imageio.v2.get_reader(path) as reader:
+    reader: Any = imageio.v2.get_reader(path)
+    with closing(reader):
         yield from reader

@@ -15,7 +15,7 @@ BLOCK, HEADER = 32768, 7  # of the log of LevelDB, in which wandb keeps its reco
 
 def wandb_records(file: Path) -> Iterator[Any]:
     """The records of a .wandb file, as wandb's protobuf has them."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     content, at, whole = file.read_bytes(), 7, b""
     assert content[:4] == b":W&B"
@@ -27,7 +27,7 @@ def wandb_records(file: Path) -> Iterator[Any]:
         whole += content[at + HEADER : at + HEADER + length]
         at += HEADER + length
         if kind in (1, 4):  # whole, or the last part of several
-            yield Record.FromString(whole)
+            yield getattr(wandb_internal_pb2, "Record").FromString(whole)  # noqa: B009 - made as it is imported
             whole = b""
 
 
