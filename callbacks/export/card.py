@@ -7,7 +7,7 @@ from typing import Any
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.row import Row
-from elmur.spec import TaskSpec
+from elmur.spec import Discrete, Field, Image, TaskSpec
 
 USE = """\
 ```python
@@ -49,13 +49,21 @@ def card(model: str, spec: TaskSpec, about: Mapping[str, Any], row: Row | None, 
         *(f"- {name}: {value}" for name, value in about.items() if value is not None), "",
         "## The task", "",
         "| part | what it is |", "|---|---|",
-        *(f"| {name} | {field} |" for name, field in spec.observation.items()),
-        f"| action | {spec.action} |", "",
+        *(f"| {name} | {kind_of(field)} |" for name, field in spec.observation.items()),
+        f"| action | {kind_of(spec.action)} |", "",
     ]  # fmt: skip
     if row is not None:
         lines += ["## Results", "", *results(row), ""]
     lines += ["## Use", "", USE, "## Files", "", *(f"- `{name}`: {note}" for name, note in notes.items()), ""]
     return "\n".join(lines)
+
+
+def kind_of(field: Field) -> str:
+    """What a part is, in the words of `task.json`."""
+    if isinstance(field, Discrete):
+        return f"discrete, of {', '.join(map(str, field.sizes))} values, int64 {list(field.shape)}"
+    kind = "uint8" if isinstance(field, Image) else "float32"
+    return f"{type(field).__name__.lower()}, {kind} {list(field.shape)}"
 
 
 def results(row: Row) -> list[str]:
