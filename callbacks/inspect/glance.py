@@ -12,6 +12,7 @@ from callbacks.inspect.attention import watched
 from callbacks.inspect.probes import HARDLY, alike
 from elmur.banks import banks
 from elmur.batch import SegmentBatch
+from elmur.layer import ELMURLayer
 from elmur.memory import NEVER
 from elmur.module import SequenceModule
 from elmur.moe import MixtureOfExperts
@@ -42,7 +43,10 @@ def glance(module: SequenceModule, window: SegmentBatch) -> Glance:
         if what == "read":
             reads[-1].append(weights.mean((1, 2)))  # [B, M]
 
+    added: list[Tensor] = []
     handles = [m.register_forward_hook(_load(loads)) for m in model.modules() if isinstance(m, MixtureOfExperts)]
+    readers = [m.reader for m in model.modules() if isinstance(m, ELMURLayer) and m.reader is not None]
+    handles += [reader.register_forward_hook(_size(added)) for reader in readers]
     model.eval()
     try:
         memory = module.objective.initial_memory(model, window.batch_size, torch.Generator().manual_seed(0))
@@ -67,8 +71,8 @@ def glance(module: SequenceModule, window: SegmentBatch) -> Glance:
     several = [bank.slots.float().cpu().numpy() for bank in banks(memory).values() if bank.slots.shape[1] > 1]
     likeness = sum(map(alike, several)) / len(several) if several else None
     named: dict[str, Sequence[Tensor]] = {
-        "memory/slot_age": ages, "memory/change": changes, "memory/read_unwritten": unwritten, "memory/unread": unread,
-        "memory/expert_load": loads,
+        "memory/slot_age": ages, "memory/change": changes, "memory/read_size": added,
+        "memory/read_unwritten": unwritten, "memory/unread": unread, "memory/expert_load": loads,
     }  # fmt: skip
     numbers = {name: float(torch.stack(list(values)).mean()) for name, values in named.items() if values}
     if likeness is not None:
@@ -83,6 +87,16 @@ def _moved(before: Tensor, after: Tensor) -> Tensor:
     if not changed.any():
         return distance.new_zeros(())
     return (distance / (size + distance).clamp(min=1e-12))[changed].mean()
+
+
+def _size(added: list[Tensor]) -> Callable[..., None]:
+    """A hook that notes how long what is read is, over its length and that of the token that reads."""
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        read, token = (part.float().norm(dim=-1) for part in (output, inputs[0]))
+        added.append((read / (read + token).clamp(min=1e-12)).mean())
+
+    return note
 
 
 def _load(loads: list[Tensor]) -> Callable[..., None]:

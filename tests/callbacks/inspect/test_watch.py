@@ -6,12 +6,14 @@ import csv
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from callbacks.inspect.glance import Glance, glance
 from callbacks.inspect.watch import MemoryWatch
+from elmur.layer import ELMURLayer
 from elmur.memory import LRU
 from elmur.model import ELMUR, MemoryDesign
 from elmur.module import SequenceModule
@@ -58,6 +60,17 @@ def test_the_age_of_slots_and_what_was_never_written() -> None:
     assert found.numbers["memory/slot_age"] == pytest.approx((0 + 2 + 2) / 3)
     assert 0 < found.numbers["memory/read_unwritten"] < 1 / 3  # of three segments one reads a slot that holds nothing
     assert found.alike is not None and -1 <= found.alike <= 1
+
+
+def test_the_size_of_what_is_read() -> None:
+    """A reader whose last map gives its bias alone adds that much to every token."""
+    module = module_of(MemoryDesign())
+    layer: Any = next(part for part in module.modules() if isinstance(part, ELMURLayer))
+    for bias, expected in ((0.0, 0.0), (1e6, 1.0)):
+        torch.nn.init.zeros_(layer.reader.out.weight)
+        torch.nn.init.constant_(layer.reader.out.bias, bias)
+        found = glance(module, make_batch(2, 8, dtype=torch.float32)).numbers["memory/read_size"]
+        assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_load_of_experts() -> None:
