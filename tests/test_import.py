@@ -220,6 +220,12 @@ def rounded_positions(run: Path) -> None:
     (run / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
 
 
+def rounded_rate(run: Path) -> None:
+    config = json.loads((run / "config.json").read_text())
+    about = {"run": {"model_mode": "RATE"}, "dtype": "bfloat16"}
+    (run / "config.json").write_text(json.dumps({**config, **about}))
+
+
 def odd_heads(run: Path) -> None:
     change_model(run, n_head=3)
 
@@ -271,6 +277,7 @@ def half_a_file(run: Path) -> None:
                                   "use_shared_memory: expected false", "found True"]),
         (no_type, ["n_layer: expected a whole number from 1, found '2'; use_lru: expected true, false or null"]),
         (rounded_positions, ["dtype: expected one of float32, float64, null, found 'bfloat16'"]),
+        (rounded_rate, ["fit a RATE", "dtype: expected float32 or float64, found 'bfloat16', which cannot"]),
         (odd_heads, ["n_head=3"]),
         (no_width, ["d_model", "None"]),
         (no_context, ["training.context_length: expected a whole number from 1, found None"]),

@@ -21,7 +21,8 @@ TIMED = 60  # steps at least that a figure is the mean of, where the history has
 class ActingCost:
     """After `history` steps: `ms` of a step of all environments together, and `state_bytes` of each of them.
 
-    The bytes are those of all that the next action depends on (a snapshot of the policy), the most of the steps timed.
+    The milliseconds are of processor time, which other work on the machine leaves as they are. The bytes are those of
+    all that the next action depends on (a snapshot of the policy), the most of the steps timed.
     """
 
     history: int
@@ -46,11 +47,11 @@ def cost_of_acting(
         for history in histories:
             last, took, held = min(timed, history - done), 0.0, 0
             while done < history:
-                begin = time.perf_counter()
+                begin = time.process_time()
                 policy.observe(policy.act(observation, np.full(num_envs, done == 0)), reward)
                 done += 1
                 if history - done < last:
-                    took += time.perf_counter() - begin
+                    took += time.process_time() - begin
                     held = max(held, state_bytes(policy) // num_envs)
             yield ActingCost(history, 1e3 * took / last, held)
 

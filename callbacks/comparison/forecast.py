@@ -29,7 +29,8 @@ START = 8.0  # seconds that a run takes beside its work
 class Cost:
     """Of one contender: learned numbers, seconds of an update, milliseconds of a step, bytes of an episode's state.
 
-    step_ms: by the number of environments side by side. steps_per_update: of the environment, in all lanes.
+    Times are of one processor. step_ms: by the number of environments side by side. steps_per_update: of the
+    environment, in all lanes.
     """
 
     parameters: int
@@ -59,12 +60,12 @@ def measured(settings: Settings) -> Cost:
 
 
 def timed(module: SequenceModule, window: SegmentBatch) -> float:
-    """Median seconds of an update, cloning whatever else is learned, after one that does not count."""
+    """Median processor seconds of an update, cloning whatever else is learned, after one that does not count."""
     step, taken = training_step(module, window), []
     for _ in range(1 + UPDATES):
-        begin = time.perf_counter()
+        begin = time.process_time()
         step()
-        taken.append(time.perf_counter() - begin)
+        taken.append(time.process_time() - begin)
     return statistics.median(taken[1:])
 
 

@@ -21,9 +21,9 @@ from elmur.files import write_text
 log = logging.getLogger("sweep")
 NAME = "comparison"  # of the files
 COSTS = (
-    "Parameters are the learned numbers. Seconds of an update are those of the reported runs, choosing checkpoints "
-    "apart; the cost of acting was measured on one thread before the runs, one contender after the other. State: bytes "
-    "that are kept for one episode, all that its next action depends on."
+    "Parameters are the learned numbers. Milliseconds are of processor time on one thread, untrained, measured before "
+    "the runs, one contender after the other; seconds of an update are those of the reported runs, choosing "
+    "checkpoints apart. State: bytes that are kept for one episode, all that its next action depends on."
 )
 BETTER = "How probable it is that a run of the line scores above one of the column, equal scores counting one half."
 
@@ -54,7 +54,8 @@ def scores(task: str, contenders: Sequence[Contender]) -> Sheet:
         line |= {
             "parameters": f"{cost.parameters:,}", "updates": rows[0].updates,
             "steps of an update": f"{cost.steps_per_update:,}",
-            "s an update": readable(float(np.mean(spent))) if spent else None,
+            "ms an update": readable(1e3 * cost.update_seconds),
+            "s an update, runs": readable(float(np.mean(spent))) if spent else None,
             **{f"ms a step, {n} env{'s' * (n > 1)}": readable(cost.step_ms[n]) for n in (1, 100)},
             "state, bytes": f"{cost.state_bytes:,}",
         }  # fmt: skip

@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from elmur.baselines.valve import ACTIVATIONS
-from elmur.published.config import PublishedError
+from elmur.published.config import PublishedError, token_format
 from elmur.published.config import task_spec as task_spec_of
 from elmur.published.weights import Reader, encoder_weight
 from elmur.spec import TaskSpec, Vector
@@ -40,9 +39,10 @@ FLAGS = ("mem_at_end", "skip_dec_ffn", "use_gate", "use_stable_version")
 FIXED: dict[str, tuple[Any, ...]] = {
     "ext_len": (0, None), "pre_lnorm": (False, None), "attn_type": (0, None), "clamp_len": (-1, None),
     "same_length": (False, None), "read_mem_from_cache": (False, None), "sample_softmax": (-1, None),
+    "dtype": ("float32", "float64", None),  # in bfloat16 the released models stop with an error
 }  # fmt: skip
 IGNORED = {
-    "padding_idx", "max_ep_len", "label_smoothing", "dtype", "mode", "model_mode", "arch_mode", "tgt_len", "d_inner",
+    "padding_idx", "max_ep_len", "label_smoothing", "mode", "model_mode", "arch_mode", "tgt_len", "d_inner",
     "num_mem_tokens", "n_head_ca", "mrv_act", "dropout", "dropatt", "env_name",
 }  # fmt: skip
 # What the class owns and never uses, and what it owns and a configuration leaves unused.
@@ -58,8 +58,9 @@ def check_keys(config: Mapping[str, Any], mode: str) -> dict[str, Any]:
     full: dict[str, Any] = {**flags, **{k: v for k, v in config.items() if v is not None}, **MODES[mode]}
     full = {**dict.fromkeys(FLAGS, False), "num_mem_tokens": 0, "n_head_ca": 0, "dropout": 0.2, **full}
     problems = [f"{key}: unknown" for key in full if key not in {*COUNTS, *FLAGS, *FIXED, *IGNORED}]
-    problems += [f"{key}: expected {fixed[0]}, found {full[key]!r}, which cannot be imported"
-                 for key, fixed in FIXED.items() if full.get(key) not in fixed]  # fmt: skip
+    problems += [f"{key}: expected {' or '.join(str(value) for value in fixed if value is not None)}, found "
+                 f"{full[key]!r}, which cannot be imported" for key, fixed in FIXED.items()
+                 if full.get(key) not in fixed]  # fmt: skip
     problems += [f"{key}: expected true or false, found {full[key]!r}" for key in FLAGS if type(full[key]) is not bool]
     counts = {**COUNTS, "num_mem_tokens": 0, "n_head_ca": 0}
     if not full["skip_dec_ffn"]:
@@ -104,13 +105,9 @@ def model_config(config: Mapping[str, Any], mode: str, window: int) -> dict[str,
     full = check_keys(config, mode)
     attention, feedforward = JOINS[full["use_gate"], full["use_stable_version"]]
     mlp = {"_target_": "elmur.feedforward.MLP", "_partial_": True, "activation": "relu"}
-    token_format: dict[str, Any] = {"_target_": "elmur.tokens.TokenFormat", "name": "sra"}
-    if full["env_name"].startswith("popgym"):  # embeddings as they are, but numbers pass tanh
-        tanh = "Pendulum" in full["env_name"]
-        token_format["action"] = {"_target_": "elmur.encoders.ActionEncoder", "_partial_": True, "tanh": tanh}
     ours = {
         **{key: full[key] for key in ("d_model", "n_layer", "n_head", "dropout", "dropatt")},
-        "token_format": token_format,
+        "token_format": token_format("sra", full["env_name"]),
         "d_head": full["d_head"],
         "feedforward": None if full["skip_dec_ffn"] else {**mlp, "d_ff": full["d_inner"]},
         "residual": {"_target_": feedforward, "_partial_": True},
@@ -159,11 +156,11 @@ def convert_weights(
     Raises PublishedError listing missing keys, unknown keys and shapes that do not fit.
     """
     read, dead = Reader(state), unused(check_keys(config, mode))
-    ours = {name: _published(name, read, tensor) for name, tensor in expected.items()}
+    ours = {name: _published(name, read) for name in expected}
     return read.checked(ours, expected, dead)
 
 
-def _published(name: str, read: Reader, expected: Tensor) -> Tensor:
+def _published(name: str, read: Reader) -> Tensor:
     """The published tensor(s) that make up our parameter `name`."""
     if name == "memory_tokens.first":
         return read("mem_tokens").squeeze(1)
@@ -173,8 +170,6 @@ def _published(name: str, read: Reader, expected: Tensor) -> Tensor:
         names = {"query": ["wq"], "key_value": ["wk", "wv"], "out": ["dense"]}[part[1]]
         return read(*[f"mha_mem_to_mem.{n}.{part[2]}" for n in names])
     if (part := re.match(r"trunk\.layers\.(\d+)\.(.*)", name)) is None:
-        if name == "head.linear.bias" and not read.like("head.", ".bias"):
-            return torch.zeros(expected.shape)  # the head of POPGym's continuous tasks has none
         return encoder_weight(name, read)
     base, inner = f"layers.{part[1]}.", part[2]
     if inner in ("attention.query.weight", "attention.key_value.weight"):

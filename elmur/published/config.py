@@ -158,7 +158,7 @@ def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "_target_": "elmur.model.ELMUR",
         **{key: full[key] for key in ("d_model", "n_layer", "n_head", "dropout", "dropatt")},
-        "token_format": full["sequence_format"],
+        "token_format": token_format(full["sequence_format"], full["env_name"]),
         "position": position,
         "feedforward": feedforward_config(full),
         "residual": {"_target_": "elmur.residual." + ("PreNorm" if full["pre_lnorm"] else "PostNorm"), **norm},
@@ -173,6 +173,18 @@ def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
             "steps": {"_target_": f"{QUIRKS}.{steps}"},
         },
     }
+
+
+def token_format(name: str, env_name: str) -> dict[str, Any]:
+    """The tokens of a step as the released code makes them: POPGym's categorical actions do not pass tanh there.
+
+    Its numbers, which Pendulum alone has, do.
+    """
+    found: dict[str, Any] = {"_target_": "elmur.tokens.TokenFormat", "name": name}
+    if env_name.startswith("popgym"):
+        tanh = "Pendulum" in env_name
+        found["action"] = {"_target_": "elmur.encoders.ActionEncoder", "_partial_": True, "tanh": tanh}
+    return found
 
 
 def feedforward_config(full: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,8 @@ def read_config(path: Path) -> Run:
             config = {key: value for key, value in model.items() if value is not None or key in DEFAULTS}
             config = check_keys({**config, "dtype": named(whole, model, "dtype")})
         else:
-            config = baselines.check_keys({**model, "arch_mode": named(whole, model, "arch_mode")}, mode)
+            whatever = {key: named(whole, model, key) for key in ("arch_mode", "dtype")}
+            config = baselines.check_keys({**model, **whatever}, mode)
     except PublishedError as error:
         raise PublishedError(f"{path}: {error}") from error
     return Run(config, mode, length, sections or 1)

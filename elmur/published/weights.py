@@ -119,6 +119,8 @@ def encoder_weight(name: str, read: Reader) -> Tensor:
     if name in direct:
         return read(direct[name])
     suffix = "." + name.rpartition(".")[2]
+    if name == "head.linear.bias" and not read.like("head.", suffix):
+        return torch.zeros(len(encoder_weight("head.linear.weight", read)))  # POPGym's continuous tasks have none
     if name.startswith("head."):
         return read(*(read.like("head.", suffix)[:1] or ["head" + suffix]))
     if name.startswith("action."):

@@ -12,7 +12,7 @@ from elmur.model import ELMUR
 from elmur.positional import Learnable
 from elmur.published.config import DEFAULTS, PublishedError, check_keys, model_config, task_spec
 from elmur.published.quirks import DatedByStart, Mirrored, PublishedLRU, PublishedRelative, PublishedReplaceAll
-from elmur.published.weights import convert_weights
+from elmur.published.weights import Reader, convert_weights, encoder_weight
 from elmur.spec import Discrete, Image, Vector
 
 COMMON: dict[str, Any] = {
@@ -77,6 +77,20 @@ def test_the_tasks() -> None:
     assert task_spec(AUTOENCODE).observation == {"state": Vector(1)}
     pendulum = task_spec(AUTOENCODE | {"env_name": "popgym-PositionOnlyPendulumEasy", "state_dim": 3, "act_dim": 1})
     assert pendulum.observation == {"state": Vector(3)} and pendulum.action == Vector(1)
+
+
+def test_popgym_embeds_actions_as_they_are_and_pendulum_squashes_numbers_and_has_no_bias() -> None:
+    """As for RATE's models: Embedding alone, Linear and Tanh, a head without bias."""
+    count = make(AUTOENCODE | {"sequence_format": "sra"})
+    assert count.action is not None and not count.action.tanh
+    assert make(TMAZE | {"sequence_format": "sra"}).action.tanh  # type: ignore[union-attr]
+    config = AUTOENCODE | {"env_name": "popgym-PositionOnlyPendulumEasy", "act_dim": 1, "sequence_format": "sra"}
+    pendulum = make(config)
+    assert pendulum.action is not None and pendulum.action.tanh
+    expected = pendulum.state_dict()
+    reader = Reader({"head.weight": torch.full((1, config["d_model"]), 2.0)})
+    assert torch.equal(encoder_weight("head.linear.bias", reader), torch.zeros_like(expected["head.linear.bias"]))
+    assert reader.missing == [] and encoder_weight("head.linear.weight", reader).unique().tolist() == [2.0]
 
 
 def test_each_published_key_arrives() -> None:

@@ -38,7 +38,7 @@ def row(model: str, seed: int, *won: int) -> Row:
 def contender(name: str, *wins: tuple[int, int], parameters: int = 1000) -> Contender:
     made = Contender(name, (f"model={name}",), ((f"{LR}=1e-3",),), tuple(range(len(wins))), (100,))
     made.reported = [row(name, seed, *won) for seed, won in enumerate(wins)]
-    made.cost = Cost(parameters, 60, 0.5, {1: 1.25, 100: 20.0}, 2048)
+    made.cost = Cost(parameters, 60, 0.25, {1: 1.25, 100: 20.0}, 2048)
     return made
 
 
@@ -109,7 +109,8 @@ def test_the_tables_say_what_the_rows_do() -> None:
     assert (first["score"], second["score"], first["seeds"]) == (0.875, 0.75, 2)
     low, high = first["95 %"]
     assert low < 0.875 < high < 1.0 or high == 1.0
-    assert (first["s an update"], first["ms a step, 1 env"], first["state, bytes"]) == ("0.5", "1.25", "2,048")
+    assert (first["s an update, runs"], first["ms an update"], first["state, bytes"]) == ("0.5", "250", "2,048")
+    assert (first["ms a step, 1 env"], first["ms a step, 100 envs"]) == ("1.25", "20")
     assert "factor of two: 1,000 to 2,001" in scores("tmaze", both).notes[0]
     assert against("tmaze", both).lines[0] == {"model": "elmur", "elmur": None, "gru": 0.75}
     assert variants("tmaze", both).lines[1] == {"model": "gru", "seeds": 2, "T=9": 0.75, "T=30": 0.75}
