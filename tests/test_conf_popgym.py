@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 import run
 from callbacks.command.parts import env_family, learner
 from callbacks.command.settings import Settings
+from elmur.encoders import BoardEncoder
 from elmur.model import ELMUR
 from elmur.spec import Discrete
 from envs import suites
@@ -62,6 +63,18 @@ def test_tasks_compose_with_every_model(conf: None, model: str) -> None:
                 learner(settings).build_model(spec)
     assert len(set(found.values())) == (48 if model == "elmur" else 8)
     assert set(found.values()) <= {entry["id"] for entry in popgym.envs.ALL.values()}
+
+
+@pytest.mark.slow
+def test_what_a_task_says_of_its_observations_reaches_every_model(conf: None) -> None:
+    """The encoder of a board, also in models that no file of tuned/ was written for when the task was."""
+    taking = [model for model in MODELS if model != "diffusion_policy"]  # which acts in numbers
+    assert len(taking) > 14
+    for model in taking:
+        settings = settings_of("task=popgym_concentration_easy", f"model={model}")
+        module = learner(settings)
+        module.build_model(env_family(settings).world(num_envs=1).spec)
+        assert isinstance(module.model.observation, BoardEncoder), model
 
 
 def test_published_values_of_every_task(conf: None) -> None:

@@ -25,7 +25,7 @@ from elmur.baselines.trxl import TrXL
 from elmur.baselines.valve import CrossAttentionValve, GateValve, GRUValve, LSTMValve, Valve
 from elmur.model import ELMUR
 from elmur.sequence_model import SequenceModel
-from elmur.spec import TaskSpec
+from elmur.spec import Image, TaskSpec
 from elmur.testing import REACH, check_model
 
 small: dict[str, Any] = {"d_model": 16, "n_head": 2, "dropout": 0.0, "dropatt": 0.0}
@@ -79,3 +79,11 @@ def test_the_contract(name: str) -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_contract_of_their_variants(name: str) -> None:
     check_model(VARIANTS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rate", "rmt", "trxl"])
+def test_models_with_a_cache_or_tokens_take_images(name: str) -> None:
+    """Two cameras, as small as the encoder takes them; the contract is as for numbers."""
+    cameras = {camera: Image(3, 36, 36) for camera in ("base", "hand")}
+    check_model(MODELS[name], TaskSpec("cameras", cameras, REACH.action, horizon=40))
