@@ -202,6 +202,20 @@ def validated(settings: Settings, folder: Path, again: bool) -> None:
             found.show(folder)
 
 
+def watchable(settings: Settings) -> EnvFamily:
+    """The world of the settings; of trajectories alone one that shows them again, in which a policy can be watched."""
+    from data.replay import Replay
+
+    family = env_family(settings)
+    if family.make is not None:
+        return family
+    log.warning(
+        "env=%s: recorded episodes are shown again, whatever is done: success and return say nothing", family.name
+    )
+    make: Any = partial(Replay, root=settings.data["root"])
+    return replace(family, make=make, variants={"recorded": {}})
+
+
 def recorded_task(settings: Settings) -> TaskSpec:
     """The task of the shards that are there."""
     from data.index import task_of
@@ -448,7 +462,7 @@ def export_policy(settings: Settings) -> None:
     if settings.checkpoint is None:
         raise UsageError("stage=export needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
     plan: ExportPlan = call(ExportPlan, dict(settings.export), "export")
-    path, family = checkpoint_in(Path(settings.checkpoint)), env_family(settings)
+    path, family = checkpoint_in(Path(settings.checkpoint)), watchable(settings)
     check_no_run(folder := Path(settings.run_dir))
     policy = load_policy(path, check_variants(family), target_return=settings.evaluation["target_return"])
     row, run_folder = None, path.parent.parent
@@ -542,7 +556,7 @@ def inspect_checkpoint(settings: Settings) -> None:
     if settings.checkpoint is None:
         raise UsageError("stage=inspect needs a checkpoint: checkpoint=FOLDER of a run, or one of its checkpoints")
     check_no_run(folder := Path(settings.run_dir))
-    family, plan = env_family(settings), call(InspectPlan, dict(settings.inspect or {}), "inspect")
+    family, plan = watchable(settings), call(InspectPlan, dict(settings.inspect or {}), "inspect")
     spec = check_variants(family)
     path = checkpoint_in(Path(settings.checkpoint))
     model, length = load_model(path, spec)

@@ -154,3 +154,20 @@ def test_a_converted_data_set_belongs_to_its_environment(cli: CommandLine, tmp_p
     np.savez(tmp_path / "7.npz", observation=np.zeros((5, 3)), action=[0] * 5, reward=[0] * 5)
     bad = cli.run("stage=convert", *world, "reader=npz", f"source={tmp_path}")
     assert "7.npz: observation/observation: found shape [5, 3] in episode 0, expected shape [5, 4]" in bad.stderr
+
+
+@pytest.mark.slow
+def test_a_policy_of_trajectories_alone_is_exported_and_looked_into(cli: CommandLine, shards: Path) -> None:
+    """On recorded episodes, since there is no other world."""
+    elmur = [*(word for word in QUICK if word != "model=gru"), "env.id=cue", "model.n_layer=1"]
+    done = cli.run(*elmur, "trainer.max_steps=60", to=cli.folder / "watched")
+    assert done.code == 0, done.stderr
+    from_run = f"checkpoint={cli.folder}/watched/checkpoints/last.ckpt"
+    done = cli.run(
+        *elmur, "stage=export", from_run, "export.formats=[onnx]", "export.steps=30", to=cli.folder / "exported"
+    )
+    assert done.code == 0 and "step.onnx acts as the policy: 30 steps of 5 episodes" in done.stdout, done.stderr
+    assert "recorded episodes are shown again, whatever is done" in done.stdout
+    done = cli.run(*elmur, "stage=inspect", from_run, "inspect.num_episodes=8", to=cli.folder / "looked")
+    assert done.code == 0, done.stderr
+    assert (cli.folder / "looked" / "memory.html").exists() and "acts as the donor" in done.stdout

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "envs": ("elmur.spec", "elmur.registry"),  # what a task looks like, and what may be imported for it
     "data": ("elmur",),
     "data/collect.py": ("elmur", "envs"),
+    "data/replay.py": ("elmur", "envs.vector"),  # recorded episodes in the place of an environment
     "callbacks": ("elmur", "envs"),
     "run.py": ("elmur", "data", "envs", "callbacks"),  # it alone brings the rooms together
 }
