@@ -40,8 +40,11 @@ class Control:
 def controls(model: SequenceModel, recording: Recording) -> list[Control]:
     """The history of each episode in other orders, then its own last segment; recorded actions are shown again.
 
-    Of the episodes whose last segment is the commonest one. None where episodes are one segment.
+    Of the episodes whose last segment is the commonest one. None where episodes are one segment, and none of a policy
+    that generates its actions from noise, whose answers differ in any case.
     """
+    if model.head.generative:
+        return []
     length = recording.context_length
     kept = [episode.steps for episode in recording.episodes if episode.steps is not None]
     begins = Counter((len(steps.reward) - 1) // length * length for steps in kept)

@@ -49,8 +49,9 @@ def glance(module: SequenceModule, window: SegmentBatch) -> Glance:
     handles += [reader.register_forward_hook(_size(added)) for reader in readers]
     model.eval()
     try:
-        memory = module.objective.initial_memory(model, window.batch_size, torch.Generator().manual_seed(0))
-        with watched(model, tell):
+        memory = model.initial_memory(window.batch_size, torch.Generator().manual_seed(0))
+        # A model that generates its actions draws in its forward.
+        with watched(model, tell), torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
             for segment in window.split(module.context_length):
                 before = banks(memory)
                 reads.append([])

@@ -28,6 +28,12 @@ def metrics(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_every_way_of_learning_is_watched(cli: CommandLine) -> None:
+    done = cli.run(*TINY, *DEEP, "module=cql", "callbacks.memory.every_n_updates=2", to=cli.folder / "cql")
+    assert (done.code, done.stderr) == (0, ""), done.stderr
+    assert sum(bool(row.get("memory/slot_age")) for row in metrics(cli.folder / "cql")) == 3
+
+
 def test_losses_are_the_same_with_the_watch_and_without(cli: CommandLine) -> None:
     told = {}
     for name, word in {"on": "callbacks.memory.every_n_updates=2", "off": "~callbacks.memory"}.items():
