@@ -110,3 +110,27 @@ def test_a_run_keeps_to_its_own_model_and_a_policy_without_returns_is_asked_for_
     shutil.copy(theirs / "checkpoints" / "last.ckpt", ours / "checkpoints" / "last.ckpt")
     said = refused_late((done := cli.run(*TINY, "model=lstm", "env.dataset=alike", to=ours)).stderr, done.code)
     assert f"{ours}/checkpoints/last.ckpt: the state of another model" in said and "where LSTM has" in said, said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "variant", "least"),
+    [
+        # Of the maps on which it was trained the largest; who does not remember is right half the time.
+        (["env=minigrid", "model=lstm", "env.lengths=[17]"], "S=17", 36),
+        # A pair is shown five steps before it is asked for; one guess in eight is right.
+        (
+            ["env=retrieval", "model=gru", "trainer.max_steps=300", "env.lengths=[1]", "collect.num_episodes=2000"],
+            "n=1",
+            38,
+        ),
+    ],
+    ids=["minigrid", "retrieval"],
+)
+def test_the_families_that_ship_are_learned(cli: CommandLine, words: list[str], variant: str, least: int) -> None:
+    pytest.importorskip("minigrid", reason="needs the minigrid extra")
+    folder = cli.folder / variant
+    done = cli.run(*words, "trainer.accelerator=cpu", "evaluation.num_episodes=40", to=folder)
+    assert (done.code, done.stderr) == (0, ""), done.stderr
+    row = json.loads((folder / "result.json").read_text())
+    assert sum(row["outcomes"][variant]["successes"]) >= least
