@@ -38,6 +38,7 @@ FILE = "doctor.json"
 LANES, EPISODES = 4, 8  # that are looked at, and collected where there are none
 MOST_WINDOWS = 12  # that are looked at: enough for an episode of the published recipes
 PLAYED = 20  # steps by which the time of acting is told
+SLOW = 10.0  # seconds of an update from which it is told from one of a few lanes
 CHECKPOINTS = 2  # that a run keeps: the best and the last
 Variants = Mapping[str, Mapping[str, Any]]
 
@@ -182,7 +183,7 @@ class Costs:
     """What a run takes, measured on this machine by a few updates and steps.
 
     updates, acting: seconds of all updates, and of the report. memory: bytes that this process has had at most after an
-    update. disk: bytes of checkpoints. size: of the run.
+    update. disk: bytes of checkpoints. size: of the run. lanes: that updates were measured with.
     """
 
     seconds_an_update: float
@@ -191,6 +192,7 @@ class Costs:
     memory: int
     disk: int
     size: Size
+    lanes: int
 
     def findings(self) -> Iterator[Finding]:
         """In words."""
@@ -201,7 +203,8 @@ class Costs:
             f"{plural(torch.get_num_threads(), 'thread')}.",
             "trainer.max_steps, evaluation.num_episodes",
         )
-        yield Finding("memory", f"{decimal(self.memory)} at most so far, after updates of full size.", "data.lanes")
+        after = f"{decimal(self.memory)} at most so far, after updates of {self.lanes} of {self.size.lanes} lanes."
+        yield Finding("memory", after, "data.lanes")
         data = decimal(self.size.data)
         told = f"{data} of data are there" if self.size.collected else f"at most {data} of data, before compression"
         yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints; {told}.", "collect.num_episodes")
@@ -216,15 +219,12 @@ def costs(
     patient: Patient, make_env: Callable[..., VectorEnv] | None, variants: Variants, plan: EvaluationPlan
 ) -> Costs:
     """Time, memory and disk of the run, from updates with all lanes and a few steps of acting."""
-    window = patient.windows[0]
-    times = -(-patient.size.lanes // window.batch_size)
-    whole = map_state(lambda part: part.repeat(times, *[1] * (part.ndim - 1))[: patient.size.lanes], window)
-    step = training_step(patient.module, whole)
-    step()
-    begin = time.perf_counter()
-    step()
-    step()
-    update = (time.perf_counter() - begin) / 2
+    window, lanes = patient.windows[0], patient.size.lanes
+    update, measured = seconds_of(patient.module, window) * lanes / window.batch_size, window.batch_size
+    if update < SLOW:
+        times = -(-lanes // window.batch_size)
+        whole = map_state(lambda part: part.repeat(times, *[1] * (part.ndim - 1))[:lanes], window)
+        update, measured = seconds_of(patient.module, whole), lanes
     weights = sum(tensor.numel() * tensor.element_size() for tensor in patient.module.model.state_dict().values())
     memories = tensors_of(patient.module.model.initial_memory(patient.size.lanes, torch.Generator()))
     checkpoint = 3 * weights + sum(tensor.numel() * tensor.element_size() for tensor in memories)
@@ -235,7 +235,18 @@ def costs(
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         disk=CHECKPOINTS * checkpoint,
         size=patient.size,
+        lanes=measured,
     )
+
+
+def seconds_of(module: SequenceModule, window: SegmentBatch) -> float:
+    """The seconds of an update on a window, after one that does not count."""
+    module.forget("train")  # of windows with other lanes
+    step = training_step(module, window)
+    step()
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
 
 
 def acting(
