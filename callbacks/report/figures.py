@@ -346,6 +346,8 @@ def learning_curves(groups: Sequence[Group]) -> Figure | None:
             x, mean, low, high = zip(*points, strict=True)
             axes.plot(x, mean, marker=".", label=_label(name), color=COLOURS[at])
             axes.fill_between(x, low, high, alpha=0.15, color=COLOURS[at], linewidth=0)
+        if metric != RETURN:
+            axes.set_ylim(-0.03, 1.03)
 
     count = max(map(len, drawn.values()))
     on = svg(
