@@ -572,7 +572,7 @@ def report_runs(settings: Settings) -> None:
     asked = HydraConfig.get().runtime.choices.get("sweep")
     about: dict[str, Any] = {"is_asked": asked is not None, "command": settings.command}
     if asked:
-        about["title"] = HydraConfig.get().callbacks.sweep.get("title") or f"What sweep={asked} reached"
+        about["title"] = HydraConfig.get().callbacks["sweep"].get("title") or f"What sweep={asked} reached"
     report(folders(settings.source or "outputs/runs"), Path(settings.run_dir), defaults=usual, **about)
 
 
