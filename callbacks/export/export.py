@@ -19,10 +19,10 @@ from callbacks.export.programs import Acting, Program, compare, inputs_at, onnx_
 from callbacks.export.recording import Recording, record
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet
-from elmur.checkpoint import CONFIG, TASK, WEIGHTS
+from elmur.checkpoint import CONFIG, TASK, WEIGHTS, is_export
 from elmur.export.folder import STEP, write_policy
 from elmur.export.program import IS_FIRST, StepProgram
-from elmur.export.trace import onnx_operators, program_of, signature_of, traced, write_onnx, write_torch
+from elmur.export.trace import ExportError, onnx_operators, program_of, signature_of, traced, write_onnx, write_torch
 from elmur.files import read_json, write_json, write_text
 from elmur.policy import StreamingPolicy, episode_seeds, first_state
 from envs.family import EnvFamily
@@ -81,6 +81,8 @@ def export(
     checkpoint: as `elmur.checkpoint.read_checkpoint` gave it. seeds: of the episodes in which the programs are checked.
     Raises ExportError for a policy whose step cannot be traced, and for a program that acts otherwise.
     """
+    if folder.exists() and not is_export(folder):
+        raise ExportError(f"{folder}: expected nothing, or an earlier export; found other files: hydra.run.dir=ANOTHER")
     if "onnx" in plan.formats:
         onnx_operators()
     drawn_by = episode_seeds(0, [0])[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from callbacks.export.export import ExportPlan, export
 from callbacks.export.programs import Acting, compare
 from callbacks.export.recording import Recording, record
 from elmur.export.program import StepProgram
@@ -16,6 +18,8 @@ from elmur.export.trace import ExportError, signature_of
 from elmur.model import ELMUR
 from elmur.policy import StreamingPolicy, episode_seeds, first_state
 from elmur.testing import made
+from envs.experts.tmaze import TMazeExpert
+from envs.family import EnvFamily
 from envs.tmaze import make_vector
 
 VARIANTS = {"T=9": {"time_limit": 9}, "T=30": {"time_limit": 30}}
@@ -74,3 +78,20 @@ def test_a_program_that_is_not_the_policy_is_refused(
 
     with pytest.raises(ExportError, match=f"step.onnx is not the policy: {said}.* nothing was exported"):
         compare("step.onnx", Acting(off, signature_of(program), 1), recording.lanes(1))
+
+
+def test_a_folder_that_is_no_export_is_not_replaced(parts: tuple[StepProgram, Recording], tmp_path: Path) -> None:
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "thesis.tex").write_text("mine")
+    family = EnvFamily(name="tmaze", id="tmaze", dataset="tmaze", make=make_vector, expert=TMazeExpert())
+    given: Any = (
+        StreamingPolicy(parts[0].model, CONTEXT),
+        {},
+        family,
+        ExportPlan(["onnx"]),
+        range(3),
+        tmp_path / "policy",
+    )
+    with pytest.raises(ExportError, match="policy: expected nothing, or an earlier export; found other files"):
+        export(*given)
+    assert (tmp_path / "policy" / "thesis.tex").read_text() == "mine"
