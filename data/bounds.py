@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data.shard import Array, Shard, Steps
+from data.shard import Array, EpisodeArrays, Shard
 from elmur.spec import TaskSpec, Vector
 
 log = logging.getLogger(__name__)
 CLIPPED = "clipped_actions"  # in the provenance of a shard: how many steps' actions were
 
 
-def clip(spec: TaskSpec, episodes: list[Steps]) -> int:
+def clip(spec: TaskSpec, episodes: list[EpisodeArrays]) -> int:
     """How many steps of these episodes had an action outside the bounds; it is clipped to them, in place.
 
     An imitator whose head is bounded could not say it, and the environment executes the nearest action within. What

@@ -11,7 +11,7 @@ import numpy as np
 from data.index import build_index
 from data.shard import Array
 from elmur.spec import TaskSpec
-from envs.vector import Step, check_active, check_seeds
+from envs.vector import TimeStep, check_active, check_seeds
 
 
 class Replay:
@@ -41,7 +41,7 @@ class Replay:
                 self._rows[row] = self._episode(0)
         return self._shown()
 
-    def step(self, action: Any, active: Array) -> Step:
+    def step(self, action: Any, active: Array) -> TimeStep:
         """The next observations where `active`; after the last one the episode is over, and shows it still."""
         check_active(active, self.num_envs)
         ends = np.array([len(row["reward"]) for row in self._rows]) - 1
@@ -51,7 +51,7 @@ class Replay:
         over = active & (self._at >= ends)
         terminal = np.array([bool(row["terminated"][0]) for row in self._rows])
         self._at = np.minimum(self._at + active, ends)
-        return Step(self._shown(), reward, over & terminal, over & ~terminal, np.ones(self.num_envs, np.bool_), {})
+        return TimeStep(self._shown(), reward, over & terminal, over & ~terminal, np.ones(self.num_envs, np.bool_), {})
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -221,7 +221,7 @@ SUMS = "sums"  # attribute: CRC-32 of each array; a chunk blanked together with 
 OFFSETS = Column("offsets", np.dtype(np.int64), per_episode=True)
 
 
-class Steps(Protocol):
+class EpisodeArrays(Protocol):
     """One episode of T steps, as `write_shard` takes it (envs.rollout.Trajectory is one)."""
 
     observation: dict[str, Array]
@@ -235,7 +235,7 @@ class Steps(Protocol):
 def write_shard(
     path: Path | str,
     spec: TaskSpec,
-    episodes: Iterable[Steps],
+    episodes: Iterable[EpisodeArrays],
     provenance: Mapping[str, Any],
     *,
     seeds: Sequence[int] | None = None,
@@ -290,7 +290,7 @@ def checksum(dataset: Any, column: Column) -> int:
     return crc
 
 
-def check_episode(path: Path, spec: TaskSpec, episode: Steps, number: int = 0) -> None:
+def check_episode(path: Path, spec: TaskSpec, episode: EpisodeArrays, number: int = 0) -> None:
     """Raises ShardError, naming `path` and the episode's number, unless it could be written as one of this task."""
     found = [column for column in columns(spec).values() if not column.per_episode]
     for column in sorted(found, key=lambda column: column.key):  # the action before what observations say of it
@@ -476,7 +476,7 @@ class Shard:
         )
 
 
-def _write_steps(path: Path, dataset: Any, column: Column, episodes: Sequence[Steps]) -> Moments:
+def _write_steps(path: Path, dataset: Any, column: Column, episodes: Sequence[EpisodeArrays]) -> Moments:
     """Mean and deviation of a column (of vectors), after writing it episode by episode."""
     moments, row = Moments(), 0
     for number, episode in enumerate(episodes):
@@ -488,7 +488,7 @@ def _write_steps(path: Path, dataset: Any, column: Column, episodes: Sequence[St
     return moments
 
 
-def _episode_column(path: Path, column: Column, episode: Steps, number: int) -> Array:
+def _episode_column(path: Path, column: Column, episode: EpisodeArrays, number: int) -> Array:
     """One column of one episode, in the type it is stored in. Raises ShardError where it does not fit."""
     if column.key.startswith("observation/"):
         name = column.key.split("/", 1)[1]

@@ -21,7 +21,7 @@ import numpy as np
 
 from elmur.spec import TaskSpec
 from envs.rollout import Episode, Observer, Policy, rollout
-from envs.vector import Observation, Step, VectorEnv
+from envs.vector import Observation, TimeStep, VectorEnv
 
 log = logging.getLogger(__name__)
 START_SECONDS = 300.0  # to import and build a simulator
@@ -72,9 +72,9 @@ class IsolatedVector:
         observation: Observation = self._ask("reset", list(seeds))
         return observation
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """See VectorEnv."""
-        step: Step = self._ask("step", action, active)
+        step: TimeStep = self._ask("step", action, active)
         return step
 
     def render(self) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 
 from elmur.spec import TaskSpec
 from envs.isolated import EnvError, IsolatedVector
-from envs.vector import Observation, Step, VectorEnv, check_seeds
+from envs.vector import Observation, TimeStep, VectorEnv, check_seeds
 
 log = logging.getLogger(__name__)
 TRIES = 3
@@ -63,9 +63,9 @@ class ProcessVector:
         parts: list[Observation] = self._everywhere("reset", [(found[rows],) for rows in self._rows])
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """See VectorEnv."""
-        parts: list[Step] = self._everywhere("step", [(action[rows], active[rows]) for rows in self._rows])
+        parts: list[TimeStep] = self._everywhere("step", [(action[rows], active[rows]) for rows in self._rows])
         shown = {name: np.concatenate([part.observation[name] for part in parts]) for name in parts[0].observation}
         arrays = zip(*((p.reward, p.terminated, p.truncated, p.loss_mask) for p in parts), strict=True)
         reward, terminated, truncated, loss_mask = (np.concatenate(array) for array in arrays)
@@ -74,7 +74,7 @@ class ProcessVector:
             name: np.concatenate([p.metrics.get(name, np.zeros(len(p.reward), kind.dtype)) for p in parts])
             for name, kind in measured.items()
         }
-        return Step(shown, reward, terminated, truncated, loss_mask, whole)
+        return TimeStep(shown, reward, terminated, truncated, loss_mask, whole)
 
     def render(self) -> np.ndarray:
         """See Rendered; for environments that can."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from elmur.spec import Discrete, TaskSpec
-from envs.vector import Observation, Step, VectorEnv
+from envs.vector import Observation, TimeStep, VectorEnv
 
 # Keeps the streams of a policy and of an environment apart when both are given the same seed.
 _RANDOM_POLICY_STREAM = 0x9A11
@@ -142,7 +142,7 @@ class Wave:
         self.metrics: dict[str, np.ndarray] = {}
         self.answer: np.ndarray
         self.action: np.ndarray
-        self.step: Step
+        self.step: TimeStep
 
     def play(self, max_steps: int | None) -> list[Episode]:
         """The episodes, played to their ends."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from elmur.spec import Discrete, TaskSpec, Vector
 from envs.hidden import Demand
-from envs.vector import SUCCESS, Observation, Step, check_active, check_playing, check_seeds
+from envs.vector import SUCCESS, Observation, TimeStep, check_active, check_playing, check_seeds
 
 PART = "state"
 Y, HINT, FLAG, NOISE = range(4)  # components of the state
@@ -175,7 +175,7 @@ class VectorTMaze:
         self._refill()
         return {PART: self._state.copy()}
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """One step of every active environment. Raises RuntimeError where an active one has no episode running."""
         move = self._moves(np.asarray(action), active)
         state, x = self._state, self._x
@@ -200,7 +200,7 @@ class VectorTMaze:
         if self._until_refill == 0:
             self._refill()
         reward, seen = success.astype(np.float32), {PART: state.copy()}
-        return Step(seen, reward, terminated, truncated, self._loss_mask, {SUCCESS: success})
+        return TimeStep(seen, reward, terminated, truncated, self._loss_mask, {SUCCESS: success})
 
     def close(self) -> None:
         """Nothing to free."""

@@ -15,7 +15,7 @@ Observation = dict[str, np.ndarray]
 SUCCESS = "success"  # the metric that every environment has which says nothing else
 
 
-class Step(NamedTuple):
+class TimeStep(NamedTuple):
     """What one step of N environments gave. The caller may keep the arrays: the environment writes to them no more.
 
     observation: part -> [N, ...]; reward: float32 [N]; terminated, truncated: bool [N];
@@ -53,7 +53,7 @@ class VectorEnv(Protocol):
     def reset(self, seeds: Sequence[int | None]) -> Observation:
         """First observations where a seed is given; a row whose seed is None keeps its episode and observation."""
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """One step where `active`; other rows repeat their last observation with reward 0, their action is ignored."""
 
     def close(self) -> None:
@@ -155,7 +155,7 @@ class SyncVector:
                 self._playing[i] = True
         return self._seen()
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """One step of every active environment. Raises RuntimeError where an active one has no episode running."""
         check_active(active, self.num_envs)
         action = check_action(self.spec, action, active)
@@ -180,7 +180,7 @@ class SyncVector:
                     value = np.asarray(found[name])
                     measured[name] = measured[name].astype(value.dtype, copy=False)
                     measured[name][i] = value
-        return Step(self._seen(), reward, terminated, truncated, loss_mask, measured)
+        return TimeStep(self._seen(), reward, terminated, truncated, loss_mask, measured)
 
     def render(self) -> np.ndarray:
         """Frames uint8 [N, h, w, 3] of environments that give them by `render`, as Gymnasium's do in "rgb_array"."""

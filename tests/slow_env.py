@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from elmur.spec import Image, TaskSpec, Vector
-from envs.vector import SUCCESS, Step
+from envs.vector import SUCCESS, TimeStep
 
 HORIZON = 12
 SPEC = TaskSpec("slow", {"camera": Image(3, 16, 16), "state": Vector(2)}, Vector(2, (-1.0,) * 2, (1.0,) * 2), HORIZON)
@@ -33,11 +33,11 @@ class Slow:
         self.count = 0
         return self.seen()
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         Slow.clock += self.seconds
         self.count += 1
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         over = active & (self.count >= HORIZON)
-        return Step(self.seen(), np.zeros(self.num_envs, np.float32), none, over, every, {SUCCESS: over})
+        return TimeStep(self.seen(), np.zeros(self.num_envs, np.float32), none, over, every, {SUCCESS: over})
 
     def close(self) -> None: ...

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from data.readers import Pending, ReadError
 from data.readers.bounded import npz
-from data.shard import Array, Steps
+from data.shard import Array, EpisodeArrays
 from elmur.spec import TaskSpec, Vector
 
 UNKNOWN_HORIZON = 1 << 17  # steps of an episode of a task that names no longest one
@@ -30,7 +30,7 @@ class Decoder(Protocol):
     keys: tuple[str, ...]
     made_with: Mapping[str, str]
 
-    def read(self, arrays: Mapping[str, Array]) -> Steps:
+    def read(self, arrays: Mapping[str, Array]) -> EpisodeArrays:
         """The episode of one file. Raises ValueError where the arrays are not those of an episode of this task."""
 
 

@@ -18,8 +18,8 @@ from envs.mikasa.sim import MikasaError, Simulation, require
 from envs.processes import ProcessVector
 from envs.vector import (
     Observation,
-    Step,
     SyncVector,
+    TimeStep,
     VectorEnv,
     as_array,
     check_action,
@@ -121,7 +121,7 @@ class MikasaBatch:
             raise ValueError("seeds: expected one at least before the first episode")
         return dict(self._shown)
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """One step of the batch; what it did to rows that are not active is not reported."""
         check_active(active, self.num_envs)
         check_playing(active, self._playing)
@@ -135,7 +135,9 @@ class MikasaBatch:
         self._playing = self._playing & ~over
         reward = np.where(active, gained.cpu().numpy(), 0.0).astype(np.float32)
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
-        return Step(dict(self._shown), reward, none, over, every, dict(zip(METRICS, (self._once, now), strict=True)))
+        return TimeStep(
+            dict(self._shown), reward, none, over, every, dict(zip(METRICS, (self._once, now), strict=True))
+        )
 
     def render(self) -> np.ndarray:
         """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""

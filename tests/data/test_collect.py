@@ -20,7 +20,7 @@ from elmur.files import leftovers
 from elmur.spec import Discrete, TaskSpec, Vector
 from envs.experts.tmaze import TMazeExpert
 from envs.tmaze import make_vector
-from envs.vector import SUCCESS, Step
+from envs.vector import SUCCESS, TimeStep
 
 SPEC = TaskSpec("count", {"state": Vector(2)}, Discrete((3,)), 20)
 
@@ -43,12 +43,12 @@ class Count:
                 self.seed[i], self.steps[i] = seed, 0
         return self._seen()
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         self.steps += active
         ended = (self.steps == np.minimum(self.seed % 7 + 1, self.longest)) & active
         reward = (action * active).astype(np.float32)
         every = np.ones(self.num_envs, np.bool_)
-        return Step(self._seen(), reward, ended, np.zeros(self.num_envs, np.bool_), every, {SUCCESS: ended})
+        return TimeStep(self._seen(), reward, ended, np.zeros(self.num_envs, np.bool_), every, {SUCCESS: ended})
 
     def close(self) -> None:
         pass

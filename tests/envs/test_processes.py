@@ -21,7 +21,7 @@ from envs.observers import Recorder, Telling
 from envs.processes import ProcessVector
 from envs.rollout import Episode, RandomPolicy, rollout
 from envs.tmaze import make_vector
-from envs.vector import SUCCESS, Observation, Step, VectorEnv
+from envs.vector import SUCCESS, Observation, TimeStep, VectorEnv
 
 ROWS, SEEDS = 5, range(12)
 
@@ -93,7 +93,7 @@ class Fragile:
     def close(self) -> None:
         self._env.close()
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         self._steps += 1
         if self._steps == 3:
             os._exit(9)
@@ -121,7 +121,7 @@ class Seen:
         self._shade = 0
         return self._env.reset(seeds)
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         self._shade += 1
         return self._env.step(action, active)
 

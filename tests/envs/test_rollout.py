@@ -17,7 +17,7 @@ from envs.experts.tmaze import TMazeExpert
 from envs.observers import Noise, Recorder, Telling
 from envs.rollout import Episode, RandomPolicy, rollout, uniform_action
 from envs.tmaze import TMaze, TMazeRules, make_vector
-from envs.vector import SUCCESS, Observation, Step, SyncVector, as_array
+from envs.vector import SUCCESS, Observation, SyncVector, TimeStep, as_array
 
 RANDOM: dict[str, Any] = {"time_limit": 12, "random_corridor": True}
 
@@ -215,7 +215,7 @@ class OnDevice:
     def reset(self, seeds: Any) -> Any:
         return self.shown(self.inner.reset(seeds))
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         step = self.inner.step(action, active)
         return step._replace(observation=self.shown(step.observation))
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from elmur.spec import TaskSpec
 from envs.tmaze import make_vector
-from envs.vector import SUCCESS, Observation, Step, VectorEnv
+from envs.vector import SUCCESS, Observation, TimeStep, VectorEnv
 
 AT_STEP = 4
 
@@ -39,7 +39,7 @@ class Unruly:
         self._note(f"seeds {list(seeds)}")
         return self._env.reset(seeds)
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         self._steps += 1
         if self._armed and self._steps == AT_STEP:
             self._fail()

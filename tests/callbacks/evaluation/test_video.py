@@ -16,7 +16,7 @@ from callbacks.evaluation.video import VideoError, check_filmable, film, tiled
 from elmur.spec import TaskSpec, Vector
 from envs.family import EnvFamily
 from envs.rollout import RandomPolicy
-from envs.vector import SUCCESS, Step
+from envs.vector import SUCCESS, TimeStep
 
 SPEC = TaskSpec("lamps", {"state": Vector(1)}, Vector(1, (-1.0,), (1.0,)), 5)
 
@@ -36,12 +36,12 @@ class Lamps:
         self.seeds = list(seeds)
         return {"state": np.zeros((self.num_envs, 1), np.float32)}
 
-    def step(self, action: np.ndarray, active: np.ndarray) -> Step:
+    def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         self.count += 1
         none, every = np.zeros(self.num_envs, np.bool_), np.ones(self.num_envs, np.bool_)
         over = active & (self.count == 5)
         state = np.full((self.num_envs, 1), self.count, np.float32)
-        return Step({"state": state}, np.zeros(self.num_envs, np.float32), none, over, every, {SUCCESS: over})
+        return TimeStep({"state": state}, np.zeros(self.num_envs, np.float32), none, over, every, {SUCCESS: over})
 
     def render(self) -> np.ndarray:
         self.rendered += 1
