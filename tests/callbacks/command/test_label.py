@@ -53,3 +53,10 @@ def test_what_is_long_or_odd_is_cut_readably_and_stays_one_of_its_own() -> None:
 )
 def test_a_number_has_one_spelling(typed: str, shown: str) -> None:
     assert run_label([f"model.dropout={typed}"], CONFIG) == f"dropout={shown}"
+
+
+def test_what_another_stage_reads_or_a_logger_has_renames_no_folder() -> None:
+    """A finished run is found by its name, whatever sections come to the configuration later."""
+    later = {"inspect": {"d_model": 1}, "export": {"dropout": 1}, "logger": {"wandb": {"dropout": 2}}}
+    for typed, name in {"model.d_model=128": "d_model=128", "model.dropout=0.2": "dropout=0.2"}.items():
+        assert run_label([typed], {**CONFIG, **later}) == run_label([typed], CONFIG) == name
