@@ -20,15 +20,15 @@ READ = ("checkpoint", "source")  # what a stage reads; without effect on a train
 def run_label(overrides: Sequence[str], config: Mapping[str, Any] | None = None, without: Collection[str] = ()) -> str:
     """What the overrides of a command set, e.g. `d_model=128+lr=1e-3`; `default` where they set nothing that counts.
 
-    A key has as many of its last parts as tell it from all others that count: what other stages read, or a logger,
-    renames no folder. What is too long or holds signs that a folder's name should not have is cut, and marked with a
+    A key has as many of its last parts as tell it from all others in sections that count: what another stage reads,
+    or a logger, renames no folder. What is too long or holds signs that a folder's name should not have is cut, and marked with a
     hash of the whole.
     config: the unresolved configuration. without: keys to leave out.
     """
     tree = dict(config or {})
     given = [_split(override) for override in overrides]
-    counted = {path for path, _ in leaves({k: v for k, v in tree.items() if k != "hydra"}) if counts(path, tree)}
-    known = {key for key, _ in given} | counted
+    sections = {name: section for name, section in tree.items() if name != "hydra" and counts(name, tree)}
+    known = {key for key, _ in given} | {path for path, _ in leaves(sections)}
     parts = [
         f"no_{short(key, known)}" if value is None else f"{short(key, known)}={readable(value)}"
         for key, value in given
