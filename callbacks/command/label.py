@@ -21,8 +21,8 @@ def run_label(overrides: Sequence[str], config: Mapping[str, Any] | None = None,
     """What the overrides of a command set, e.g. `d_model=128+lr=1e-3`; `default` where they set nothing that counts.
 
     A key has as many of its last parts as tell it from all others in sections that count: what another stage reads,
-    or a logger, renames no folder. What is too long or holds signs that a folder's name should not have is cut, and marked with a
-    hash of the whole.
+    or a logger, renames no folder. What is too long or holds signs that a folder's name should not have is cut, and
+    marked with a hash of the whole.
     config: the unresolved configuration. without: keys to leave out.
     """
     tree = dict(config or {})

@@ -161,7 +161,6 @@ def damage(folder: Path, name: str, change: Callable[[dict[str, Any]], object]) 
         (TASK, lambda c: c["action"].update(sizes=[7]), "do not fit the model it describes"),
         (TASK, lambda c: c.pop("observation"), "not a TaskSpec"),
     ],
-    ids=str,
 )
 def test_a_folder_of_unknown_origin_is_checked(exported: Path, name: str, change: Any, said: str) -> None:
     damage(exported, name, change)
