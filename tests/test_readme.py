@@ -9,11 +9,13 @@ comment on the line above says otherwise:
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,12 +77,16 @@ EXECUTED = [block for block in BLOCKS if not block.elsewhere]
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The copy of the checkout in which the blocks of a page are executed, one page's apart from another's."""
+    return functools.cache(lambda page: copied(tmp_path_factory.mktemp("page") / "elmur"))
+
+
+def copied(copy: Path) -> Path:
     """A copy of the source with this interpreter's environment as its .venv; what a block writes stays in it.
 
     The environment is used, not changed: `make` finds its stamp in a folder of the copy's own, and installs nothing.
     """
-    copy = tmp_path_factory.mktemp("readme") / "elmur"
     shutil.copytree(ROOT, copy, ignore=LEFT_OUT)
     (copy / ".venv").mkdir()
     for part in Path(sys.prefix).iterdir():
@@ -100,7 +106,8 @@ def newcomer() -> dict[str, str]:
     return environment
 
 
-def test_no_block_installs_into_the_environment_that_runs_the_tests(checkout: Path) -> None:
+def test_no_block_installs_into_the_environment_that_runs_the_tests(checkout_of: Callable[[str], Path]) -> None:
+    checkout = checkout_of("README.md")
     dry = ["make", "-n", "demo"]
     said = subprocess.run(dry, cwd=checkout, check=True, capture_output=True, text=True, env=newcomer()).stdout
     assert "run.py" in said and "pip" not in said
@@ -118,9 +125,9 @@ def test_no_block_installs_into_the_environment_that_runs_the_tests(checkout: Pa
         for block in EXECUTED
     ],
 )
-def test_a_block(block: Block, checkout: Path) -> None:
+def test_a_block(block: Block, checkout_of: Callable[[str], Path]) -> None:
     done = subprocess.run(
-        block.command(), cwd=checkout, env=newcomer(), timeout=TIMEOUT, capture_output=True, text=True
+        block.command(), cwd=checkout_of(block.page), env=newcomer(), timeout=TIMEOUT, capture_output=True, text=True
     )
     assert done.returncode == 0, (
         f"{block.page}:{block.line}\n{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
