@@ -17,9 +17,12 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the CPU, unless the caller 
 for _setting in ("HYDRA_FULL_ERROR", "ELMUR_SHARDS", "RANK", "WORLD_SIZE", "LOCAL_RANK"):
     os.environ.pop(_setting, None)
 
-# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start to be stopped by it.
+# What a shell starts in the background ignores Ctrl-C, what nohup starts ignores a closed terminal, and so would all
+# that the tests start to be stopped by them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from hypothesis import settings  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
