@@ -135,7 +135,7 @@ def soft(demo: Any) -> None:
 def virtual(demo: Any) -> None:
     del demo["rewards"]
     layout = h5py.VirtualLayout((4,), "f8")
-    layout[:] = h5py.VirtualSource("/tmp/other.h5", "x", (4,))
+    layout[:] = h5py.VirtualSource("other.h5", "x", (4,))
     demo.create_virtual_dataset("rewards", layout)
 
 
