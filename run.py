@@ -415,7 +415,7 @@ def evaluate_checkpoint(settings: Settings) -> None:
     from callbacks.record import origin_of, selection_seeds
     from callbacks.report.row import read_row
     from callbacks.report.show import show
-    from elmur.checkpoint import CheckpointError, read_checkpoint
+    from elmur.checkpoint import CheckpointError, checkpoint_in, read_checkpoint
     from elmur.files import exclusive
     from elmur.registry import MODELS
 
@@ -423,7 +423,7 @@ def evaluate_checkpoint(settings: Settings) -> None:
         raise UsageError("stage=evaluate needs a checkpoint: checkpoint=outputs/runs/.../checkpoints/best.ckpt")
     env_family(settings).check_acts()
     learner(settings)  # refuses unknown keys, though the model comes from the checkpoint
-    path, folder = Path(settings.checkpoint), Path(settings.run_dir)
+    path, folder = checkpoint_in(Path(settings.checkpoint)), Path(settings.run_dir)
     found = read_checkpoint(path)
     model = found["elmur"]["model"]
     target = str(model.get("_target_"))

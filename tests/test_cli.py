@@ -201,10 +201,20 @@ def test_evaluate_does_not_overwrite_a_training_run(cli: CommandLine, trained: P
 
 
 def test_evaluate_refuses_the_seeds_by_which_the_checkpoint_was_chosen(cli: CommandLine, trained: Path) -> None:
-    best = f"checkpoint={trained}/checkpoints/best.ckpt"
-    done = cli.run("stage=evaluate", best, *SEEN, "evaluation.first_seed=3", to=(folder := cli.folder / "chosen-by"))
-    assert done.code == 1 and "evaluation.first_seed=3: the report would play episodes by which" in done.stderr
-    assert not folder.exists()
+    for best in (f"checkpoint={trained}/checkpoints/best.ckpt", f"checkpoint={trained}"):
+        folder = cli.folder / "chosen-by"
+        done = cli.run("stage=evaluate", best, *SEEN, "evaluation.first_seed=3", to=folder)
+        assert done.code == 1 and "evaluation.first_seed=3: the report would play episodes by which" in done.stderr
+        assert not folder.exists()
+
+
+def test_evaluate_takes_a_run_folder_as_its_best_checkpoint(cli: CommandLine, trained: Path) -> None:
+    rows = []
+    for name, given in {"by-folder": trained, "by-file": trained / "checkpoints" / "best.ckpt"}.items():
+        done = cli.run("stage=evaluate", f"checkpoint={given}", *SEEN, to=(folder := cli.folder / name))
+        assert (done.code, done.stderr) == (0, "")
+        rows.append(row_of(folder))
+    assert rows[0]["identity"] == rows[1]["identity"] and judged(rows[0]) == judged(rows[1])
 
 
 def test_collect_only_collects(cli: CommandLine) -> None:
