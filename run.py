@@ -361,8 +361,8 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
 
 def collect_data(settings: Settings) -> None:
     """The shards that training would use, collected now."""
-    shards = collector(settings)()
-    log.info("%d shards in %s", len(shards), settings.data["root"])
+    served = collector(settings)()
+    log.info("%d shards in %s", len(served.paths), settings.data["root"])
 
 
 def convert_data(settings: Settings) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from data.bounds import CLIPPED, clip, tell
 from data.forecast import forecast
-from data.index import Collection, find_shards, shard_name
+from data.index import Collection, Served, find_shards, shard_name
 from data.provenance import describe, other_versions
 from data.shard import Shard, ShardError, require_same_task, write_shard
 from elmur.children import follow_parent
@@ -145,7 +145,7 @@ def collect(
     check: Callable[..., object] | None = None,
     depends_on: Mapping[str, str] | None = None,
     parameters: Mapping[str, Any] | None = None,
-) -> list[Path]:
+) -> Served:
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
     make_env: called as make_env(num_envs=N). expert: None for random play alone. noise, mixture: see Disturbed.
@@ -154,8 +154,9 @@ def collect(
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
-    collected in another way raises CollectionError. One of fewer episodes, in whole shards, grows; of one of more the
-    first shards serve; what came from elsewhere stays as it is. Of two processes one waits for the other.
+    collected in another way raises CollectionError. One of fewer episodes grows, its last shard made anew where it was
+    not full; of one of more the first episodes serve; what came from elsewhere stays as it is. Of two processes one
+    waits for the other.
 
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
@@ -167,13 +168,14 @@ def collect(
     same |= {"shard_episodes": shard_episodes, "seed": seed, "noise": noise, "normalise": normalise}
     same |= {"mixture": mixture} if mixture else {}  # folders from before there were mixtures are the same still
     asked = describe({**same, **(parameters or {})})
-    cut = _Cut(num_episodes, shard_episodes, num_envs, seed)
-    job = _Job(make_env, expert, root, cut, disturbed, check, asked, normalise)
     wanted = Collection(asked, -(-num_episodes // shard_episodes))
     with nullcontext() if _ready(root, wanted) else _alone(root):
         _check_task(root, make_env)
         missing = _missing(root, wanted, expert is not None or mixture == 1.0)
         if missing:
+            there = Collection.read(root)  # of as many episodes as were asked for, or more
+            cut = _Cut(num_episodes if there is None else there.num_episodes, shard_episodes, num_envs, seed)
+            job = _Job(make_env, expert, root, cut, disturbed, check, asked, normalise)
             episodes = job.rehearse(missing, processes, progress)
             with shown("collecting", episodes, "episodes", progress) as bar:
                 _run(job, missing, min(processes, len(missing)), bar.advance)
@@ -208,7 +210,7 @@ def _missing(root: Path, asked: Collection, is_shown: bool) -> list[int]:
     if (recorded is None and find_shards(root)) or (recorded is not None and recorded.converted):
         log.info("using the shards in %s, which were not collected here", root)
         return []
-    if recorded is not None and recorded.holds(asked) and not asked.missing(root):
+    if recorded is not None and recorded.has(asked, root):
         return []
     if not is_shown:
         raise CollectionError(
@@ -216,33 +218,35 @@ def _missing(root: Path, asked: Collection, is_shown: bool) -> list[int]:
             "env.expert._target_=mypkg.Expert plugins=[mypkg], take random play, collect.mixture=1.0, or bring "
             "trajectories of your own, stage=convert"
         )
-    for path in leftovers(root):  # we hold the lock, so whoever wrote these was killed
-        path.unlink()
-    if recorded is None or recorded.grows_to(asked):
-        asked.write(root)
-    elif not recorded.holds(asked):
+    if recorded is not None and not recorded.serves(asked):
         keys = sorted(recorded.parameters.keys() | asked.parameters.keys())
         pairs = [(key, recorded.parameters.get(key), asked.parameters.get(key)) for key in keys]
         differ = "; ".join(f"{key} was {old!r}, now {new!r}" for key, old, new in pairs if old != new)
         raise CollectionError(
             f"{root} was collected in another way ({differ}); choose another folder, or delete this one to collect anew"
         )
+    for path in leftovers(root):  # we hold the lock, so whoever wrote these was killed
+        path.unlink()
+    if recorded is None or recorded.num_episodes < asked.num_episodes:
+        if recorded is not None and (last := recorded.unfilled()) is not None:
+            (root / last).unlink(missing_ok=True)  # before the record: it would pass for the longer one
+        asked.write(root)
     absent = set(asked.missing(root))
     return [number for number in range(asked.num_shards) if shard_name(number) in absent]
 
 
-def _served(root: Path, asked: Collection, depends_on: Mapping[str, str]) -> list[Path]:
-    """The shards that were asked for: those of the collection, or all that there are of another origin."""
+def _served(root: Path, asked: Collection, depends_on: Mapping[str, str]) -> Served:
+    """What was asked for: the first episodes of the collection, or all that there are of another origin."""
     _warn_of_versions(root, depends_on)
     recorded = Collection.read(root)
     ours = recorded is not None and not recorded.converted
-    return [root / name for name in asked.names()] if ours else find_shards(root)
+    return Served([root / name for name in asked.names()], asked.num_episodes) if ours else Served(find_shards(root))
 
 
 def _ready(root: Path, asked: Collection) -> bool:
     """Whether all was collected: then nobody need wait for a process that adds to it."""
     recorded = Collection.read(root)
-    return recorded is not None and not recorded.converted and recorded.holds(asked) and not asked.missing(root)
+    return recorded is not None and not recorded.converted and recorded.has(asked, root)
 
 
 @contextmanager

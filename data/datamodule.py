@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import WindowDataset
-from data.index import Collection, Index, build_index
+from data.index import Collection, Index, Served, build_index
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
 from data.shard import Array
@@ -31,8 +31,8 @@ class TrajectoryDataModule(LightningDataModule):
     """Batches of windows from the shards in a folder; needs `Trainer(use_distributed_sampler=False)`.
 
     root: the folder of shards. collect: called with no argument before the shards are looked for; it collects what is
-    missing, does nothing where all is there, raises where the folder holds something else, and gives the shards that
-    were asked for; without it they are all that are there.
+    missing, does nothing where all is there, raises where the folder holds something else, and gives what was asked
+    for; without it all shards that are there serve.
     context_length, backprop_segments: a window is their product of steps.
     lanes: rows of the global batch, shared among the ranks.
     validation_fraction: part of the episodes, drawn by `seed`, that is kept for `val_dataloader`.
@@ -56,7 +56,7 @@ class TrajectoryDataModule(LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         validation_fraction: float = 0.0,
-        collect: Callable[[], Sequence[Path]] | None = None,
+        collect: Callable[[], Served] | None = None,
         on_bad_shard: Literal["fail", "skip"] = "fail",
         verify: bool = True,
         keep: Literal["auto", "disk", "memory", "device"] = "auto",
@@ -79,7 +79,7 @@ class TrajectoryDataModule(LightningDataModule):
         self.collect, self.on_bad_shard, self.verify = collect, on_bad_shard, verify
         self.keep, self.allow_other_data, self.reads = keep, False, Reads()
         self._kept: KeptImages | None = None
-        self._collected: Sequence[Path] | None = None
+        self._served: Served | None = None
         self._index: Index | None = None
         self._train: Index | None = None
         self._validation: Index | None = None
@@ -117,16 +117,16 @@ class TrajectoryDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Collect what is missing."""
         if self.collect is not None:
-            self._collected = self.collect()
+            self._served = self.collect()
 
     def setup(self, stage: str | None = None) -> None:
         """Index the folder and set the validation episodes apart."""
         if self._index is not None:
             return
-        paths = self._collected
+        served = self._served
         if self.trainer is not None and self.trainer.world_size > 1:
-            paths = self.trainer.strategy.broadcast(paths)  # only the first process has collected
-        index = build_index(self.root, on_bad_shard=self.on_bad_shard, verify=self.verify, paths=paths)
+            served = self.trainer.strategy.broadcast(served)  # only the first process has collected
+        index = build_index(self.root, on_bad_shard=self.on_bad_shard, verify=self.verify, served=served)
         kept = round(self.validation_fraction * len(index))
         if self.validation_fraction and not kept:
             raise ValueError(

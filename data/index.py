@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,19 +43,23 @@ class Collection:
         """Whether the folder was converted from an archive (data/convert.py), not collected."""
         return "converted" in self.parameters
 
-    def grows_to(self, asked: Collection) -> bool:
-        """Whether `asked` has more episodes and nothing else is different, so that whole shards of this serve both."""
-        old, new = dict(self.parameters), dict(asked.parameters)
-        had, wanted = old.pop("num_episodes", None), new.pop("num_episodes")
-        return type(had) is int and old == new and had < wanted and had % new["shard_episodes"] == 0
+    @property
+    def num_episodes(self) -> int:
+        """How many episodes it has once complete; 0 where the record does not say."""
+        number = self.parameters.get("num_episodes")
+        return number if type(number) is int else 0
 
-    def holds(self, asked: Collection) -> bool:
-        """Whether the shards of `asked` are the first of this one's: the same, or fewer episodes in whole shards."""
-        old, new = dict(self.parameters), dict(asked.parameters)
-        had, wanted = old.pop("num_episodes", None), new.pop("num_episodes")
-        if type(had) is not int or old != new:
-            return False
-        return bool(had == wanted or (wanted < had and wanted % new["shard_episodes"] == 0))
+    def serves(self, asked: Collection) -> bool:
+        """Whether nothing but the number of episodes differs: the first of more are those of fewer."""
+        return self.num_episodes > 0 and {**self.parameters, "num_episodes": asked.num_episodes} == asked.parameters
+
+    def has(self, asked: Collection, root: Path) -> bool:
+        """Whether all episodes of `asked` are in the folder of this one."""
+        return self.serves(asked) and asked.num_episodes <= self.num_episodes and not asked.missing(root)
+
+    def unfilled(self) -> str | None:
+        """The name of its last shard, where more episodes would have room in it."""
+        return self.names()[-1] if self.num_episodes % int(self.parameters["shard_episodes"]) else None
 
     def names(self) -> list[str]:
         """Names of its shards."""
@@ -78,6 +84,14 @@ class Collection:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ShardError(root / COLLECTION, "record", f"an unreadable file ({error})", "JSON") from error
+
+
+@dataclass(frozen=True)
+class Served:
+    """What was asked for of a folder: these shards, and of their episodes the first so many; None: all."""
+
+    paths: Sequence[Path]
+    episodes: int | None = None
 
 
 def shard_name(number: int) -> str:
@@ -166,9 +180,9 @@ def build_index(
     *,
     on_bad_shard: Literal["fail", "skip"] = "fail",
     verify: bool = True,
-    paths: Sequence[Path] | None = None,
+    served: Served | None = None,
 ) -> Index:
-    """The index of all shards in a folder, in the order of their names, or of those in `paths` alone.
+    """The index of all shards in a folder, in the order of their names, or of what is `served` alone.
 
     verify: read every byte of a file the first time this process meets it (checksums, finite numbers, actions within
     the space); without it only outlines are checked now, and checksums as windows are read.
@@ -180,12 +194,14 @@ def build_index(
     good: list[Shard] = []
     moments: list[dict[str, Moments]] = []
     identities: list[str] = []
+    ends: list[Array] = []  # of each shard's episodes, behind the 0 at which the first begins
+    left = sys.maxsize if served is None or served.episodes is None else served.episodes
     collection = Collection.read(root)
     skipped: list[Path] = []
-    for path in _complete_shards(root, on_bad_shard, paths):
+    for path in _complete_shards(root, on_bad_shard, None if served is None else served.paths):
         shard = Shard(path)
         try:
-            statistics, identity = _check(shard, collection, verify, digest)
+            statistics, identity = _check(shard, collection, verify, digest, left)
         except ShardError as error:
             if on_bad_shard == "fail":
                 raise
@@ -197,6 +213,8 @@ def build_index(
         good.append(shard)
         moments.append(statistics)
         identities.append(identity)
+        ends.append(shard.offsets[: left + 1])
+        left -= len(ends[-1]) - 1
     if not good:
         raise ShardError(root, "folder", f"{len(skipped)} shards, all damaged", "at least one intact shard")
     if skipped:
@@ -204,9 +222,9 @@ def build_index(
     return Index(
         spec=_with_statistics(good, moments),
         paths=tuple(shard.path for shard in good),
-        shard=np.repeat(np.arange(len(good)), [len(shard.offsets) - 1 for shard in good]),
-        offset=np.concatenate([shard.offsets[:-1] for shard in good]),
-        lengths=np.concatenate([np.diff(shard.offsets) for shard in good]),
+        shard=np.repeat(np.arange(len(good)), [len(offsets) - 1 for offsets in ends]),
+        offset=np.concatenate([offsets[:-1] for offsets in ends]),
+        lengths=np.concatenate([np.diff(offsets) for offsets in ends]),
         skipped=tuple(skipped),
         digest=digest.hexdigest()[:16],
         identities=tuple(identities),
@@ -264,10 +282,12 @@ def _fail_or_warn(error: ShardError, on_bad_shard: str, paths: Sequence[Path]) -
     log.warning("going on without: %s", error)
 
 
-def _check(shard: Shard, collection: Collection | None, verify: bool, digest: Any) -> tuple[dict[str, Moments], str]:
-    """The shard's statistics and identity, after checking its outline, its origin and all its bytes.
+def _check(
+    shard: Shard, collection: Collection | None, verify: bool, digest: Any, most: int
+) -> tuple[dict[str, Moments], str]:
+    """The statistics of the shard's first `most` episodes, and its identity, after checking its outline and origin.
 
-    The bytes only where this process has not yet. Adds what the shard holds to `digest`.
+    All its bytes too, where this process has not yet. Adds what these episodes are to `digest`.
     """
     shard.open()
     path, found = shard.path.resolve(), shard.path.stat()
@@ -277,8 +297,12 @@ def _check(shard: Shard, collection: Collection | None, verify: bool, digest: An
             shard.verify()
             _verified[path] = state
         _check_origin(shard, collection)
-        seeds, found_moments = shard.read("seed", 0, len(shard.offsets) - 1), _moments(shard)
-        for content in (shard.spec.to_json().encode(), shard.offsets.tobytes(), seeds.tobytes()):
+        offsets = shard.offsets[: most + 1]
+        found_moments = _moments(shard)
+        if len(offsets) < len(shard.offsets):
+            found_moments = {name: _moments_of(shard, name, offsets) for name in found_moments}
+        seeds = shard.read("seed", 0, len(offsets) - 1)
+        for content in (shard.spec.to_json().encode(), offsets.tobytes(), seeds.tobytes()):
             digest.update(content)
         return found_moments, shard.identity()
     finally:
@@ -319,6 +343,14 @@ def _moments(shard: Shard) -> dict[str, Moments]:
         return moments
     except (KeyError, TypeError, ValueError) as error:
         raise ShardError(shard.path, "statistics", str(error), "count, mean and m2 per normalised part") from error
+
+
+def _moments_of(shard: Shard, name: str, offsets: Array) -> Moments:
+    """The statistics of a part in these episodes, as they are gathered where a shard is written."""
+    moments, rows = Moments(), shard.read(f"observation/{name}", 0, int(offsets[-1]))
+    for begin, end in pairwise(offsets.tolist()):
+        moments.add(rows[begin:end])
+    return moments
 
 
 def _with_statistics(shards: Sequence[Shard], gathered: Sequence[dict[str, Moments]]) -> TaskSpec:

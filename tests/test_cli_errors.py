@@ -347,8 +347,8 @@ def test_an_empty_folder_of_someone_elses_shards(cli: CommandLine, shards: Path)
 
 
 def test_shards_that_were_collected_in_another_way(cli: CommandLine, shards: Path) -> None:
-    said = refused(cli.run(*TINY, *DEEP, f"shards={shards}", "collect.num_episodes=61"))
-    assert "num_episodes was 60, now 61" in said
+    said = refused(cli.run(*TINY, *DEEP, f"shards={shards}", "collect.noise=0.5"))
+    assert "noise was 0.0, now 0.5" in said
 
 
 def test_more_lanes_than_episodes(cli: CommandLine, trained: Path) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import data.collect as collect_module
 from data import provenance
 from data.collect import FIRST_SEED, CollectionError, collect, episode_seed
-from data.index import build_index, shard_name
+from data.dataset import WindowDataset
+from data.index import Index, build_index, shard_name
 from data.shard import Shard, write_shard
 from elmur.files import leftovers
 from elmur.spec import Discrete, TaskSpec, Vector
@@ -69,10 +71,17 @@ class Parity:
 
 def gather(root: Path, **changes: Any) -> list[Path]:
     options: dict[str, Any] = {"num_episodes": 25, "seed": 3, "num_envs": 4, "shard_episodes": 10, "progress": False}
-    return collect(functools.partial(Count, longest=7), Parity(), root, **{**options, **changes})
+    return list(collect(functools.partial(Count, longest=7), Parity(), root, **{**options, **changes}).paths)
 
 
-def contents(paths: list[Path]) -> list[Any]:
+def served(root: Path, num_episodes: int) -> Index:
+    """What so many episodes are, of vectors that are normalised."""
+    options: dict[str, Any] = {"seed": 3, "num_envs": 4, "shard_episodes": 10, "progress": False, "normalise": True}
+    found = collect(functools.partial(Count, longest=7), Parity(), root, num_episodes, **options)
+    return build_index(root, served=found)
+
+
+def contents(paths: Sequence[Path]) -> list[Any]:
     found = []
     for path in paths:
         with Shard(path) as shard:
@@ -229,20 +238,40 @@ def test_what_an_expert_did_before_it_was_changed_is_refused(tmp_path: Path, mon
         gather(tmp_path)
 
 
-def test_a_collection_grows_by_whole_shards(tmp_path: Path) -> None:
-    """The shards there are stay as they are, and together they are what would have been collected at once."""
-    before = {path.name: path.stat().st_mtime_ns for path in gather(tmp_path / "a", num_episodes=20)}
+def test_a_collection_grows(tmp_path: Path) -> None:
+    """Full shards stay as they are, and all together is what would have been collected at once."""
+    before = {path.name: path.stat().st_mtime_ns for path in gather(tmp_path / "a", num_episodes=13)}
     grown = gather(tmp_path / "a", num_episodes=30)
-    assert {path.name: path.stat().st_mtime_ns for path in grown[:2]} == before
-    assert build_index(tmp_path / "a").digest == build_index(gather(tmp_path / "b", num_episodes=30)[0].parent).digest
+    assert grown[0].stat().st_mtime_ns == before[grown[0].name], "its ten episodes are complete"
+    assert contents(grown) == contents(gather(tmp_path / "b", num_episodes=30))
     assert gather(tmp_path / "a", num_episodes=20) == grown[:2], "the first shards are those of a smaller one"
-    with pytest.raises(CollectionError, match="num_episodes was 30, now 25"):
-        gather(tmp_path / "a", num_episodes=25)  # not whole ones
     with pytest.raises(CollectionError, match=r"noise was 0.0, now 0.5; num_episodes was 30, now 40"):
         gather(tmp_path / "a", num_episodes=40, noise=0.5)
+
+
+def test_a_collection_serves_any_smaller_number_of_episodes(tmp_path: Path) -> None:
+    """The first 13 of 30 are the 13 of a folder of their own: the same steps, statistics and digest."""
+    large, small = functools.partial(served, tmp_path / "large"), functools.partial(served, tmp_path / "small")
+    large(30)
+    of_more, of_its_own = large(13), small(13)
+    assert len(of_more) == 13 and of_more.digest == of_its_own.digest
+    assert of_more.lengths.tolist() == of_its_own.lengths.tolist()
+    assert of_more.spec == of_its_own.spec != large(30).spec, "its mean and deviation are of 13 episodes"
+    steps = [WindowDataset(index, 7)[np.array([[12, 0]])].observation["state"] for index in (of_more, of_its_own)]
+    assert torch.equal(*steps)
+
+
+def test_an_interrupted_growth_ends_complete(tmp_path: Path) -> None:
+    """A last shard that was not full is gone before more is promised; what is missing is made for whoever asks."""
+    first = gather(tmp_path, num_episodes=13)
+    gather(tmp_path, num_episodes=30)
+    first[1].unlink()  # as where the process had been killed before it was made anew
+    gather(tmp_path, num_episodes=13)
+    assert len(build_index(tmp_path)) == 30, "not 13 in a folder of 30"
+
+
+def test_a_record_that_does_not_say_how_many_serves_nobody(tmp_path: Path) -> None:
     gather(tmp_path / "c")
-    with pytest.raises(CollectionError, match="num_episodes was 25, now 30"):
-        gather(tmp_path / "c", num_episodes=30)  # the last shard would be another one
     for damage in ("", '"num_episodes": "20", '):
         (tmp_path / "c" / "collection.json").write_text(f'{{"parameters": {{{damage}"noise": 0.0}}, "num_shards": 3}}')
         with pytest.raises(CollectionError, match=r"num_episodes was (None|'20'), now 30"):
@@ -259,7 +288,7 @@ def test_shards_from_elsewhere_are_left_alone(tmp_path: Path) -> None:
 def test_processes_make_the_same_shards(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"num_envs": 5, "shard_episodes": 3, "noise": 0.2, "progress": False}
     make = functools.partial(make_vector, time_limit=9)
-    one, two = (collect(make, TMazeExpert(), tmp_path / str(n), 6, 1, processes=n, **arguments) for n in (1, 2))
+    one, two = (collect(make, TMazeExpert(), tmp_path / str(n), 6, 1, processes=n, **arguments).paths for n in (1, 2))
     assert len(one) == 2
     assert contents(one) == contents(two)
 

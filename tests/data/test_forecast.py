@@ -51,7 +51,7 @@ def test_is_said_before_anything_is_collected_and_clipped_actions_after(
 ) -> None:
     caplog.set_level(logging.INFO)
     options = {"num_episodes": 6, "seed": 0, "num_envs": 2, "shard_episodes": 3, "progress": False}
-    paths = collect(partial(Slow), Eager(), tmp_path / "shards", **options)  # type: ignore[arg-type]
+    paths = collect(partial(Slow), Eager(), tmp_path / "shards", **options).paths  # type: ignore[arg-type]
     said = [record.getMessage() for record in caplog.records]
     assert said[0].startswith("collecting shards: 6 episodes of 12 steps at most, 72 in all;")
     assert said[1] == "6 episodes, 72 steps, mean return 0.00 (worst 0.00)"

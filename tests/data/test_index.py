@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import data.index as index_module
-from data.index import Collection, build_index, shard_name
+from data.index import Collection, Served, build_index, shard_name
 from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec, Vector
 
@@ -130,9 +130,9 @@ def test_some_shards_of_a_folder_that_is_still_written(tmp_path: Path, plain_spe
     fill(tmp_path, plain_spec, episode, [[5], [6]])
     Collection({}, 4).write(tmp_path)
     (tmp_path / ".shard-00003.h5.99-ab.partial").write_bytes(b"half")
-    assert build_index(tmp_path, paths=[tmp_path / shard_name(1)]).lengths.tolist() == [6]
+    assert build_index(tmp_path, served=Served([tmp_path / shard_name(1)])).lengths.tolist() == [6]
     with pytest.raises(ShardError, match=r"1 of 2 shards \(no shard-00002.h5\)"):
-        build_index(tmp_path, paths=[tmp_path / shard_name(1), tmp_path / shard_name(2)])
+        build_index(tmp_path, served=Served([tmp_path / shard_name(1), tmp_path / shard_name(2)]))
 
 
 def test_damaged_shard_fails_or_is_skipped(

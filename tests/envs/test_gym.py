@@ -121,5 +121,5 @@ def test_without_an_expert_there_is_random_play_alone(tmp_path: Path) -> None:
     with pytest.raises(CollectionError, match=r"env.expert names nobody.*collect.mixture=1.0"):
         collect(make_env, None, tmp_path / "none", num_episodes=3, seed=0, mixture=0.5)
     assert not list((tmp_path / "none").glob("*.h5"))
-    shards = collect(make_env, None, tmp_path / "random", num_episodes=3, seed=0, mixture=1.0, progress=False)
+    shards = collect(make_env, None, tmp_path / "random", num_episodes=3, seed=0, mixture=1.0, progress=False).paths
     assert len(shards) == 1 and shards[0].exists()
