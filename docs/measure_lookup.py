@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from elmur.attention import CrossAttention, split_heads
 from elmur.checkpoint import load_policy
-from elmur.memory import Memory
 from envs.experts.popgym import expert_for
 from envs.popgym import make_vector
 
@@ -58,20 +56,16 @@ class Heads:
 
     def __init__(self, policy: Any) -> None:
         self.policy, self.weights, self.shares = policy, {}, defaultdict(list)  # type: ignore[var-annotated]
-        for number, layer in enumerate(policy.model.layers):
-            if layer.reader is not None:
-                layer.reader.register_forward_pre_hook(lambda reader, given, n=number: self.see(n, reader, *given))
 
-    def see(self, layer: int, reader: CrossAttention, x: Tensor, source: tuple[Tensor, Tensor], bias: Tensor) -> None:
-        """Keep the attention of the newest token [N, H, M]."""
-        query = split_heads(reader.query(x), reader.n_head)
-        scores = query @ source[0].transpose(-1, -2) / query.shape[-1] ** 0.5
-        self.weights[layer] = torch.softmax(scores + (0 if bias is None else bias), dim=-1)[:, :, -1]
+    def see(self, what: str, layer: int, weights: Tensor) -> None:
+        """Keep the reading attention of the newest token [N, H, M]."""
+        if what == "read":
+            self.weights[layer] = weights[:, :, -1]
 
     def note(self, row: int) -> None:
         """Count the present step of this row."""
         for layer, weights in self.weights.items():
-            bank: Memory = self.policy.memory()[layer]
+            bank = self.policy.memory()[layer]
             empty = bank.written_at[row] < 0
             self.shares[layer].append(weights[row][:, empty].sum(dim=-1).tolist())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from elmur.dropout import Dropout
@@ -76,11 +76,18 @@ class CrossAttention(nn.Module):
         k, v = self.key_value(source).chunk(2, dim=-1)
         return split_heads(k, self.n_head), split_heads(v, self.n_head)
 
-    def forward(self, x: Float[Tensor, "B Q D"], source: KeyValue, bias: Tensor | None) -> Float[Tensor, "B Q D"]:
+    def forward(
+        self,
+        x: Float[Tensor, "B Q D"],
+        source: KeyValue,
+        bias: Tensor | None,
+        sees_any: Bool[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """What `x` gathers from `source`; exactly zero in lanes that `sees_any` leaves out, None: in no lane."""
         q = split_heads(self.query(x), self.n_head)
         mixed = attend(q, *source, bias, self.dropatt if self.training else 0.0)
         out: Tensor = self.dropout(self.out(mixed))
-        return out
+        return out if sees_any is None else torch.where(sees_any.view(-1, 1, 1), out, 0.0)
 
 
 @dataclass

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from elmur.attention import CrossAttention, KeyValue, KeyValueCache, SelfAttention
 from elmur.dropout import Dropout
-from elmur.memory import Memory, WriteRule, rows
+from elmur.memory import Memory, WriteRule, every_slot, rows
 from elmur.memory_bias import MemoryBias, no_bias
 from elmur.positional import Position
 from elmur.residual import Residual
@@ -31,13 +31,24 @@ class Segment:
 
 
 @dataclass
+class View:
+    """What a segment's tokens see of a bank: the slots' keys and values, what is added to scores, -inf where hidden.
+
+    sees_any: the lanes in which not all slots are hidden; None where none ever is.
+    """
+
+    slots: KeyValue
+    bias: Float[Tensor, "B H T M"] | None
+    sees_any: Bool[Tensor, " B"] | None
+
+
+@dataclass
 class LayerStream:
-    """One layer's open segment: cached keys and values, the slots' keys and values, and the tokens that came out."""
+    """One layer's open segment: cached keys and values, what is seen of the bank, and the tokens that came out."""
 
     cache: KeyValueCache
     projected: Tensor | None
-    slots: KeyValue | None
-    read_bias: Float[Tensor, "B H T M"] | None
+    view: View | None
     tokens: Float[Tensor, "B T D"]
 
 
@@ -45,7 +56,8 @@ class ELMURLayer(nn.Module):
     """attend -> read -> transform -> write (paper, figure 2 and §3.2).
 
     bias: distance bias shared by reading and writing, None for the ablation without. write_rule: which slots are
-    written and how; None for the ablation that never writes. read: false for the ablation that never reads.
+    written and how; None for the ablation that never writes. read: which slots tokens see, a mask `[B, M]` or None for
+    all of them; no rule at all for the ablation that never reads.
     """
 
     def __init__(
@@ -56,11 +68,12 @@ class ELMURLayer(nn.Module):
         residual: Callable[[], Residual],
         bias: MemoryBias | None,
         write_rule: WriteRule | None,
-        read: bool = True,
+        read: Callable[[Memory], Bool[Tensor, "B M"] | None] | None = every_slot,
         memory_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.attention, self.attention_residual = attention, residual()
+        self.read_rule = read
         self.reader: CrossAttention | None = cross() if read else None
         self.read_residual: Residual | None = residual() if read else None
         self.feedforward, self.feedforward_residual = feedforward(), residual()
@@ -76,9 +89,23 @@ class ELMURLayer(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
         """Tokens after attend, read and transform, and the balance loss; `write` is called apart, where needed."""
         x = self.attend(x, position, position.project(segment.codes, self.attention.position_part))
-        if self.reader is not None and memory is not None:
-            x = self.read(x, self.reader.project(memory.slots), self.distance_bias(segment.steps, memory.written_at))
+        if (view := self.view(memory, segment.steps)) is not None:
+            x = self.read(x, view)
         return self.transform(x)
+
+    def view(self, memory: Memory | None, steps: Int[Tensor, "B T"]) -> View | None:
+        """What tokens of these steps see of the bank; None where they read nothing."""
+        if self.reader is None or self.read_rule is None or memory is None:
+            return None
+        slots, bias = self.reader.project(memory.slots), self.distance_bias(steps, memory.written_at)
+        seen = self.read_rule(memory)
+        if seen is None:
+            return View(slots, bias, None)
+        sees_any = seen.any(dim=1)
+        hidden = ~seen & sees_any.unsqueeze(1)  # where nothing is seen nothing is hidden: a row of -inf has no softmax
+        if bias is None:
+            bias = slots[0].new_zeros(1, 1, steps.shape[1], 1)
+        return View(slots, bias.masked_fill(hidden[:, None, None], -torch.inf), sees_any)
 
     def attend(
         self,
@@ -92,11 +119,13 @@ class ELMURLayer(nn.Module):
         out: Tensor = self.attention_residual(x, lambda y: self.attention(y, position, projected, first, cache))
         return out
 
-    def read(self, x: Tensor, slots: KeyValue, bias: Tensor | None) -> Tensor:
-        """2. Tokens attend to the slots."""
-        reader = self.reader
+    def read(self, x: Float[Tensor, "B Q D"], view: View, first: int = 0) -> Tensor:
+        """2. The tokens `first .. first + Q - 1` attend to the slots."""
+        reader, bias = self.reader, view.bias
         assert reader is not None and self.read_residual is not None
-        out: Tensor = self.read_residual(x, lambda y: reader(y, slots, bias))
+        if bias is not None:
+            bias = bias[:, :, first : first + x.shape[1]]
+        out: Tensor = self.read_residual(x, lambda y: reader(y, view.slots, bias, view.sees_any))
         return out
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -127,15 +156,10 @@ class ELMURLayer(nn.Module):
         self, memory: Memory | None, segment: Segment, position: Position, x: Float[Tensor, "B T D"]
     ) -> LayerStream:
         """Everything about a segment that does not change while its tokens come in; `x` tells size and number type."""
-        slots = read_bias = None
-        if self.reader is not None and memory is not None:
-            slots = self.reader.project(memory.slots)
-            read_bias = self.distance_bias(segment.steps, memory.written_at)
         return LayerStream(
             cache=self.attention.empty_cache(x.shape[0], x.shape[1], x),
             projected=position.project(segment.codes, self.attention.position_part),
-            slots=slots,
-            read_bias=read_bias,
+            view=self.view(memory, segment.steps),
             tokens=x.new_empty(x.shape),
         )
 
@@ -143,8 +167,8 @@ class ELMURLayer(nn.Module):
         """`forward` for the tokens `first .. first + Q - 1` alone; they are kept in the stream."""
         end = first + x.shape[1]
         x = self.attend(x, position, stream.projected, first, stream.cache)
-        if stream.slots is not None:
-            x = self.read(x, stream.slots, None if stream.read_bias is None else stream.read_bias[:, :, first:end])
+        if stream.view is not None:
+            x = self.read(x, stream.view, first)
         x, _ = self.transform(x)
         stream.tokens[:, first:end] = x
         return x

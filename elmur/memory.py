@@ -175,3 +175,13 @@ class ReplaceAll:
 
 def never() -> None:
     """No rule at all: the ablation in which memory is never written."""
+
+
+def every_slot(memory: Memory) -> None:
+    """Rule of reading: tokens see all slots, the noise of those that were never written too."""
+    return None
+
+
+def written_slots(memory: Memory) -> Bool[Tensor, "B M"]:
+    """Rule of reading: which slots hold something; tokens see no others."""
+    return memory.written_at != NEVER

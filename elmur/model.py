@@ -18,7 +18,7 @@ from elmur.dropout import Dropout
 from elmur.feedforward import MLP
 from elmur.heads import head_for
 from elmur.layer import ELMURLayer, LayerStream, Segment
-from elmur.memory import LRU, Memory, WriteRule
+from elmur.memory import LRU, Memory, WriteRule, every_slot, written_slots
 from elmur.memory_bias import MemoryBias
 from elmur.moe import MixtureOfExperts
 from elmur.positional import Position, Relative
@@ -36,16 +36,18 @@ class MemoryDesign:
     """How the memory of a model is built.
 
     memory_size: slots per bank (M). memory_init_std: spread of the noise in a new bank. memory_dropout: dropout on
-    candidates. read, write: what a segment does with it (`write=None`: nothing). bias: builds the distance bias from
-    the number of heads, None for none. steps: how tokens and writes are dated. clock: built from the width, tells
-    tokens, and through them the slots, the step of the episode; None where it must not matter. shared: one bank goes
-    through all layers instead of one bank per layer.
+    candidates. read, write: what a segment does with it (`write=None`: nothing). read_unwritten: whether tokens see
+    the slots that were never written; without them a bank in which nothing is written adds exactly nothing. bias:
+    builds the distance bias from the number of heads, None for none. steps: how tokens and writes are dated. clock:
+    built from the width, tells tokens, and through them the slots, the step of the episode; None where it must not
+    matter. shared: one bank goes through all layers instead of one bank per layer.
     """
 
     memory_size: int = 2
     memory_init_std: float = 0.001
     memory_dropout: float = 0.0
     read: bool = True
+    read_unwritten: bool = True
     write: WriteRule | None = field(default_factory=LRU)
     bias: Callable[[int], MemoryBias] | None = MemoryBias
     steps: StepRule = field(default_factory=Chronological)
@@ -101,6 +103,7 @@ class ELMUR(TokenModel):
         self.position = position(d_model, n_head, dropout)
         self.steps: StepRule = memory.steps if memory else Chronological()
         write = memory.write if memory else None
+        sees = written_slots if memory and not memory.read_unwritten else every_slot
         layers = nn.ModuleList(
             ELMURLayer(
                 attention=SelfAttention(d_model, n_head, self.position, dropout, dropatt),
@@ -109,7 +112,7 @@ class ELMUR(TokenModel):
                 residual=partial(residual, d_model),
                 bias=memory.bias(n_head) if memory and memory.bias and (memory.read or write) else None,
                 write_rule=write,
-                read=memory.read if memory else False,
+                read=sees if memory and memory.read else None,
                 memory_dropout=memory.memory_dropout if memory else 0.0,
             )
             for _ in range(n_layer)

@@ -33,15 +33,18 @@ def watched(model: nn.Module, tell: Tell) -> Iterator[None]:
 
 def _hook(what: str, layer: int, tell: Tell) -> Callable[..., None]:
     def note(attention: CrossAttention, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, (keys, _), bias = inputs
+        x, (keys, _), bias, *rest = inputs
         with torch.no_grad():
-            tell(what, layer, weights(attention, x, keys, bias))
+            tell(what, layer, weights(attention, x, keys, bias, *rest))
 
     return note
 
 
-def weights(attention: CrossAttention, x: Tensor, keys: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k / sqrt(d) + bias) `[B, H, Q, K]`, as `attend` computes it, without dropout."""
+def weights(
+    attention: CrossAttention, x: Tensor, keys: Tensor, bias: Tensor | None, sees_any: Tensor | None = None
+) -> Tensor:
+    """softmax(q k / sqrt(d) + bias) `[B, H, Q, K]`, as `attend` computes it, less dropout; 0 where nothing is seen."""
     q = split_heads(attention.query(x), attention.n_head)
     scores = q @ keys.transpose(2, 3) * q.shape[-1] ** -0.5
-    return (scores if bias is None else scores + bias).softmax(dim=-1)
+    found = (scores if bias is None else scores + bias).softmax(dim=-1)
+    return found if sees_any is None else found * sees_any.view(-1, 1, 1, 1)

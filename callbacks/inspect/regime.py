@@ -141,10 +141,11 @@ def slots(design: MemoryDesign | None, regime: Regime) -> list[Finding]:
     if design is None or regime.segments < 2:
         return []
     if design.write is None:
-        return [Finding("writes", "Memory is never written: the slots are noise to the end.", "model/write=lru", True)]
+        held = "the slots are noise to the end" if design.read_unwritten else "and what is not written is not read"
+        return [Finding("writes", f"Memory is never written: {held}.", "model/write=lru", True)]
     size, trained = design.memory_size, Slots.of(design, regime, regime.segments)
     acted = Slots.of(design, regime, regime.segments_acted)
-    found = [*written(size, trained, regime)]
+    found = [*written(design, trained, regime)]
     if not design.read:
         found.append(Finding("reads", "Memory is never read.", "model.memory.read", True))
     found += rewriting(size, trained, acted, regime)
@@ -153,9 +154,9 @@ def slots(design: MemoryDesign | None, regime: Regime) -> list[Finding]:
     return found
 
 
-def written(size: int, trained: Slots, regime: Regime) -> Iterator[Finding]:
+def written(design: MemoryDesign, trained: Slots, regime: Regime) -> Iterator[Finding]:
     """How often each slot is written, and how many never are."""
-    reads = regime.segments - 1
+    size, reads = design.memory_size, regime.segments - 1
     each = reads * trained.per_write / size
     yield Finding(
         "writes",
@@ -165,10 +166,11 @@ def written(size: int, trained: Slots, regime: Regime) -> Iterator[Finding]:
         "model.memory.memory_size",
     )
     if trained.written < size:
+        noise = "tokens read noise there" if design.read and design.read_unwritten else "they are not read"
         yield Finding(
             "writes",
-            f"{size - trained.written} of {size} slots are never written in a training episode: tokens read noise "
-            f"there; {trained.written} slots are as many as are used.",
+            f"{size - trained.written} of {size} slots are never written in a training episode: {noise}; "
+            f"{trained.written} slots are as many as are used.",
             f"model.memory.memory_size={max(1, trained.written)}",
             warns=trained.written < size / 2,
         )

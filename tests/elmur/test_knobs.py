@@ -102,6 +102,7 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
     SHM: {**tokens, "memory_size": (4, 8), "rows": (8, 4)},
     MemoryDesign: {
         "memory_size": (2, 3), "memory_init_std": (0.0, 1.0), "memory_dropout": (0.0, 0.5), "read": (True, False),
+        "read_unwritten": (True, False),
         "write": (LRU(), None), "bias": (MemoryBias, None), "steps": (MemoryDesign().steps, Mirrored()),
         "clock": (None, EpisodeClock),
         "shared": (False, True),

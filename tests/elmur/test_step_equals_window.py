@@ -36,6 +36,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "elmur": {"memory": design(write=LRU(0.7))},
     "shared memory": {"memory": design(write=LRU(0.7), shared=True), "feedforward": experts},
     "no read": {"memory": design(read=False), "residual": PreNorm},
+    "written slots alone": {"memory": design(read_unwritten=False, write=LRU(0.7)), "residual": PreNorm},
+    "written slots alone, no bias": {"memory": design(read_unwritten=False, bias=None, shared=True)},
     "no write": {"memory": design(write=None), "feedforward": SwiGLU},
     "neither": {"memory": design(read=False, write=None), "residual": partial(PostNorm, norm_type="rmsnorm")},
     "no bias": {"memory": design(bias=None, write=LRU(0.3, slots_per_write=2)), "feedforward": experts},

@@ -65,6 +65,15 @@ def test_what_is_held_against_what_fits() -> None:
         assert word in finding.sentence
 
 
+def test_slots_that_are_not_written_are_noise_or_hidden() -> None:
+    regime = Regime(context_length=10, backprop_segments=3, horizon=30)
+    for read_unwritten, word in ((True, "tokens read noise there"), (False, "they are not read")):
+        _, surplus = said(regime, "writes", memory_size=5, read_unwritten=read_unwritten)
+        assert surplus.sentence.startswith("3 of 5 slots are never written") and word in surplus.sentence
+        (none,) = said(regime, "writes", write=None, read_unwritten=read_unwritten)
+        assert ("noise" in none.sentence) is read_unwritten
+
+
 def module_of(seed: int = 0, **model: Any) -> SequenceModule:
     torch.manual_seed(seed)
     made = SequenceModule(lambda spec: ELMUR(spec, 16, 2, 2, 0.1, 0.1, **model), context_length=4)
