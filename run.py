@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from callbacks.report.validation import Validation
     from data.datamodule import TrajectoryDataModule
     from elmur.module import SequenceModule
+    from elmur.sequence_model import SequenceModel
     from elmur.spec import TaskSpec
     from envs.family import EnvFamily
 
@@ -349,6 +350,8 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     about |= {"identity": identity, "evaluation_cpu_seconds": time.process_time() - begin}
     sampled = plan.sample or policy.model.head.generative
     about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if sampled else "argmax"}
+    if plan.cost_after:
+        about |= cost_of_one(model, length, plan.cost_after)
     row = row_of(settings, family, checkpoint, outcomes, about)
     if is_first_process():
         row.write(folder / ROW)
@@ -357,6 +360,14 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
             film(policy, family.render, next(iter(family.variants.values())), plan.video, plan.first_seed, folder)
     halfway.remove()
     return row
+
+
+def cost_of_one(model: SequenceModel, context_length: int, history: int) -> dict[str, float | int]:
+    """What a step of one episode takes and what is held for the next after so many, as a row has it."""
+    from callbacks.benchmark.policy_cost import cost_of_acting
+
+    (found,) = cost_of_acting(model, context_length, histories=(history,))
+    return {"step_ms": found.ms, "state_bytes": found.state_bytes}
 
 
 def collect_data(settings: Settings) -> None:

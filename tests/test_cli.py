@@ -87,10 +87,12 @@ def test_other_models_go_the_same_way(cli: CommandLine, trained: Path, model: st
     # And its checkpoint says by itself what it is.
     again = cli.run(
         "stage=evaluate", f"checkpoint={folder}/checkpoints/best.ckpt", "env.lengths=[9,30]",
-        "evaluation.num_episodes=6", to=(second := cli.folder / f"{model}-again"),
+        "evaluation.num_episodes=6", "evaluation.cost_after=5", "evaluation.device=cpu",
+        to=(second := cli.folder / f"{model}-again"),
     )  # fmt: skip
     assert (again.code, again.stderr) == (0, "")
     assert row_of(second)["model"] == model and judged(row_of(second)) == judged(row)
+    assert row["state_bytes"] is None and row_of(second)["state_bytes"] > 0 and row_of(second)["step_ms"] > 0
 
 
 def test_one_seed_gives_one_run_and_another_another(cli: CommandLine, trained: Path) -> None:

@@ -19,6 +19,7 @@ class EvaluationPlan:
     video: episodes that are filmed (see callbacks/evaluation/video.py).
     compile: the policy's steps by torch.compile. isolate: environments run in a process of their own, where a step may
     take `step_timeout` seconds.
+    cost_after: steps of one episode after which it is measured what acting takes and holds; 0: not measured.
     """
 
     num_episodes: int = 100
@@ -31,6 +32,7 @@ class EvaluationPlan:
     step_timeout: float = 60.0
     video: int = 0
     device: str = "auto"
+    cost_after: int = 0
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -38,6 +40,9 @@ class EvaluationPlan:
             raise ValueError(f"step_timeout={self.step_timeout}; it must be more than 0 seconds")
         if not 0 <= self.video <= MOST_FILMED:
             raise ValueError(f"video={self.video}; it must be a number of episodes from 0 to {MOST_FILMED}")
+        if self.cost_after < 0 or (self.cost_after and self.device != "cpu"):
+            found = f"cost_after={self.cost_after}, device={self.device}"
+            raise ValueError(f"cost_after is a number of steps from 0 up, and needs device=cpu; found {found}")
         if min(self.num_episodes, self.num_envs) < 1:
             found = f"num_episodes={self.num_episodes}, num_envs={self.num_envs}"
             raise ValueError(f"expected num_episodes and num_envs of 1 or more; found {found}")

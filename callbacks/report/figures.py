@@ -20,7 +20,7 @@ from callbacks.report.row import Row
 from callbacks.report.scores import RESAMPLES, by_number, interval, measures, scores, variants
 from callbacks.report.show import NUMBERED
 from callbacks.report.statistics import performance_profile, resampled
-from callbacks.report.tables import chance, microseconds, named
+from callbacks.report.tables import ALONE, STATE, chance, cost, microseconds, named
 from callbacks.text import plain
 
 MOST_PANELS = 24  # tasks that one figure shows beside each other
@@ -46,7 +46,7 @@ def figures(groups: Sequence[Group]) -> list[Figure]:
     """The figures of groups of one stage and metric, those that their rows have numbers for."""
     found: list[Figure | None] = [by_length(groups)]
     found += heat_maps(groups)
-    found += [bars(groups), profiles(groups), learning_curves(groups), against_cost(groups)]
+    found += [bars(groups), profiles(groups), learning_curves(groups), against_cost(groups), state_against_time(groups)]
     return [one for one in found if one is not None]
 
 
@@ -402,4 +402,28 @@ def against_cost(groups: Sequence[Group]) -> Figure | None:
     note = "Of the machines as they were; episodes act side by side."
     return Figure(
         _name("cost", groups), title, svg((WIDTH, 2.9 + 0.19 * min(len(lines), MOST_LINES)), draw), lines, note
+    )
+
+
+def state_against_time(groups: Sequence[Group]) -> Figure | None:
+    """What an episode's state takes against what a step takes, a point for each group, where rows have measured it."""
+    lines = [{key: line[key] for key in ("settings", ALONE, STATE)} for line in cost(groups).lines if line.get(STATE)]
+    if len(lines) < 2:
+        return None
+
+    def draw(on: Any) -> None:
+        axes = on.subplots()
+        for number, line in enumerate(lines):
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(line[ALONE], line[STATE], "o", color=colour)
+            axes.annotate(_label(line["settings"]), (line[ALONE], line[STATE]), (5, 4), textcoords="offset points",
+                          fontsize=8)  # fmt: skip
+        axes.margins(0.18)
+        axes.set(yscale="log", xlabel="ms of a step, one episode on one thread", ylabel="state of an episode, kB")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.grid(alpha=0.25, linewidth=0.5)
+
+    note = "Of the machines as they were, processor time; untrained or trained makes no difference."
+    return Figure(
+        _name("state", groups), "What a policy keeps against what a step takes", svg((WIDTH, 3.4), draw), lines, note
     )

@@ -33,7 +33,11 @@ PACKAGES = ("torch", "lightning", "gymnasium", "numpy", "h5py", "popgym", "mani_
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a row took: seconds of wall and of processor time, training without selection; bytes at the most."""
+    """What a row took: seconds of wall and of processor time, training without selection; bytes at the most.
+
+    step_ms, state_bytes: processor time of a step of one episode alone, and what is kept from it for the next
+    (`callbacks.benchmark.policy_cost`), where `evaluation.cost_after` asked for it.
+    """
 
     train_seconds: float | None = None
     train_cpu_seconds: float | None = None
@@ -42,6 +46,8 @@ class Cost:
     evaluation_seconds: float | None = None
     evaluation_cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
+    step_ms: float | None = None
+    state_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from callbacks.report.statistics import mean_and_error
 
 LATENCY = "ms a step"  # a published metric
 MOST_PAIRS = 28  # of 8 groups; of more, each is compared with the best alone
+ALONE, STATE = "ms a step, alone", "state kB"
+OPTIONAL = ("published, ms a step", ALONE, STATE)  # columns that most reports have no number for
 WALL = ("train_seconds", "selection_seconds", "evaluation_seconds")
 CPU = tuple(name.replace("_seconds", "_cpu_seconds") for name in WALL)
 
@@ -176,6 +178,7 @@ def cost(groups: Sequence[Group]) -> Sheet:
             line[f"{name.removesuffix('_seconds')} s"] = _mean(getattr(row.cost, name) for row in rows)
         line["processor s"] = _mean(_sum(getattr(row.cost, name) for name in CPU) for row in rows)
         line["µs a step"] = _mean(map(microseconds, rows))
+        line[ALONE], line[STATE] = _mean(row.cost.step_ms for row in rows), state_kilobytes(rows)
         alone = all(side_by_side(row) == 1 for row in rows)  # as what was published
         of = [one for task in group.by_task() if alone for one in published().get((task, group.model), [])]
         latency = next((one.value for one in of if one.metric == LATENCY), None)
@@ -192,10 +195,19 @@ def cost(groups: Sequence[Group]) -> Sheet:
     ]
     if any(line["published, ms a step"] for line in lines):
         notes.append("What was published is of one episode at a time on an A100.")
-    else:
-        for line in lines:
-            del line["published, ms a step"]
-    return Sheet("Cost", lines, notes=notes)
+    if any(line[STATE] for line in lines):
+        notes.append(
+            "Alone: one episode on one thread, processor time, the last steps of a history of `evaluation.cost_after`; "
+            "the state is what the next action depends on, while peak MB is the whole process."
+        )
+    unknown = [key for key in OPTIONAL if all(line[key] is None for line in lines)]
+    return Sheet("Cost", [{k: v for k, v in line.items() if k not in unknown} for line in lines], notes=notes)
+
+
+def state_kilobytes(rows: Sequence[Row]) -> float | None:
+    """What one episode's state takes, where rows say it."""
+    held = _mean(row.cost.state_bytes for row in rows)
+    return None if held is None else held / 1e3
 
 
 def _sum(values: Iterable[float | None]) -> float | None:

@@ -75,6 +75,14 @@ def test_a_plan_that_cannot_be(wrong: dict[str, Any]) -> None:
     assert EvaluationPlan(first_seed=999_950, num_episodes=50).sample is False
 
 
+@pytest.mark.parametrize("wrong", [{"cost_after": -1, "device": "cpu"}, {"cost_after": 9}])
+def test_the_cost_of_acting_is_measured_on_the_cpu_alone(wrong: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"cost_after is a number of steps from 0 up, and needs device=cpu; found cost"
+    ):
+        EvaluationPlan(**wrong)
+
+
 def test_every_variant_is_acted_in_on_the_seeds_asked_for_whatever_acts_side_by_side() -> None:
     found = [evaluate(TMazeExpert(), make_vector, variants([9, 12]), EvaluationPlan(7, n, 40)) for n in (1, 3, 100)]
     for outcomes in found:

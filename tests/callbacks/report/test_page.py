@@ -53,6 +53,16 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+def test_what_acting_takes_and_holds_stands_beside_the_time_where_it_was_measured(tmp_path: Path) -> None:
+    for model, ms, held in (("a", 2.0, 8000), ("b", 0.5, 600)):
+        lengths(tmp_path / "runs", model, 0, {9: 4}, cost=Cost(step_ms=ms, state_bytes=held))
+    told = made(tmp_path / "runs", tmp_path / "out")
+    (cost,) = [sheet for sheet in told.sheets if sheet.title == "Cost"]
+    assert [(line["ms a step, alone"], line["state kB"]) for line in cost.lines] == [(2.0, 8.0), (0.5, 0.6)]
+    (drawn,) = (tmp_path / "out" / "figures").glob("state-*.csv")
+    assert [line["state kB"] for line in lines(drawn)] == ["8.0", "0.6"]
+
+
 def test_two_models_stand_beside_each_other(runs: Path, tmp_path: Path) -> None:
     told = made(runs, tmp_path / "out")
     table, difference = (
