@@ -35,8 +35,11 @@ class Revealing(Protocol):
 class Twinned(Protocol):
     """Environments whose episodes have twins that differ in what has to be remembered, and in nothing else."""
 
-    def twin(self) -> Observation:
-        """The first observations of the twins, which are played from here on; right after `reset` alone."""
+    def twin(self) -> Observation | None:
+        """The first observations of the twins, which are played from here on; right after `reset` alone.
+
+        None, and nothing is changed, where the task has no twins.
+        """
 
 
 @runtime_checkable
@@ -61,6 +64,19 @@ def hidden_of(env: VectorEnv) -> dict[str, np.ndarray]:
         rows = [one.hidden() for one in env.envs if isinstance(one, Revealing)]
         return {name: np.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
     return env.hidden() if isinstance(env, Revealing) else {}
+
+
+def twins_of(env: VectorEnv) -> Observation | None:
+    """The first observations of the twins of what was reset, played from here on; None where there are none."""
+    if not isinstance(env, SyncVector):
+        return env.twin() if isinstance(env, Twinned) else None
+    for row in np.flatnonzero(env.playing).tolist():
+        one: Any = env.envs[row]
+        shown = one.twin() if isinstance(one, Twinned) else None
+        if shown is None:
+            return None
+        env.keep(row, shown)
+    return env.seen()
 
 
 def demand_of(make_env: Callable[..., VectorEnv], **variant: Any) -> Demand | None:

@@ -143,23 +143,23 @@ class SyncVector:
             part: np.zeros((self.num_envs, *field.shape), field_dtype(field)) for part, field in parts.items()
         }
         self._returns = np.zeros(self.num_envs)
-        self._playing = np.zeros(self.num_envs, np.bool_)
+        self.playing = np.zeros(self.num_envs, np.bool_)
 
     def reset(self, seeds: Sequence[int | None]) -> Observation:
         """First observations where a seed is given, last ones elsewhere (zeros where there never was an episode)."""
         for i, seed in enumerate(check_seeds(seeds, self.num_envs)):
             if seed is not None:
                 observation, _ = self.envs[i].reset(seed=seed)
-                self._keep(i, observation)
+                self.keep(i, observation)
                 self._returns[i] = 0.0
-                self._playing[i] = True
-        return self._seen()
+                self.playing[i] = True
+        return self.seen()
 
     def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """One step of every active environment. Raises RuntimeError where an active one has no episode running."""
         check_active(active, self.num_envs)
         action = check_action(self.spec, action, active)
-        check_playing(active, self._playing)
+        check_playing(active, self.playing)
         reward = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
         measured = {name: np.zeros(self.num_envs, np.bool_) for name in self.metrics}
@@ -167,12 +167,12 @@ class SyncVector:
         for i in np.flatnonzero(active).tolist():
             chosen = int(action[i]) if isinstance(self.spec.action, Discrete) else action[i].astype(np.float32)
             observation, gained, terminated[i], truncated[i], info = self.envs[i].step(chosen)
-            self._keep(i, observation)
+            self.keep(i, observation)
             reward[i] = gained
             self._returns[i] += float(gained)
             loss_mask[i] = info.get("loss_mask", True)
             if terminated[i] or truncated[i]:
-                self._playing[i] = False
+                self.playing[i] = False
                 found = {SUCCESS: self._returns[i] > 0.0, **info}
                 for name in self.metrics:
                     if name not in found:
@@ -180,7 +180,7 @@ class SyncVector:
                     value = np.asarray(found[name])
                     measured[name] = measured[name].astype(value.dtype, copy=False)
                     measured[name][i] = value
-        return TimeStep(self._seen(), reward, terminated, truncated, loss_mask, measured)
+        return TimeStep(self.seen(), reward, terminated, truncated, loss_mask, measured)
 
     def render(self) -> np.ndarray:
         """Frames uint8 [N, h, w, 3] of environments that give them by `render`, as Gymnasium's do in "rgb_array"."""
@@ -191,7 +191,7 @@ class SyncVector:
         for env in self.envs:
             env.close()
 
-    def _keep(self, i: int, observation: dict[str, Any]) -> None:
+    def keep(self, i: int, observation: dict[str, Any]) -> None:
         """Write one environment's observation into row i of the buffers."""
         for part, buffer in self._observation.items():
             if part not in observation:
@@ -204,7 +204,8 @@ class SyncVector:
                 )
             buffer[i] = value
 
-    def _seen(self) -> Observation:
+    def seen(self) -> Observation:
+        """The present observations."""
         return {part: buffer.copy() for part, buffer in self._observation.items()}
 
 

@@ -18,7 +18,7 @@ from elmur.memory import LRU
 from elmur.model import ELMUR
 from elmur.sequence_model import SequenceModel
 from elmur.state import take_lanes
-from envs.hidden import Twinned
+from envs.hidden import twins_of
 from envs.rollout import Wave
 
 
@@ -140,12 +140,12 @@ def same_actions(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def twins(play: Player) -> Recording | None:
     """The twins of the episodes, which differ in what has to be remembered alone; None where a world has none."""
-    if not isinstance(play.env, Twinned):
+    play.env.reset([*play.seeds, *[None] * (play.env.num_envs - len(play.seeds))])
+    if twins_of(play.env) is None:
         return None
 
     def begin(wave: Wave) -> None:
-        assert isinstance(wave.env, Twinned)
-        wave.observation = wave.env.twin()
+        wave.observation = twins_of(wave.env) or wave.observation
 
     return play(begin=begin)
 
@@ -177,7 +177,7 @@ class Lasting:
 
 def lasting(model: SequenceModel, own: Recording, twin: Recording) -> list[Lasting]:
     """Twins compared segment by segment, while both play."""
-    blend, size = blend_of(model), model.design.memory_size if isinstance(model, ELMUR) and model.design else 1
+    blend, apart = blend_of(model), segments_between_writes(model)
     mine, others, length = own.slots(), twin.slots(), own.context_length
     rows = []
     for segment in range(1, min(own.segments, twin.segments)):
@@ -186,7 +186,7 @@ def lasting(model: SequenceModel, own: Recording, twin: Recording) -> list[Lasti
             break
         distances = {name: relative(mine[name][segment], others[name][segment]) for name in mine}
         first, second = (torch.from_numpy(of.predictions[step]).softmax(-1) for of in (own, twin))
-        kept = None if blend is None else (1 - blend) ** max(0, math.ceil((segment - 1) / size))
+        kept = None if blend is None else (1 - blend) ** max(0, math.ceil((segment - 1) / apart))
         rows.append(Lasting(segment, step, distances, float((first - second).abs().sum(-1).mean() / 2), kept))
     return rows
 
@@ -195,6 +195,12 @@ def relative(one: np.ndarray, other: np.ndarray) -> float:
     """The distance of two banks `[N, M, D]` over their size, in the mean of N."""
     size = np.sqrt((np.square(one).sum((1, 2)) + np.square(other).sum((1, 2))) / 2)
     return float((np.sqrt(np.square(one - other).sum((1, 2))) / np.maximum(size, 1e-12)).mean())
+
+
+def segments_between_writes(model: SequenceModel) -> float:
+    """After how many segments a slot is written again."""
+    design = model.design if isinstance(model, ELMUR) else None
+    return design.memory_size / design.write.slots_per_write if design and design.write else 1.0
 
 
 def blend_of(model: SequenceModel) -> float | None:

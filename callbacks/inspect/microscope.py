@@ -124,7 +124,7 @@ def measured(play: Player, own: Recording, plan: InspectPlan, family: EnvFamily)
     log.info("memory is knocked out, and taken from other episodes")
     other = twins(play)
     donors = shifted(own) if other is None else other
-    about = "the next episode" if other is None else "its twin, which differs in the hint alone"
+    about = "the next episode" if other is None else "its twin, which differs in what has to be remembered alone"
     where = at_segments(own.segments, plan.changes)
     usual = Share.of(sum(e.success for e in own.episodes), len(own.episodes))
     sheets.append(effects("knock-out", list(knocked_out(play, own, where)), usual, [

@@ -133,6 +133,14 @@ class PopGym(gymnasium.Env[Observation, Any]):
         """What has to be held; of an episode that has begun."""
         return None if self._hidden is None else self._hidden.demand(self._env)
 
+    def twin(self) -> Observation | None:
+        """The first observation of the same episode with another card, which is played from here on; None: no twins."""
+        if self._hidden is None or self._hidden.twin is None:
+            return None
+        if self._steps:
+            raise RuntimeError("twin: expected an episode at its first observation; call reset() first")
+        return self._parts(self._hidden.twin(self._env), None)
+
     def picture(self, row: int = 0) -> list[list[str]]:
         """The cards or the board now; empty where there is nothing to draw but numbers."""
         return self._hidden.picture(self._env) if self._hidden and self._hidden.picture else []

@@ -18,12 +18,15 @@ class Hidden:
     """What one family hides and shows; the functions are given POPGym's own environment.
 
     fields: classes int64 [n] or numbers float32 [n], by name. demand: what has to be held at once. picture: the cards
-    or the board now, a grid of characters; None where there is nothing to draw but numbers.
+    or the board now, a grid of characters; None where there is nothing to draw but numbers. twin: makes of an episode
+    at its first observation its twin, in which one card is another, and gives what POPGym shows of it then; None where
+    what is hidden is not shown once and then remembered.
     """
 
     fields: Callable[[Any], dict[str, np.ndarray]]
     demand: Callable[[Any], Demand]
     picture: Callable[[Any], list[list[str]]] | None = None
+    twin: Callable[[Any], Any] | None = None
 
 
 def _dealt(env: Any) -> np.ndarray:
@@ -78,6 +81,54 @@ def _mines(env: Any) -> list[list[str]]:
             for row in zip(env.hidden_grid.tolist(), env.neighbor_grid.tolist(), strict=True)]  # fmt: skip
 
 
+def _first_card(deck: Any, hand: str, kinds: np.ndarray) -> int:
+    """The kind of the first card that was dealt, after it was replaced by the next one of another kind."""
+    before = deck.idx[-1]
+    later = np.roll(np.arange(len(kinds)), -before - 1)
+    deck.idx[-1] = deck[hand][0] = after = int(later[(kinds[later] != kinds[before]).argmax()])
+    return int(kinds[after])
+
+
+def _repeat_first_twin(env: Any) -> int:
+    suit = _first_card(env.deck, "player", env.deck.suits_idx)
+    env.card = np.asarray(suit)
+    return suit
+
+
+def _autoencode_twin(env: Any) -> Any:
+    _first_card(env.deck, "system", env.deck.suits_idx)
+    return env.make_obs(env.deck["system"][-1])
+
+
+def _higher_lower_twin(env: Any) -> int:
+    rank = _first_card(env.deck, "player", env.deck.ranks_idx)
+    env.state[:] = 0
+    env.state[rank] = 1
+    return rank
+
+
+def _count_recall_twin(env: Any) -> np.ndarray:
+    """The first card changes places with the last one of another kind: one more of a kind could not be answered."""
+    deck, kinds = env.value_deck, env.deck_idx_type[env.value_deck.idx]
+    last = int((kinds != kinds[-1]).argmax())
+    deck.idx[[-1, last]] = deck.idx[[last, -1]]
+    deck["in_play"][0], env.value = int(deck.idx[-1]), kinds[last]
+    env.counts[:] = 0
+    env.counts[env.value] = 1
+    env.last_obs = np.array([env.value, env.query], np.int64)
+    return env.last_obs.copy()
+
+
+def _concentration_twin(env: Any) -> np.ndarray:
+    """The first card on the table changes places with the next one of another kind."""
+    faces, idx = env.deck_idx_type[env.deck.idx], env.deck.idx
+    other = int((faces != faces[0]).argmax())
+    idx[[0, other]] = idx[[other, 0]]
+    env.state = env.deck_idx_type[idx].astype(np.int64)
+    shown: np.ndarray = env.get_obs()
+    return shown
+
+
 _CARTPOLE = Hidden(_numbers("state", lambda env: env.state), lambda env: Demand(2, "velocities", 1))
 _PENDULUM = Hidden(_numbers("state", lambda env: env.state), lambda env: Demand(1, "velocity", 1))
 
@@ -86,29 +137,37 @@ FAMILIES: dict[str, Hidden] = {
         _classes("suits", _dealt),
         lambda env: Demand(env.deck.num_cards, "cards", 2 * env.deck.num_cards - 1),
         _autoencode,
+        _autoencode_twin,
     ),
     "RepeatFirst": Hidden(
         _classes("first suit", lambda env: _dealt(env)[:1]),
         lambda env: Demand(1, "card", env.max_episode_length),
         _card(lambda env: env.deck.suits_idx[_last(env)]),
+        _repeat_first_twin,
     ),
     "RepeatPrevious": Hidden(
-        _previous, lambda env: Demand(env.k, "cards", env.k - 1), _card(lambda env: env.deck.suits_idx[_last(env)])
+        _previous,
+        lambda env: Demand(env.k, "cards", env.k - 1),
+        _card(lambda env: env.deck.suits_idx[_last(env)]),
+        lambda env: _first_card(env.deck, "player", env.deck.suits_idx),
     ),
     "CountRecall": Hidden(
         _classes("counts", lambda env: env.counts),
         lambda env: Demand(env.num_distinct_cards, "counts", env.max_episode_length),
         lambda env: [[f"dealt {env.value}", f"asked {env.query}"]],
+        _count_recall_twin,
     ),
     "HigherLower": Hidden(
         _classes("seen", lambda env: env.state),
         lambda env: Demand(len(env.state), "counts of ranks", env.deck_size),
         _card(lambda env: env.deck.ranks_idx[_last(env)], RANKS),
+        _higher_lower_twin,
     ),
     "Concentration": Hidden(
         _classes("faces", lambda env: env.deck_idx_type[env.deck.idx]),
         lambda env: Demand(env.deck.num_cards, "cards on the table", env.episode_length),
         _table,
+        _concentration_twin,
     ),
     "MultiarmedBandit": Hidden(
         _numbers("payoffs", lambda env: env.bandits),

@@ -7,7 +7,7 @@ import pytest
 
 from envs import popgym, tmaze
 from envs.experts.popgym import expert_for
-from envs.hidden import Demand, demand_of, hidden_of
+from envs.hidden import Demand, demand_of, hidden_of, twins_of
 from envs.tmaze import HINT
 
 
@@ -66,3 +66,57 @@ def test_every_family_tells_or_says_that_it_does_not(task: str) -> None:
     found, demand = hidden_of(env), demand_of(popgym.make_vector, id=task)
     assert (not found) == ("Labyrinth" in task) == (demand is None)
     assert all(value.shape[0] == 2 and value.dtype in (np.int64, np.float32) for value in found.values())
+
+
+SHOWN_ONCE = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "HigherLower")
+
+
+def acted(task: str, twin: bool, steps: int = 60) -> tuple[list[np.ndarray], float]:
+    """What three episodes show with the expert acting, and what it earns in the mean."""
+    env, expert = popgym.make_vector(3, task), expert_for(task)
+    expert.start(3)
+    seen, active, shown, total = env.reset([5, 8, 11]), np.ones(3, np.bool_), [], 0.0
+    if twin:
+        found = twins_of(env)
+        assert found is not None
+        seen = found
+    for step in range(env.spec.horizon or 0):
+        shown.append(seen["observation"])
+        result = env.step(expert.act(seen, np.full(3, step == 0)), active)
+        seen, active = result.observation, active & ~(result.terminated | result.truncated)
+        total += float(result.reward.mean())
+    assert not active.any()
+    return shown[:steps], total
+
+
+@pytest.mark.parametrize("family", SHOWN_ONCE)
+def test_twins_differ_in_the_first_card_and_are_played_by_the_same_rules(family: str) -> None:
+    one, other = (acted(f"popgym-{family}Easy-v0", twin) for twin in (False, True))
+    differ = [(a != b).any(axis=1) for a, b in zip(one[0], other[0], strict=True)]
+    assert differ[0].all()
+    assert (np.sum(differ[1:], axis=0) <= (family == "CountRecall")).all(), "there two cards change places"
+    if family != "HigherLower":  # in which nobody knows the next card
+        assert other[1] == pytest.approx(one[1]), "who remembers the other card earns as much"
+
+
+def test_in_the_twin_of_a_table_two_cards_have_changed_places() -> None:
+    env = popgym.make_vector(2, "popgym-ConcentrationHard-v0")
+    first = env.reset([3, 4])
+    faces = hidden_of(env)["faces"]
+    other = twins_of(env)
+    assert other is not None and (other["observation"] == first["observation"]).all(), "all cards lie face down"
+    changed = hidden_of(env)["faces"]
+    for before, after in zip(faces, changed, strict=True):
+        zero, place = np.flatnonzero(before != after)
+        assert zero == 0 and (before[[0, place]] == after[[place, 0]]).all()
+    turned = env.step(np.zeros(2, np.int64), np.ones(2, np.bool_)).observation["observation"]
+    assert (turned[:, 0] == changed[:, 0]).all()
+    with pytest.raises(RuntimeError, match="twin: expected an episode at its first observation"):
+        twins_of(env)
+
+
+@pytest.mark.parametrize("family", ["PositionOnlyPendulum", "LabyrinthEscape", "MineSweeper"])
+def test_what_is_not_shown_once_has_no_twins(family: str) -> None:
+    env = popgym.make_vector(2, f"popgym-{family}Easy-v0")
+    before = env.reset([1, 2])
+    assert twins_of(env) is None and all((env.seen()[name] == part).all() for name, part in before.items())
