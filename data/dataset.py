@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from data.index import Index
 from data.kept import KeptImages
-from data.shard import Array, Column, Shard, columns
+from data.shard import LABEL, Array, Column, Shard, columns
 from elmur.batch import Outcome, SegmentBatch
 
 OPEN_FILES = 16
@@ -48,7 +48,8 @@ class WindowDataset(Dataset[SegmentBatch]):
         if window_length < 1:
             raise ValueError(f"window_length: expected 1 step or more, found {window_length}")
         self.index, self.window_length, self.cache_bytes, self.kept = index, window_length, cache_bytes, kept
-        found = {key: column for key, column in columns(index.spec).items() if not column.per_episode}
+        known = columns(index.spec, sorted(index.optional))
+        found = {key: column for key, column in known.items() if not column.per_episode}
         self._columns = {**found, "return_to_go": Column("return_to_go", np.dtype(np.float32))}
         self._terminated = index.terminated() if transitions else None
         self._read_length = window_length + transitions
@@ -97,6 +98,7 @@ class WindowDataset(Dataset[SegmentBatch]):
             is_last=torch.from_numpy(is_last),
             start=torch.from_numpy(np.where(real, start, 0)),
             goes_on=not bool(is_last.all()),
+            label=tensors.get(LABEL),
         )
         if self._terminated is None:
             return found
@@ -116,10 +118,11 @@ class WindowDataset(Dataset[SegmentBatch]):
         cached = self._cached_bytes + size <= self.cache_bytes
         rows: dict[str, Rows] = {}
         for key, column in self._columns.items():
+            stored = "action" if key == LABEL and LABEL not in shard.columns else key  # there the expert acted
             if cached and not column.is_image:
-                rows[key] = _decoded(shard, key)
+                rows[key] = _decoded(shard, stored)
             else:
-                rows[key] = (_Returns if key == "return_to_go" else _Stored)(self._files, number, key)
+                rows[key] = (_Returns if key == "return_to_go" else _Stored)(self._files, number, stored)
         if cached:
             self._cached_bytes += size
         self._arrays[number] = rows

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.shard import SUFFIX, Array, Shard, ShardError, require_same_task
+from data.shard import OPTIONAL, SUFFIX, Array, Shard, ShardError, require_same_task
 from data.statistics import Moments
 from elmur.aliases import renamed
 from elmur.files import leftovers, read_json, write_json
@@ -106,6 +106,7 @@ class Index:
     skipped: shards left out because they are damaged (only with on_bad_shard="skip").
     digest: a hash of the task and of every episode's length and seed, to tell other data from the same.
     identities: of each file, to tell whether it is still the one that was indexed (Shard.identity).
+    optional: the arrays that only some of the shards have (data.shard.OPTIONAL).
     """
 
     spec: TaskSpec
@@ -116,6 +117,7 @@ class Index:
     skipped: tuple[Path, ...] = ()
     digest: str = ""
     identities: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -128,6 +130,24 @@ class Index:
         """The index of these episodes alone, in this order."""
         picked = {name: getattr(self, name)[episodes] for name in ("shard", "offset", "lengths")}
         return replace(self, **picked)
+
+    def joined(self, other: Index) -> Index:
+        """These episodes and then those of another index of the same task, scaled as these are.
+
+        Raises ShardError where it is of another task.
+        """
+        require_same_task(other.paths[0], self.spec, other.spec)
+        return Index(
+            spec=self.spec,
+            paths=self.paths + other.paths,
+            shard=np.concatenate([self.shard, other.shard + len(self.paths)]),
+            offset=np.concatenate([self.offset, other.offset]),
+            lengths=np.concatenate([self.lengths, other.lengths]),
+            skipped=self.skipped + other.skipped,
+            digest=hashlib.sha256(f"{self.digest} {other.digest}".encode()).hexdigest()[:16],
+            identities=self.identities + other.identities,
+            optional=self.optional | other.optional,
+        )
 
     def returns(self) -> Array:
         """The sum of every episode's rewards: float64 [episodes]."""
@@ -196,8 +216,7 @@ def build_index(
     identities: list[str] = []
     ends: list[Array] = []  # of each shard's episodes, behind the 0 at which the first begins
     left = sys.maxsize if served is None or served.episodes is None else served.episodes
-    collection = Collection.read(root)
-    skipped: list[Path] = []
+    collection, skipped = Collection.read(root), list[Path]()
     for path in _complete_shards(root, on_bad_shard, None if served is None else served.paths):
         shard = Shard(path)
         try:
@@ -228,6 +247,7 @@ def build_index(
         skipped=tuple(skipped),
         digest=digest.hexdigest()[:16],
         identities=tuple(identities),
+        optional=frozenset(OPTIONAL) & {key for shard in good for key in shard.columns},
     )
 
 

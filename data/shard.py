@@ -1,8 +1,10 @@
 """The shard: one HDF5 file of many episodes, its writer and its reader.
 
-    attributes  format, version, spec (TaskSpec as JSON), provenance, statistics, normalise, sums (JSON each)
+    attributes  format, version, spec (TaskSpec as JSON), provenance, statistics, normalise, sums (JSON each);
+                optional, a list of the arrays that only some shards have, in files of version 2 (of 1: none)
     offsets     int64 [E + 1]; episode e is rows offsets[e] to offsets[e + 1] of every array below
     observation/<part>, action, reward, loss_mask    [N, ...], a row per step
+    label (optional)                                 [N, ...], what the expert would have done instead of `action`
     terminated, truncated, seed                      [E]
 
 Every array is chunked along time and carries a checksum per chunk (fletcher32); images are compressed (Zstd). The file
@@ -114,18 +116,27 @@ class Column:
         return row, _short(values[row]), expected
 
 
-def columns(spec: TaskSpec) -> dict[str, Column]:
-    """The columns of a shard of this task, by key. Raises SpecError where a part's name cannot name a data set."""
+IN_MEMORY: Mapping[str, Any] = {"driver": "core", "backing_store": False, "rdcc_nbytes": 32 << 20}  # of HDF5
+LABEL = "label"  # the expert's action at each step, where it was not the expert who acted
+OPTIONAL = (LABEL,)
+
+
+def columns(spec: TaskSpec, optional: Sequence[str] = ()) -> dict[str, Column]:
+    """The columns of a shard of this task, by key. Raises SpecError where a part's name cannot name a data set.
+
+    optional: those of OPTIONAL that it has.
+    """
     for name in spec.observation:
         if not NAME.fullmatch(name):
             raise SpecError(
                 f"task {spec.name}: observation part {name!r} cannot name a data set; use letters, digits, _ - ."
             )
     found = [_column(f"observation/{name}", field) for name, field in spec.observation.items()]
-    if isinstance(spec.action, Discrete):  # one choice: stored without the axis of components
-        found.append(Column("action", np.dtype(np.int64), (), spec.action, bounded=True))
-    else:
-        found.append(Column("action", np.dtype(np.float32), spec.action.shape, spec.action, bounded=True))
+    for key in ("action", *([LABEL] if LABEL in optional else [])):
+        if isinstance(spec.action, Discrete):  # one choice: stored without the axis of components
+            found.append(Column(key, np.dtype(np.int64), (), spec.action, bounded=True))
+        else:
+            found.append(Column(key, np.dtype(np.float32), spec.action.shape, spec.action, bounded=True))
     found.append(Column("reward", np.dtype(np.float32)))
     found.append(Column("loss_mask", np.dtype(np.bool_)))
     found.append(Column("terminated", np.dtype(np.bool_), per_episode=True))
@@ -214,7 +225,7 @@ def _check_chunks(path: Path, dataset: Any, column: Column) -> None:
         raise ShardError(path, column.key, f"{stored} chunks", f"{needed}, for shape {list(dataset.shape)}")
 
 
-FORMAT, VERSION = "elmur-shard", 1
+FORMAT, VERSION, WITH_OPTIONAL = "elmur-shard", 1, 2
 SUFFIX = ".h5"
 REFUSED = "nothing was written"
 SUMS = "sums"  # attribute: CRC-32 of each array; a chunk blanked together with its checksum satisfies fletcher32
@@ -240,13 +251,15 @@ def write_shard(
     *,
     seeds: Sequence[int] | None = None,
     normalise: Sequence[str] = (),
+    optional: Sequence[str] = (),
 ) -> None:
     """Publish the episodes as one shard, whole or not at all.
 
     The file is built in memory (a full disk while HDF5 writes ends in a crash of the process), so a shard should hold
     a few hundred megabytes at most. `provenance` must be JSON and is completed by versions, code version and time.
     seeds: the seed of each episode, -1 where unknown. normalise: vector parts whose readers should scale by mean and
-    deviation. Raises ShardError on episodes that do not fit `spec`, OSError where the file cannot be written.
+    deviation. optional: those of OPTIONAL that the episodes have.
+    Raises ShardError on episodes that do not fit `spec`, OSError where the file cannot be written.
     """
     path, episodes = Path(path), list(episodes)
     lengths = [len(episode.reward) for episode in episodes]
@@ -258,23 +271,23 @@ def write_shard(
     if len(seeds) != len(episodes) or unknown:
         raise ValueError(f"write_shard: {len(seeds)} seeds for {len(episodes)} episodes, not vectors: {unknown}")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    memory = {"driver": "core", "backing_store": False, "rdcc_nbytes": 32 << 20}
-    with h5py.File("shard", "w", libver=("v110", "v110"), **memory) as file:
-        statistics = {}
+    with h5py.File("shard", "w", libver=("v110", "v110"), **IN_MEMORY) as file:
+        statistics, written = {}, list(columns(spec, optional).values())
         create(file, OFFSETS, len(offsets))[:] = offsets
-        for column in columns(spec).values():
+        for column in written:
             if column.per_episode:
                 values = seeds if column.key == "seed" else [getattr(episode, column.key) for episode in episodes]
                 create(file, column, len(episodes))[:] = np.asarray(values, column.dtype)
             else:
                 moments = _write_steps(path, create(file, column, int(offsets[-1])), column, episodes)
-                if isinstance(column.field, Vector) and column.key != "action":
+                if isinstance(column.field, Vector) and column.key.startswith("observation/"):
                     statistics[column.key.split("/", 1)[1]] = moments.to_json()
-        file.attrs["version"] = VERSION
+        file.attrs["version"] = WITH_OPTIONAL if optional else VERSION
         texts = {"format": FORMAT, "spec": spec.to_json(), "statistics": json.dumps(statistics)}
-        texts["normalise"] = json.dumps(list(normalise))
+        texts |= {"normalise": json.dumps(list(normalise))}
         texts["provenance"] = json.dumps({"env": spec.name, **origin(), **provenance})
-        texts[SUMS] = json.dumps({column.key: checksum(file[column.key], column) for column in columns(spec).values()})
+        texts[SUMS] = json.dumps({column.key: checksum(file[column.key], column) for column in written})
+        texts |= {"optional": json.dumps(list(optional))} if optional else {}
         for name, content in texts.items():  # of fixed length: HDF5 keeps other strings where no checksum covers them
             file.attrs[name] = np.bytes_(content.encode())
         file.flush()
@@ -421,11 +434,16 @@ class Shard:
         if form != FORMAT:
             raise ShardError(self.path, "format", repr(form), repr(FORMAT), "this is not one of our shards")
         version = file.attrs.get("version")
-        if version != VERSION:
-            raise ShardError(self.path, "version", str(version), str(VERSION), "collect or convert the data again")
+        if version not in (VERSION, WITH_OPTIONAL):
+            expected = f"{VERSION} or {WITH_OPTIONAL}"
+            raise ShardError(self.path, "version", str(version), expected, "collect or convert the data again")
+        optional = json.loads(text(file, "optional")) if version == WITH_OPTIONAL else []
+        if not isinstance(optional, list) or not set(optional) <= set(OPTIONAL):
+            advice = "use the code that wrote it"
+            raise ShardError(self.path, "optional", str(optional), f"some of {', '.join(OPTIONAL)}", advice)
         try:
             self._spec = TaskSpec.from_json(text(file, "spec"))
-            self._columns = columns(self._spec)
+            self._columns = columns(self._spec, optional)
         except SpecError as error:
             raise ShardError(self.path, "spec", str(error), "a TaskSpec in JSON") from error
         if self._expect is not None:

@@ -30,7 +30,7 @@ class SegmentBatch:
     """B lanes of T consecutive steps; a window when it comes from the data, a segment once split.
 
     observation: one tensor `[B, T, ...]` per named part of the TaskSpec.
-    action: `[B, T]` int64 (categorical) or `[B, T, A]` float (continuous); the expert's action at each step.
+    action: `[B, T]` int64 (categorical) or `[B, T, A]` float (continuous); what was done at each step.
     return_to_go: `[B, T]` float, the sum of rewards from this step to the end of the episode.
     mask: `[B, T]`, true where the step is real, false where it is padding.
     loss_mask: `[B, T]`, true where the step is real and its action counts in the loss.
@@ -39,6 +39,7 @@ class SegmentBatch:
     start: `[B]` int64, index within the episode of the first step of this batch.
     goes_on: whether an episode goes on after this batch, where the host knows it (see `continues`).
     outcome: what came of the steps, of windows alone and only where it is asked for (`Reads.transitions`).
+    label: as `action`, what the expert would have done, where another policy acted; None: `action` is the expert's.
     """
 
     observation: dict[str, Tensor]
@@ -51,6 +52,7 @@ class SegmentBatch:
     start: Int[Tensor, " B"]
     goes_on: bool | None = None
     outcome: Outcome | None = None
+    label: Tensor | None = None
 
     @classmethod
     def of(cls, observation: dict[str, Tensor], action: Tensor, begins: bool = True, ends: bool = True) -> SegmentBatch:
@@ -93,6 +95,11 @@ class SegmentBatch:
         return self.mask.shape[1]
 
     @property
+    def target(self) -> Tensor:
+        """What is to be imitated at each step."""
+        return self.action if self.label is None else self.label
+
+    @property
     def continues(self) -> bool:
         """Whether something follows of any episode; after `to` the host knows, and need not wait for a GPU."""
         return not bool(self.is_last.all()) if self.goes_on is None else self.goes_on
@@ -114,6 +121,7 @@ class SegmentBatch:
                 is_first=self.is_first if first else torch.zeros_like(self.is_first),
                 is_last=self.is_last if last else torch.zeros_like(self.is_last),
                 start=self.start + begin,
+                label=None if self.label is None else self.label[:, cut],
             )
 
     def followed_by(self, later: SegmentBatch) -> SegmentBatch:

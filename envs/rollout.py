@@ -43,6 +43,7 @@ class Trajectory:
 
     observation: part -> [T, ...]; action (as executed): [T] or [T, A]; reward: float32 [T];
     loss_mask: bool [T], False where the environment says so or where noise replaced the policy's answer.
+    label: the policy's answer at each step, as `action`, where another policy acted for it (envs/labelling.py).
     """
 
     observation: Observation
@@ -51,6 +52,7 @@ class Trajectory:
     terminated: bool
     truncated: bool
     loss_mask: np.ndarray
+    label: np.ndarray | None = None
 
 
 @dataclass

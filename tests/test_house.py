@@ -61,8 +61,8 @@ CONFIGURED = (
     "envs.gym.make_vector",
     "envs.mikasa.make_vector",
 )
-# Dataclasses whose fields are a table's: sections of the configuration, keys of a file, tensors of a batch.
-SCHEMAS = ("EnvFamily", "EvaluationPlan", "Row", "SegmentBatch", "Settings", "Transitions")
+# Dataclasses whose fields are a table's: sections of the configuration, keys of a file, columns, tensors of a batch.
+SCHEMAS = ("EnvFamily", "EvaluationPlan", "Index", "Row", "SegmentBatch", "Settings", "Transitions")
 
 
 @pytest.fixture(params=FILES, ids=str)

@@ -111,7 +111,7 @@ class Cloning(Objective):
         outputs, memory = unroll(model, segments, memory, keep)
         losses, scores = [], []
         for segment, output in zip(segments, outputs, strict=True):
-            target, mask = segment.action, segment.loss_mask
+            target, mask = segment.target, segment.loss_mask
             losses.append(model.head.loss(output.prediction, target, mask, self.label_smoothing))
             scores.append(model.head.score(output.prediction.detach(), target, mask))
         loss, score = (sum(parts, start=parts[0].new_zeros(())) for parts in (losses, scores))

@@ -172,3 +172,29 @@ def test_transitions_add_rewards_ends_and_the_step_after(index: Index, episodes:
     assert 0 < ended < len(PLAN), "some end so, some do not"
     on = batch.to("cpu").outcome
     assert on is not None and torch.equal(on.after.start, came.after.start)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_label_stands_beside_the_action_and_is_the_action_where_the_expert_acted(
+    tmp_path: Path, plain_spec: TaskSpec, episode: Make, cache_bytes: int
+) -> None:
+    """One folder of the expert's episodes, one of another policy's that the expert labelled: 3 more, modulo 4."""
+    own, others = [episode(plain_spec, 9, 1)], [episode(plain_spec, 5, 2), episode(plain_spec, 11, 3)]
+    for one in others:
+        one.label = (one.action + 3) % 4
+    write_shard(tmp_path / "own" / shard_name(0), plain_spec, own, {})
+    write_shard(tmp_path / "others" / shard_name(0), plain_spec, others, {}, optional=["label"])
+    alone, more = build_index(tmp_path / "own"), build_index(tmp_path / "others")
+    both = alone.joined(more)
+    assert not alone.optional and both.optional == {"label"} and both.lengths.tolist() == [9, 5, 11]
+    assert both.digest not in (alone.digest, more.digest)
+    batch = WindowDataset(both, WINDOW, cache_bytes)[np.array([[0, 0], [1, 0], [2, 8]])]
+    for row, (one, start) in enumerate([(own[0], 0), (others[0], 0), (others[1], 8)]):
+        done = torch.from_numpy(one.action[start : start + WINDOW])
+        assert batch.action[row, : len(done)].equal(done)
+        assert batch.target[row, : len(done)].equal(done if row == 0 else (done + 3) % 4)
+    assert batch.label is not None and batch.target.equal(batch.label)
+    first, second = batch.split(5)
+    assert torch.cat([first.target, second.target], 1).equal(batch.label)
+    plain = WindowDataset(alone, WINDOW, cache_bytes)[np.array([[0, 0]])]
+    assert plain.label is None and plain.target.equal(plain.action)

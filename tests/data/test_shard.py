@@ -203,7 +203,7 @@ ZEROS = np.zeros(48, np.float32)
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda f: f.attrs.update(version=2), "version: found 2, expected 1"),
+        (lambda f: f.attrs.update(version=3), "version: found 3, expected 1 or 2"),
         (lambda f: f.attrs.update(format=np.bytes_("else")), "format: found 'else'"),
         (lambda f: f.attrs.update(spec=np.bytes_("{}")), "spec: found not a TaskSpec"),
         (lambda f: f.attrs.update(spec="{}"), "structure: found damage .* not text of fixed length"),
@@ -330,3 +330,27 @@ def test_error_survives_the_way_out_of_a_worker() -> None:
         f"Caught ShardError in DataLoader worker process 0.\nOriginal Traceback:\n  x\ndata.shard.ShardError: {error}"
     )
     assert str(ShardError(text)) == str(error)
+
+
+def test_a_label_is_an_array_that_only_some_shards_have(tmp_path: Path, spec: TaskSpec, episodes: list[Any]) -> None:
+    for number, one in enumerate(episodes):
+        one.label = np.full((LENGTHS[number], 2), number / 10, np.float32)
+    write_shard(tmp_path / "a.h5", spec, episodes, {}, optional=["label"])
+    with Shard(tmp_path / "a.h5") as shard:
+        shard.verify()
+        assert shard.read("label", 0, 48)[:, 1].tolist() == pytest.approx([0.0] + 5 * [0.1] + 40 * [0.2] + 2 * [0.3])
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["version"] == 2, "who knows no labels is not to take this for the expert's episodes"
+    episodes[2].label[7, 1] = 1.5
+    with pytest.raises(ShardError, match=r"label: found .*1\.5.* in episode 2, step 7, expected numbers within"):
+        write_shard(tmp_path / "b.h5", spec, episodes, {}, optional=["label"])
+
+
+def test_a_label_that_is_missing_is_damage(tmp_path: Path, spec: TaskSpec, episodes: list[Any]) -> None:
+    for one in episodes:
+        one.label = one.action
+    write_shard(tmp_path / "a.h5", spec, episodes, {}, optional=["label"])
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        del file["label"]
+    with pytest.raises(ShardError, match="label: found nothing, expected a data set in this file"):
+        Shard(tmp_path / "a.h5").open()
