@@ -14,8 +14,10 @@ log = logging.getLogger(__name__)
 CLIPPED = "clipped_actions"  # in the provenance of a shard: how many steps' actions were
 
 
-def clip(spec: TaskSpec, episodes: list[EpisodeArrays]) -> int:
+def clip(spec: TaskSpec, episodes: list[EpisodeArrays], key: str = "action") -> int:
     """How many steps of these episodes had an action outside the bounds; it is clipped to them, in place.
+
+    key: the actions in question, those executed or another array of the kind.
 
     An imitator whose head is bounded could not say it, and the environment executes the nearest action within. What
     is not a finite number stays, for the writer to refuse.
@@ -25,12 +27,12 @@ def clip(spec: TaskSpec, episodes: list[EpisodeArrays]) -> int:
     low, high = np.array([spec.action.low, spec.action.high], np.float32)
     count = 0
     for episode in episodes:
-        action: Array = np.asarray(episode.action)
+        action: Array = np.asarray(getattr(episode, key))
         if action.dtype.kind != "f" or action.ndim != 2 or action.shape[1] != len(low):
             continue  # the writer says what is wrong with it
         outside = np.isfinite(action).all(axis=1) & ((action < low) | (action > high)).any(axis=1)
         if outside.any():
-            episode.action = np.where(outside[:, None], np.clip(action, low, high), action)
+            setattr(episode, key, np.where(outside[:, None], np.clip(action, low, high), action))
         count += int(outside.sum())
     return count
 

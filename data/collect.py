@@ -20,11 +20,12 @@ from data.bounds import CLIPPED, clip, tell
 from data.forecast import forecast
 from data.index import Collection, Served, find_shards, shard_name
 from data.provenance import describe, other_versions
-from data.shard import Shard, ShardError, require_same_task, write_shard
+from data.shard import LABEL, Shard, ShardError, require_same_task, write_shard
 from elmur.children import follow_parent
 from elmur.files import exclusive, leftovers
 from elmur.progress import shown
 from elmur.spec import TaskSpec, Vector
+from envs.labelling import Labelling
 from envs.observers import Noise, Recorder
 from envs.rollout import Episode, Observer, Policy, RandomPolicy, Wave, rollout
 from envs.vector import VectorEnv
@@ -38,6 +39,19 @@ LOCK = ".collecting"
 
 class CollectionError(ValueError):
     """A folder that was collected in another way than is asked for."""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Who acts while the expert says what it would do.
+
+    expert_share: probability, for each step and episode, that the expert acts after all. about: what this is, as plain
+    JSON values, the share among them.
+    """
+
+    policy: Policy
+    expert_share: float
+    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,7 +79,7 @@ class _Job:
     disturbed: Disturbed
     check: Callable[..., object] | None
     parameters: Mapping[str, Any]
-    normalise: bool
+    learner: Learner | None = None
 
     def make(self, number: int, advance: Callable[[int], None]) -> int:
         """Collect and publish one shard; gives its number of episodes. `advance` is told of episodes as they end."""
@@ -77,16 +91,19 @@ class _Job:
             spec, stream = env.spec, (self.cut.seed, number)
             own = [seed for seed, at_random in zip(seeds, random, strict=True) if not at_random]
             others = [seed for seed, at_random in zip(seeds, random, strict=True) if at_random]
-            by_expert = iter(_play(env, self.acting(spec), own, self.disturbed.noise, stream, advance))
-            by_chance = iter(_play(env, RandomPolicy(spec), others, 0.0, stream, advance))
+            ended = _Ended(advance)
+            by_expert = iter(_play(env, self.acting(spec), own, stream, [*self.watching(stream), ended]))
+            by_chance = iter(_play(env, RandomPolicy(spec), others, stream, [Recorder(), ended]))
         finally:
             env.close()
         episodes = [next(by_chance if at_random else by_expert) for at_random in random]
         if self.check is not None and self.disturbed == Disturbed():
             self.check(returns=[episode.episode_return for episode in episodes])
         steps = [episode.steps for episode in episodes if episode.steps is not None]
+        labels = [] if self.learner is None else [LABEL]
+        clipped = {key: clip(spec, steps, key) for key in ("action", *labels)}  # type: ignore[arg-type]
         provenance = {
-            CLIPPED: clip(spec, steps),  # type: ignore[arg-type]
+            CLIPPED: clipped["action"],
             "collection": dict(self.parameters),
             "expert": self.parameters["expert"],
             **vars(self.disturbed),
@@ -97,9 +114,18 @@ class _Job:
             "success": float(np.mean([episode.success for episode in episodes])),
             "num_envs": self.cut.num_envs,
         }
-        vectors = [name for name, part in spec.observation.items() if self.normalise and isinstance(part, Vector)]
-        write_shard(self.root / shard_name(number), spec, steps, provenance, seeds=seeds, normalise=vectors)
+        path, scaled = self.root / shard_name(number), self.parameters["normalise"]
+        vectors = [name for name, part in spec.observation.items() if scaled and isinstance(part, Vector)]
+        write_shard(path, spec, steps, provenance, seeds=seeds, normalise=vectors, optional=labels)
         return len(numbers)
+
+    def watching(self, stream: tuple[int, int]) -> list[Observer]:
+        """Those who record the expert's episodes, disturbed as is asked for, or a learner's that it labels."""
+        if self.learner is not None:
+            seed = _drawn(*stream, NOISE_STREAM)
+            return [Recorder(labelled=True), Labelling(self.learner.policy, self.learner.expert_share, seed)]
+        noise = self.disturbed.noise
+        return [Recorder(), *([Noise(noise, np.random.default_rng([*stream, NOISE_STREAM]))] if noise else [])]
 
     def acting(self, spec: TaskSpec) -> Policy:
         """Who shows how it is done; where all is random play, nobody need."""
@@ -117,7 +143,8 @@ class _Job:
         if progress:
             log.info("collecting %s: the first steps", self.root.name)
         with closing(self.make_env(num_envs=len(seeds))) as env:
-            play = partial(rollout, env, self.acting(env.spec), seeds, observers=[Recorder()])
+            watching = [Recorder()] if self.learner is None else self.watching((self.cut.seed, missing[0]))
+            play = partial(rollout, env, self.acting(env.spec), seeds, observers=watching)
             in_a_shard = min(episodes, self.cut.shard_episodes)
             waves = (
                 -(-in_a_shard // len(seeds)) * -(-episodes // self.cut.shard_episodes) / min(processes, len(missing))
@@ -145,6 +172,7 @@ def collect(
     check: Callable[..., object] | None = None,
     depends_on: Mapping[str, str] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    learner: Learner | None = None,
 ) -> Served:
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
@@ -156,26 +184,23 @@ def collect(
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
     collected in another way raises CollectionError. One of fewer episodes grows, its last shard made anew where it was
     not full; of one of more the first episodes serve; what came from elsewhere stays as it is. Of two processes one
-    waits for the other.
-
+    waits for the other. learner: acts, while the expert labels.
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
-    _check(num_episodes=num_episodes, num_envs=num_envs, shard_episodes=shard_episodes, processes=processes)
-    if seed < 0:
-        raise ValueError(f"collect: expected a seed from 0, found seed={seed}")
+    _check(num_episodes=num_episodes, num_envs=num_envs, shard_episodes=shard_episodes, processes=processes, seed=seed)
     root, disturbed = Path(root), Disturbed(noise, mixture)
     same: dict[str, Any] = {"env": make_env, "expert": expert, "num_episodes": num_episodes}
     same |= {"shard_episodes": shard_episodes, "seed": seed, "noise": noise, "normalise": normalise}
-    same |= {"mixture": mixture} if mixture else {}  # folders from before there were mixtures are the same still
+    # Left out where it is not asked for: folders from before there was such a thing are the same still.
+    same |= {key: value for key, value in (("mixture", mixture), ("learner", learner and learner.about)) if value}
     asked = describe({**same, **(parameters or {})})
     wanted = Collection(asked, -(-num_episodes // shard_episodes))
     with nullcontext() if _ready(root, wanted) else _alone(root):
         _check_task(root, make_env)
         missing = _missing(root, wanted, expert is not None or mixture == 1.0)
-        if missing:
-            there = Collection.read(root)  # of as many episodes as were asked for, or more
-            cut = _Cut(num_episodes if there is None else there.num_episodes, shard_episodes, num_envs, seed)
-            job = _Job(make_env, expert, root, cut, disturbed, check, asked, normalise)
+        if missing and (there := Collection.read(root)):  # of as many episodes as were asked for, or more
+            cut = _Cut(there.num_episodes, shard_episodes, num_envs, seed)
+            job = _Job(make_env, expert, root, cut, disturbed, check, asked, learner)
             episodes = job.rehearse(missing, processes, progress)
             with shown("collecting", episodes, "episodes", progress) as bar:
                 _run(job, missing, min(processes, len(missing)), bar.advance)
@@ -184,10 +209,10 @@ def collect(
 
 
 def _check(**counts: int) -> None:
-    """Raises ValueError where a count is below 1."""
+    """Raises ValueError where a count is below 1, or a seed below 0."""
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name}: expected 1 or more, found {count}")
+        if count < (least := 0 if name == "seed" else 1):
+            raise ValueError(f"{name}: expected {least} or more, found {count}")
 
 
 def episode_seed(seed: int, number: int) -> int:
@@ -295,19 +320,15 @@ def _check_task(root: Path, make_env: Callable[..., VectorEnv]) -> None:
 
 
 def _play(
-    env: VectorEnv,
-    expert: Policy,
-    seeds: Sequence[int],
-    noise: float,
-    stream: tuple[int, int],
-    advance: Callable[[int], None],
+    env: VectorEnv, policy: Policy, seeds: Sequence[int], stream: tuple[int, int], observers: Sequence[Observer]
 ) -> list[Episode]:
-    """One recorded episode for each seed."""
-    policy_seed = int(np.random.SeedSequence([*stream, POLICY_STREAM]).generate_state(1)[0])
-    observers: list[Observer] = [Recorder(), _Ended(advance)]
-    if noise:
-        observers.append(Noise(noise, np.random.default_rng([*stream, NOISE_STREAM])))
-    return rollout(env, expert, seeds, policy_seed=policy_seed, observers=observers)
+    """One episode for each seed."""
+    return rollout(env, policy, seeds, policy_seed=_drawn(*stream, POLICY_STREAM), observers=observers)
+
+
+def _drawn(*numbers: int) -> int:
+    """A seed of 32 bits, a function of the numbers alone."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 class _Ended(Observer):

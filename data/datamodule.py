@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +44,8 @@ class TrajectoryDataModule(LightningDataModule):
 
     `allow_other_data`, to be set: a run may go on with other episodes than it began with, from the start of its epoch.
     `reads`, to be set before `setup`: what the way of learning reads beside what cloning does.
+    `rounds`, to be set before `setup`: folders of more episodes to train on, in the order in which they were made. A
+    run that goes on with one folder more than its checkpoint knew begins an epoch with them.
     The order depends on the seed alone, not on workers or ranks. `state_dict` says which batch comes after those that
     the trainer has finished, whatever its workers have read ahead.
     """
@@ -81,13 +84,18 @@ class TrajectoryDataModule(LightningDataModule):
         self._kept: KeptImages | None = None
         self._served: Served | None = None
         self._index: Index | None = None
+        self._own: Index | None = None  # of the expert's own episodes those to train on
         self._train: Index | None = None
         self._validation: Index | None = None
+        self.rounds: Sequence[Path] = ()
+        self._more: list[Index] = []  # of the rounds
         self._position: dict[str, int] | None = None
+        self._begin = {"epoch": 0, "batches": 0}  # the epoch in which this order of data began, and batches before that
+        self._is_new_order = False
 
     @property
     def index(self) -> Index:
-        """All episodes of the folder. Raises RuntimeError before `setup`."""
+        """All episodes. Raises RuntimeError before `setup`."""
         if self._index is None:
             raise RuntimeError("the data are not indexed yet: call prepare_data() and setup() first")
         return self._index
@@ -112,6 +120,11 @@ class TrajectoryDataModule(LightningDataModule):
             "steps": int(self.index.lengths.sum()),
             "digest": self.index.digest,
             "collection": None if recorded is None else recorded.parameters,
+            **(
+                {"rounds": [_labelled(*one) for one in zip(self.rounds, self._more, strict=True)]}
+                if self.rounds
+                else {}
+            ),
         }
 
     def prepare_data(self) -> None:
@@ -148,15 +161,19 @@ class TrajectoryDataModule(LightningDataModule):
                 f"{self.root}: every reward of its {len(chosen)} episodes is 0, so that there is nothing to value; "
                 "collect episodes with rewards, or clone what is there: module=imitation"
             )
-        self._train = chosen
+        self._more = [build_index(one, on_bad_shard=self.on_bad_shard, verify=self.verify) for one in self.rounds]
+        self._own, self._train = chosen, reduce(Index.joined, self._more, chosen)
         self._validation = index.subset(validation) if kept else None
-        self._index = index
+        self._index = reduce(Index.joined, self._more, index)
 
     def train_dataloader(self) -> DataLoader[SegmentBatch]:
         """Windows for training; begins where a loaded state says."""
         self.setup()
         assert self._train is not None
         sampler = self._sampler(self._train, self.lanes, shuffle=True)
+        if self._is_new_order and self._position is not None and self.trainer is not None:
+            self._begin = {"epoch": self._position["epoch"], "batches": self._processed()}
+            self._is_new_order = False
         self._tell_of_no_validation(len(sampler))
         if self.trainer is None:
             sampler.load_state_dict(self._next_position())
@@ -185,12 +202,15 @@ class TrajectoryDataModule(LightningDataModule):
         return self._loader(self._validation, self._sampler(self._validation, min(self.lanes, needed), shuffle=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last finished batch, and what the order depends on."""
-        return {"position": self._next_position(), "order": self._order()}
+        """The position after the last finished batch, what the order depends on, and where it began."""
+        return {"position": self._next_position(), "order": self._order(), "begin": dict(self._begin)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at a saved position. Raises ValueError where the saved order is not the one planned here."""
         here, position = self._order(), dict(state_dict["position"])
+        if self.rounds and state_dict["order"] == self._order(len(self.rounds) - 1):
+            self._position, self._is_new_order = {"epoch": position["epoch"] + 1, "batch": 0}, True
+            return
         differ = {
             key: f"{key} was {old}, now {here.get(key)}"
             for key, old in state_dict["order"].items()
@@ -204,22 +224,27 @@ class TrajectoryDataModule(LightningDataModule):
             )
         if differ:
             log.warning("goes on with other data, from the beginning of its epoch: %s", said)
-            position["batch"] = 0
+            position["batch"], self._is_new_order = 0, True
+        else:
+            self._begin = dict(state_dict.get("begin", self._begin))
         self._position = position
 
-    def _order(self) -> dict[str, Any]:
-        """Everything that the order of batches is a function of."""
+    def _order(self, rounds: int | None = None) -> dict[str, Any]:
+        """Everything that the order of batches is a function of, with the first so many rounds; None: with all."""
         self.setup()
-        assert self._train is not None
+        assert self._own is not None and self._train is not None
+        more = self._more[:rounds]
+        trained_on = self._train if rounds is None else reduce(Index.joined, more, self._own)
         return {
             "seed": self.seed,
             "lanes": self.lanes,
             "window_length": self.window_length,
             "validation_fraction": self.validation_fraction,
             "task": self.spec.name,
-            "episodes": len(self._train),
-            "steps": int(self._train.lengths.sum()),
-            "data": self._train.digest,
+            "episodes": len(trained_on),
+            "steps": int(trained_on.lengths.sum()),
+            "data": trained_on.digest,
+            **({"rounds": len(more)} if more else {}),
         }
 
     def _next_position(self) -> dict[str, int]:
@@ -230,9 +255,13 @@ class TrajectoryDataModule(LightningDataModule):
         # By the number of batches in all, not by Lightning's epochs: with max_steps, a run resumed from the end of an
         # epoch counts an epoch without batches. And by `processed`, not `completed`: on_train_batch_end, where
         # checkpoints are saved, comes before a batch is completed.
+        epoch, batch = divmod(self._processed() - self._begin["batches"], int(batches))
+        return {"epoch": self._begin["epoch"] + epoch, "batch": batch}
+
+    def _processed(self) -> int:
+        """Batches that the run was trained on."""
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total  # type: ignore[union-attr]
-        epoch, batch = divmod(int(progress.processed), int(batches))
-        return {"epoch": epoch, "batch": batch}
+        return int(progress.processed)
 
     def _world(self) -> tuple[int, int]:
         """This process's rank and the number of processes."""
@@ -291,6 +320,13 @@ class _LaneLoader(DataLoader[SegmentBatch]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
+
+
+def _labelled(folder: Path, index: Index) -> dict[str, Any]:
+    """What the folder of a round holds, as plain values."""
+    recorded = Collection.read(folder)
+    how = None if recorded is None else recorded.parameters
+    return {"episodes": len(index), "steps": int(index.lengths.sum()), "collection": how}
 
 
 def _loader_seed(seed: int) -> int:

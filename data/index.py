@@ -211,33 +211,27 @@ def build_index(
     if on_bad_shard not in ("fail", "skip"):
         raise ValueError(f"on_bad_shard must be 'fail' or 'skip'; found {on_bad_shard!r}")
     root, digest = Path(root), hashlib.sha256()
-    good: list[Shard] = []
-    moments: list[dict[str, Moments]] = []
-    identities: list[str] = []
-    ends: list[Array] = []  # of each shard's episodes, behind the 0 at which the first begins
     left = sys.maxsize if served is None or served.episodes is None else served.episodes
     collection, skipped = Collection.read(root), list[Path]()
+    checked: list[tuple[Shard, dict[str, Moments], str, Array]] = []  # the last: where its episodes begin and end
     for path in _complete_shards(root, on_bad_shard, None if served is None else served.paths):
         shard = Shard(path)
         try:
-            statistics, identity = _check(shard, collection, verify, digest, left)
+            checked.append((shard, *_check(shard, collection, verify, digest, left), shard.offsets[: left + 1]))
         except ShardError as error:
             if on_bad_shard == "fail":
                 raise
             log.warning("skipping a shard: %s", error)
             skipped.append(path)
             continue
-        if good:  # a shard of another task is a mistake of the user, not damage, and is never skipped
-            require_same_task(path, good[0].spec, shard.spec)
-        good.append(shard)
-        moments.append(statistics)
-        identities.append(identity)
-        ends.append(shard.offsets[: left + 1])
-        left -= len(ends[-1]) - 1
-    if not good:
+        # A shard of another task is a mistake of the user, not damage, and is never skipped.
+        require_same_task(path, checked[0][0].spec, shard.spec)
+        left -= len(checked[-1][-1]) - 1
+    if not checked:
         raise ShardError(root, "folder", f"{len(skipped)} shards, all damaged", "at least one intact shard")
     if skipped:
-        log.warning("%d of %d shards in %s are damaged and left out", len(skipped), len(skipped) + len(good), root)
+        log.warning("%d of %d shards in %s are damaged and left out", len(skipped), len(skipped) + len(checked), root)
+    good, moments, identities, ends = zip(*checked, strict=True)
     return Index(
         spec=_with_statistics(good, moments),
         paths=tuple(shard.path for shard in good),
@@ -246,7 +240,7 @@ def build_index(
         lengths=np.concatenate([np.diff(offsets) for offsets in ends]),
         skipped=tuple(skipped),
         digest=digest.hexdigest()[:16],
-        identities=tuple(identities),
+        identities=identities,
         optional=frozenset(OPTIONAL) & {key for shard in good for key in shard.columns},
     )
 

@@ -44,19 +44,27 @@ class Noise(Observer):
 class Recorder(Observer):
     """Gives every episode its `steps`; those of a wave stand in arrays `[capacity, N, ...]` that double when full.
 
-    What a GPU shows stays there until its episode is over.
+    What a GPU shows stays there until its episode is over. labelled: the policy's answers are recorded beside what was
+    executed, and count in the loss wherever the environment says so.
     """
+
+    def __init__(self, labelled: bool = False) -> None:
+        self.labelled = labelled
 
     def on_reset(self, wave: Wave) -> None:
         self._arrays: dict[str, Any] = {}
 
     def on_step(self, wave: Wave) -> None:
         own, action, answer = wave.step.loss_mask, wave.action, wave.answer
-        if action is not answer:  # imitating noise would teach it, so only the policy's own choices count
+        if (
+            action is not answer and not self.labelled
+        ):  # imitating noise would teach it, so only the policy's own choices count
             same = action == answer
             own = own & (same if same.ndim == 1 else same.all(axis=-1))
         row = {f"observation/{part}": value for part, value in wave.observation.items()}
         row |= {"action": np.asarray(action), "reward": wave.step.reward, "loss_mask": own}
+        if self.labelled:
+            row["label"] = np.asarray(answer)
         if not self._arrays:
             self._arrays = {name: _room(64, value) for name, value in row.items()}
         elif wave.count > len(self._arrays["action"]):
@@ -73,7 +81,9 @@ class Recorder(Observer):
             prefix = "observation/"
             seen = {name.removeprefix(prefix): taken[name] for name in taken if name.startswith(prefix)}
             ends = bool(wave.terminated[row]), bool(wave.truncated[row])
-            episode.steps = Trajectory(seen, taken["action"], taken["reward"], *ends, taken["loss_mask"])
+            episode.steps = Trajectory(
+                seen, taken["action"], taken["reward"], *ends, taken["loss_mask"], taken.get("label")
+            )
         self._arrays = {}
 
 
