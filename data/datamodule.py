@@ -15,7 +15,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from data.dataset import WindowDataset
-from data.index import Collection, Index, Served, build_index
+from data.forecast import step_bytes
+from data.index import Collection, Index, Served, build_index, find_shards, task_of
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
 from data.shard import Array
@@ -110,6 +111,19 @@ class TrajectoryDataModule(LightningDataModule):
     def spec(self) -> TaskSpec:
         """The task of the shards, with normalisation statistics where they ask for it."""
         return self.index.spec
+
+    @property
+    def step_bytes(self) -> int:
+        """What a step of the task takes in memory."""
+        return step_bytes(self.spec)
+
+    def found(self) -> list[Path]:
+        """The finished shards that are in the folder now, by name."""
+        return find_shards(self.root)
+
+    def recorded(self) -> TaskSpec:
+        """The task of the shards that are in the folder now. Raises ShardError where there is none."""
+        return task_of(self.root)
 
     def provenance(self) -> dict[str, Any]:
         """Which data these are, as plain values: how many, their digest, and how they were collected, where known."""

@@ -36,8 +36,8 @@ PLACE = {
 # other stages read.
 UNCOUNTED = (
     "run_dir", "shards", "resume", "checkpoint", "source", "reader", "reader.*", "writer", "writer.*", "spec", "stage",
-    "allow_mismatch", "model_was_chosen", "label", "command", "code", "plugins", "logger", "logger.*", "export",
-    "export.*", "inspect", "inspect.*",
+    "allow_mismatch", "model_was_chosen", "label", "command", "title", "code", "plugins", "logger", "logger.*",
+    "export", "export.*", "inspect", "inspect.*",
     *(f"{section}.{key}*" for section, keys in PLACE.items() for key in keys),
     "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.profiler*",
     "trainer.enable_model_summary", "data.num_workers", "data.verify", "data.root", "collect.processes",
@@ -61,7 +61,7 @@ PLACED = ("root", "folder", "default_root_dir", "save_dir")
 # What a command says and its run does not keep.
 OF_A_COMMAND = (
     "run_dir", "resume", "stage", "allow_mismatch", "model_was_chosen", "checkpoint", "source", "reader", "writer",
-    "spec", "command", "export",
+    "spec", "command", "title", "export",
 )  # fmt: skip
 
 

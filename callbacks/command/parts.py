@@ -1,114 +1,39 @@
-"""The parts of a run, built from its settings: env family, plan, learner, trainer.
+"""The parts of a run, built from its settings: env family, plan, learner, trainer, data.
+
+Trajectories are reached by the names that the registry has for them: callbacks import nothing of `data`.
 
 What takes seconds to import is imported where it is needed, so that an early error need not wait for it.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from callbacks.command.registry import PLATFORM
 from callbacks.command.settings import Settings
-from callbacks.errors import UsageError
+from elmur.build import build, call, resolve
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
     from callbacks.evaluation.plan import EvaluationPlan
     from elmur.module import SequenceModule
-    from elmur.sequence_model import SequenceModel
-    from elmur.spec import TaskSpec
     from envs.family import EnvFamily
 
-
-def check_buildable(settings: Settings, recorded: Callable[[], TaskSpec]) -> None:
-    """Build everything once, so that a bad value is found before anything is collected or trained.
-
-    recorded: gives the task of trajectories that come without an environment.
-    """
-    from callbacks.evaluation.video import check_filmable
-    from callbacks.selection import RolloutSelection
-    from elmur.build import BuildError, build
-    from elmur.compiled import check_compiler
-
-    env, plan = env_family(settings), evaluation_plan(settings)
-    check_filmable(env, plan.video)
-    if plan.compile:
-        check_compiler()
-    for callback in trainer(settings).callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, RolloutSelection):
-            if env.make is None:
-                raise UsageError(
-                    f"callbacks: RolloutSelection acts, and env={env.name} has no environment; leave it out"
-                )
-            check_seeds(plan, callback.plan.seeds)
-    module = learner(settings)
-    build(settings.data, "data", "data", PLATFORM)
-    spec = recorded() if env.make is None else check_variants(env)
-    try:
-        check_room(settings, spec, plan.num_envs)
-        module.build_model(spec)
-        module.configure_optimizers()
-        check_segment(module.model, module.context_length)
-    except (ValueError, TypeError, RuntimeError, LookupError) as error:
-        raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
-    check_return(module.model, plan)
+log = logging.getLogger(__name__)
 
 
-def check_segment(model: SequenceModel, context_length: int) -> None:
-    """Raises ValueError where a segment is longer than what the model can see: it looks at an empty one."""
-    import torch
-
-    from elmur.batch import SegmentBatch
-
-    with torch.no_grad():
-        model.eval()(SegmentBatch.zeros(model.spec, 1, context_length), model.initial_memory(1, torch.Generator()))
-
-
-def check_return(model: SequenceModel, plan: EvaluationPlan) -> None:
-    """Raises UsageError where a return is asked of a model that does not know of returns."""
-    if plan.target_return != type(plan).target_return and not model.asks_for_return:
-        raise UsageError(
-            f"evaluation.target_return={plan.target_return}: {type(model).__name__} sees no returns, so that none can "
-            "be asked of it; leave it out, or choose model=decision_transformer or a token_format with r"
-        )
-
-
-def check_seeds(plan: EvaluationPlan, chosen_by: range) -> None:
-    """Raises UsageError where a plan plays seeds of those by which the checkpoint is chosen."""
-    report = plan.seeds
-    if max(report.start, chosen_by.start) < min(report.stop, chosen_by.stop):
-        raise UsageError(
-            f"evaluation.first_seed={plan.first_seed}: the report would play episodes by which the checkpoint is "
-            f"chosen, seeds {report[0]} to {report[-1]} of those of selection, {chosen_by[0]} to {chosen_by[-1]}; "
-            f"leave it at 500000, and selection.num_episodes below that"
-        )
-
-
-def check_room(settings: Settings, spec: TaskSpec, side_by_side: int) -> None:
-    """Raises BuildError for a model larger than this machine; nothing is allocated to find out.
-
-    side_by_side: episodes of an evaluation that have a memory each, as have the lanes of training.
-    """
-    from elmur.build import BuildError, build
-    from elmur.untrusted import outline
-
-    model, one = outline(lambda: build(settings.model, "model", "model", spec=spec))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    memories = one * max(settings.data.get("lanes") or 1, side_by_side)
-    room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if weights + memories > room:
-        raise BuildError(
-            f"model: {weights / 1e9:,.1f} GB of weights and {memories / 1e9:,.1f} GB of memory for all episodes, where "
-            f"this machine has {room / 1e9:,.0f} GB; lower model.memory.memory_size, model.d_model or data.lanes"
-        )
+def named(role: str, name: str) -> Any:
+    """The class or function that the registry has under a short name in a role."""
+    return resolve(PLATFORM.roles[role].names[name], role, role, PLATFORM)
 
 
 def env_family(settings: Settings) -> EnvFamily:
     """The world of the settings, its functions built."""
-    from elmur.build import build, call
     from envs.family import EnvFamily
 
     family: EnvFamily = call(EnvFamily, build(settings.env, "env", "env", PLATFORM), "env")
@@ -118,7 +43,6 @@ def env_family(settings: Settings) -> EnvFamily:
 def evaluation_plan(settings: Settings) -> EvaluationPlan:
     """How a policy is judged."""
     from callbacks.evaluation.plan import EvaluationPlan
-    from elmur.build import call
 
     plan: EvaluationPlan = call(EvaluationPlan, dict(settings.evaluation), "evaluation")
     return plan
@@ -126,7 +50,6 @@ def evaluation_plan(settings: Settings) -> EvaluationPlan:
 
 def learner(settings: Settings) -> SequenceModule:
     """The SequenceModule that the settings describe; its network is built later, for a task."""
-    from elmur.build import build
 
     model = build({**settings.model, "_partial_": True}, "model", "model")
     module: SequenceModule = build(settings.module, "module", "module", model=model, model_config=settings.model)
@@ -135,7 +58,6 @@ def learner(settings: Settings) -> SequenceModule:
 
 def loggers(settings: Settings) -> list[Any]:
     """The sinks of the settings beside the local files, made anew."""
-    from elmur.build import build
 
     made = build(settings.logger, "logger", "logger", PLATFORM)
     return made if isinstance(made, list) else [made] if made else []
@@ -145,7 +67,6 @@ def trainer(settings: Settings, sinks: list[Any] | None = None) -> Trainer:
     """Lightning's Trainer with the callbacks of the settings, and with these sinks, else those of the settings."""
     from callbacks.checkpoint import AtomicCheckpointIO
     from elmur import ranks
-    from elmur.build import build
 
     own: dict[str, Any] = {
         "callbacks": list(build(settings.callbacks, "callbacks", "callbacks", PLATFORM).values()),
@@ -158,17 +79,31 @@ def trainer(settings: Settings, sinks: list[Any] | None = None) -> Trainer:
     return made
 
 
-def check_variants(family: EnvFamily) -> TaskSpec:
-    """The TaskSpec of an env, each variant of which is made once. Raises BuildError for one that cannot be."""
-    from elmur.build import call
+def watchable(settings: Settings) -> EnvFamily:
+    """The world of the settings; of trajectories alone one that shows them again, in which a policy can be watched."""
+    family = env_family(settings)
+    if family.make is not None:
+        return family
+    log.warning(
+        "env=%s: recorded episodes are shown again, whatever is done: success and return say nothing", family.name
+    )
+    make = partial(named("env maker", "recorded"), root=settings.data["root"])
+    return replace(family, make=make, variants={"recorded": {}})
 
-    first = call(family.world, {"num_envs": 1}, "env.make")
-    try:
-        spec: TaskSpec = first.spec
-        family.check_metric(first)
-    finally:
-        first.close()
-    for section, variants in {"variants": family.variants, "selection": family.selection}.items():
-        for name, variant in variants.items():
-            call(family.world, {"num_envs": 1, **variant}, f"env.{section} {name}").close()
-    return spec
+
+def datamodule(settings: Settings, module: SequenceModule) -> Any:
+    """The data of the env as the module reads them, collected by its expert where they are missing: a datamodule."""
+    collect = None if env_family(settings).make is None else collector(settings)
+    made = build(settings.data, "data", "data", PLATFORM, collect=collect)
+    made.allow_other_data = "data" in settings.allow_mismatch
+    made.reads = module.objective.reads
+    return made
+
+
+def collector(settings: Settings) -> Callable[[], Any]:
+    """Collects what is missing of the env's data."""
+    family = env_family(settings)
+    family.check_acts()
+    how = {"expert": family.expert, "root": settings.data["root"], "seed": 0}
+    how |= build(settings.collect, "collect", "env", PLATFORM)
+    return partial(call, named("trajectories", "collect"), how, "collect")

@@ -51,8 +51,26 @@ PLATFORM = MODELS | Registry(
                 "writer": "writer",
             },
         ),
+        "stage": Role(
+            {
+                "train": "callbacks.stages.train.run",
+                "collect": "callbacks.stages.collect.run",
+                "convert": "callbacks.stages.convert.run",
+                "evaluate": "callbacks.stages.evaluate.run",
+                "report": "callbacks.stages.report.run",
+                "import": "callbacks.stages.published.run",
+                "benchmark": "callbacks.stages.benchmark.run",
+                "doctor": "callbacks.stages.doctor.run",
+                "inspect": "callbacks.stages.inspect.run",
+                "export": "callbacks.stages.export.run",
+            },
+            functions=True,
+        ),
+        # What stages call by name: callbacks import nothing of `data`.
+        "trajectories": Role({"collect": "data.collect.collect", "convert": "data.convert.convert"}, functions=True),
         "reader": Role(
             {
+                "archive": "data.readers.archive.Archive",
                 "minari": "data.readers.minari.Minari",
                 "lerobot": "data.readers.lerobot.LeRobot",
                 "robomimic": "data.readers.robomimic.Robomimic",
@@ -73,6 +91,7 @@ PLATFORM = MODELS | Registry(
                 "gym": "envs.gym.make_vector",
                 "minigrid": "envs.minigrid.make_vector",
                 "retrieval": "envs.retrieval.make_vector",
+                "recorded": "data.replay.Replay",
             },
             partial=True,
             functions=True,

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from callbacks.command.choices import CONF
+from callbacks.command.registry import PLATFORM
 from callbacks.errors import UsageError
 from elmur.registry import plugins
 
-STAGES = ("train", "collect", "convert", "evaluate", "report", "import", "benchmark", "doctor", "inspect", "export")
+STAGES = tuple(PLATFORM.roles["stage"].names)
 LARGEST_SEED = 2**32 - 1
 SECTIONS = ("env", "model", "module", "data", "trainer", "callbacks", "collect", "evaluation")
 PATHS = ("shards", "run_dir", "resume", "checkpoint", "source", "spec")
@@ -29,7 +30,7 @@ NOT_OURS: dict[str, tuple[tuple[Any, ...], str]] = {
     "enable_checkpointing": ((False,), "callbacks.resume writes checkpoints"),
 }
 
-ABOUT = ("model_name", "model_was_chosen", "label", "command")  # fields that are no keys of the configuration
+ABOUT = ("model_name", "model_was_chosen", "label", "command", "title")  # fields that are no keys of the configuration
 
 Section = dict[str, Any]  # of a configuration, to be built by `elmur.build.build`
 
@@ -40,7 +41,7 @@ class Settings:
 
     Sections are built by callbacks/command/parts.py, each by the signature of what it describes.
     model_name: the option of the group `model`, which `model_was_chosen` says was typed. label: what was set beside the
-    defaults, as folders and tables name it. command: what was typed.
+    defaults, as folders and tables name it. command: what was typed. title: of the report on a sweep; None without one.
     observation, recipe, selection: values that the sections refer to.
     """
 
@@ -74,6 +75,7 @@ class Settings:
     model_was_chosen: bool = False
     label: str | None = None
     command: str | None = None
+    title: str | None = None
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:

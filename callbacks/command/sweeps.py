@@ -264,6 +264,12 @@ def how_it_failed(code: int, output: Path) -> str | None:
     return said[-1] if said else f"exit code {code}"
 
 
+def title(sweep: str | None) -> str | None:
+    """The title of the report on a sweep that was chosen by name; None where none was."""
+    asked = HydraConfig.get().callbacks["sweep"].get("title") if sweep else None
+    return asked or (f"What sweep={sweep} reached" if sweep else None)
+
+
 def note(about: dict[str, Any]) -> None:
     """Add how a run ended to the journal."""
     append_bytes(os.environ[JOURNAL], (json.dumps(about) + "\n").encode())

@@ -1,0 +1,148 @@
+"""stage=train: collect what is missing, train, act with the best checkpoint on seeds of its own, write the row."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from callbacks import signals
+from callbacks.command.arguments import usual
+from callbacks.command.checks import check_buildable
+from callbacks.command.identity import ROW, SETTINGS, alone_in, check_same_run, computed, portable, read_settings
+from callbacks.command.parts import datamodule, env_family, learner, loggers, trainer
+from callbacks.command.processes import is_first_process
+from callbacks.command.settings import Settings
+from callbacks.errors import UsageError
+from callbacks.stages.evaluate import judge
+from elmur.code import code_hash
+from elmur.files import write_json
+
+if TYPE_CHECKING:
+    from callbacks.report.validation import Validation
+    from elmur.module import SequenceModule
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: Settings) -> None:
+    """Collect what is missing, train, act with the best checkpoint on seeds of its own, write row and figure."""
+    from callbacks.report.row import read_row
+    from callbacks.report.show import show
+    from callbacks.results import Result, open_until_the_end, tell_result
+    from callbacks.selection import chosen
+
+    folder, family = Path(settings.run_dir), env_family(settings)
+    with alone_in(folder):
+        changes = check_same_run(folder, settings, usual, code_hash())
+        row = read_row(folder / ROW)
+        if family.make is None:
+            validated(settings, folder, again=bool(changes))
+            return
+        if row is not None and not changes:
+            log.info("finished before (%s); delete %s to run again", row.finished, folder)
+            tell_of_other_shards(settings, folder)
+            if is_first_process():
+                show(row, folder, family.chance)
+            return
+        check_buildable(settings)
+        with open_until_the_end(sinks := loggers(settings)):
+            about = fit(settings, folder, sinks)
+            about.pop("validation")
+            row = judge(settings, folder, chosen(folder / "checkpoints"), about)
+            if is_first_process():
+                show(row, folder, family.chance)
+                tell_result(sinks, Result.of(row, folder))
+
+
+def validated(settings: Settings, folder: Path, again: bool) -> None:
+    """Train on trajectories alone, and say how well the last weights foretell actions that were not trained on."""
+    from callbacks.report.validation import Validation
+    from callbacks.results import open_until_the_end
+
+    found = Validation.read(folder)
+    if found is not None and not again:
+        log.info("finished before; delete %s to run again", folder)
+        tell_of_other_shards(settings, folder)
+    else:
+        check_buildable(settings)
+        with open_until_the_end(sinks := loggers(settings)):
+            found = fit(settings, folder, sinks)["validation"]
+    if is_first_process():
+        if found is None:
+            log.warning("nothing was validated; data.validation_fraction=0.1 keeps episodes for it")
+        else:
+            found.write(folder)
+            found.show(folder)
+
+
+def tell_of_other_shards(settings: Settings, folder: Path) -> None:
+    """Say where a finished run is shown although other data are asked for."""
+    there = read_settings(folder).get("shards")
+    if there is not None and Path(there).resolve() != Path(settings.shards).resolve():
+        log.warning(
+            "what is shown was trained on the shards in %s; give hydra.run.dir=ANOTHER to train on those in %s",
+            there, settings.shards,
+        )  # fmt: skip
+
+
+def fit(settings: Settings, folder: Path, sinks: list[Any]) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint where there is one; what the row says of it."""
+    import lightning
+    from lightning.pytorch import Callback
+
+    from callbacks.checkpoint import LAST, resume_point
+    from callbacks.record import Clock, RunRecord
+    from callbacks.selection import RolloutSelection, chosen
+
+    lightning.seed_everything(settings.seed, workers=True, verbose=False)
+    module, loop = learner(settings), trainer(settings, sinks)
+    data = datamodule(settings, module)
+    record = RunRecord(lambda: accept(settings, folder, data, loop.loggers))
+    given: list[Callback] = loop.callbacks  # type: ignore[attr-defined]
+    clock = Clock([callback for callback in given if isinstance(callback, RolloutSelection)])
+    given[:] = [record, *given, clock]
+    resume = resume_point(folder / "checkpoints")
+    if resume is not None:
+        log.info("going on from %s", resume)
+    loop.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    signals.leave()
+    if loop.global_step == 0:
+        raise UsageError("no update was made, so there is nothing to judge; look at trainer.max_steps and the like")
+    # Where no callback that writes one was asked for. All processes save, or none.
+    if not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
+        loop.save_checkpoint(folder / "checkpoints" / LAST)
+    validation = validation_of(settings, module, data) if env_family(settings).make is None else None
+    return {"updates": int(loop.global_step), "validation": validation, **clock.spent()}
+
+
+def validation_of(settings: Settings, module: SequenceModule, data: Any) -> Validation | None:
+    """How the weights do on the validation episodes; None where there are none."""
+    from callbacks.report.validation import Validation
+
+    if not data.validation_episodes:
+        return None
+    (found,) = module.trainer.validate(module, datamodule=data, verbose=False)
+    return Validation.of(
+        data.spec,
+        found["validation/loss"],
+        found["validation/score"],
+        task=data.spec.name,
+        model=settings.model_name,
+        seed=settings.seed,
+        updates=int(module.trainer.global_step),
+        episodes=data.validation_episodes,
+    )
+
+
+def accept(settings: Settings, folder: Path, data: Any, loggers: list[Any]) -> dict[str, Any]:
+    """Write down what is trained, now that nothing refuses it; this is kept in its checkpoints too."""
+    from callbacks.results import tell_settings
+
+    kept = portable(settings)
+    if is_first_process():
+        write_json(folder / SETTINGS, {**kept, "code": code_hash()})
+        if (folder / ROW).exists():  # of fewer updates, or judged otherwise
+            (folder / ROW).replace(folder / f"previous-{ROW}")
+        tell_settings(loggers, kept)
+    return {"settings": {**computed(kept), "label": settings.label}, "data": data.provenance()}
