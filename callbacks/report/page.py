@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.report.figures import Figure
+from callbacks.report.panels import Figure
 from callbacks.report.sheets import Sheet, is_number
 from callbacks.text import file_name, plain
 

@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.text import Text
 
 from callbacks.evaluation.outcomes import RETURN
-from callbacks.report.figures import Figure, figures
+from callbacks.report.figures import figures
 from callbacks.report.gather import Gathered, Group, gather
 from callbacks.report.page import page
+from callbacks.report.panels import Figure
 from callbacks.report.protocol import differing, overview
 from callbacks.report.published import beside_ours
 from callbacks.report.sheets import Sheet, as_csv

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from callbacks.report.figures import swept
 from callbacks.report.gather import gather, groups
+from callbacks.report.heatmaps import swept
 from callbacks.report.published import published, verdict
 from callbacks.report.report import Report, report
 from callbacks.report.row import Cost, Row
