@@ -76,19 +76,13 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def append(
-        self,
-        observation: Any,
-        action: Any,
-        reward: Any,
-        terminated: Any = False,
-        truncated: Any = None,
-        loss_mask: Any = None,
-        seed: int = -1,
-    ) -> None:
-        """Add one episode of T steps; see `Episode.of` for what each argument may be. Raises ShardError."""
+    def append(self, observation: Any, action: Any, reward: Any, *ends: Any, **about: Any) -> None:
+        """Add one episode of T steps. Raises ShardError.
+
+        ends, about: terminated, truncated, loss_mask and seed; what each argument may be is said by `Episode.of`.
+        """
         try:
-            episode = Episode.of(observation, action, reward, terminated, truncated, loss_mask, seed)
+            episode = Episode.of(observation, action, reward, *ends, **about)
         except EpisodeError as error:
             raise self._refusal(error) from None
         self.add(episode)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from elmur.spec import Discrete, TaskSpec
+from envs.seeded import Seeded
 from envs.vector import SUCCESS, Observation, SyncVector
 
 PART = "view"
@@ -34,7 +34,7 @@ class MinigridError(ValueError):
     """A Minigrid environment that cannot be made; the message says what to do."""
 
 
-class MinigridMemory(gymnasium.Env[Any, Any]):
+class MinigridMemory(Seeded):
     """An episode on a map whose size is drawn from `sizes`, odd numbers from 7; its reward is Minigrid's.
 
     `info["success"]` says whether the episode ended at the object that was shown.
@@ -49,16 +49,11 @@ class MinigridMemory(gymnasium.Env[Any, Any]):
         self.observation_space: spaces.Dict[Any] = spaces.Dict({PART: spaces.MultiDiscrete(list(part.sizes))})
         self.action_space: spaces.Discrete[Any] = spaces.Discrete(3)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """The first observation of the episode of this seed; without one it is drawn."""
-        super().reset(seed=seed)
-        if seed is None:
-            seed = int(self.np_random.integers(2**31))
+    def begin(self, seed: int) -> Observation:
+        """The first observation of the episode of this seed."""
         self._env = self._of_size(int(np.random.default_rng([_STREAM, seed]).choice(self._sizes)))
         shown, _ = self._env.reset(seed=seed)
-        return _seen(shown), {}
+        return _seen(shown)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One turn or one cell forward."""

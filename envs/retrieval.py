@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from elmur.spec import Discrete, TaskSpec
+from envs.seeded import Seeded
 from envs.vector import SUCCESS, Observation, SyncVector
 
 PART = "shown"
@@ -29,7 +29,7 @@ KEYS, VALUES = 32, 8
 _STREAM = 0xA550C  # apart from what else draws by the episode's seed
 
 
-class Retrieval(gymnasium.Env[Any, Any]):
+class Retrieval(Seeded):
     """An episode of n pairs, n drawn from `least` to `pairs`. `info["success"]` says whether the answer was right."""
 
     def __init__(self, pairs: int, least: int | None = None, keys: int = KEYS, values: int = VALUES) -> None:
@@ -40,13 +40,8 @@ class Retrieval(gymnasium.Env[Any, Any]):
         self.observation_space: spaces.Dict[Any] = spaces.Dict({PART: spaces.MultiDiscrete(list(part.sizes))})
         self.action_space: spaces.Discrete[Any] = spaces.Discrete(values)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """The first pair of the episode of this seed; without one it is drawn."""
-        super().reset(seed=seed)
-        if seed is None:
-            seed = int(self.np_random.integers(2**31))
+    def begin(self, seed: int) -> Observation:
+        """The first pair of the episode of this seed."""
         rng = np.random.default_rng([_STREAM, seed])
         number = int(rng.integers(self._least, self._most, endpoint=True))
         keys, values = rng.permutation(self._keys)[:number], rng.integers(self._values, size=number)
@@ -56,7 +51,7 @@ class Retrieval(gymnasium.Env[Any, Any]):
         pairs = self._shown[: STEPS_PER_PAIR * number].reshape(number, STEPS_PER_PAIR, 3)
         pairs[:, 0, KEY], pairs[:, 0, VALUE] = 1 + keys, 1 + values
         self._shown[-1, [KEY, ASKED]] = 1 + keys[asked], 1
-        return {PART: self._shown[0]}, {}
+        return {PART: self._shown[0]}
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """The next step; what the action was matters in the last one alone, as `info["loss_mask"]` says."""

@@ -23,6 +23,7 @@ import numpy as np
 
 from elmur.spec import Discrete, TaskSpec, Vector
 from envs.hidden import Demand
+from envs.seeded import Seeded
 from envs.vector import SUCCESS, Observation, TimeStep, check_active, check_playing, check_seeds
 
 PART = "state"
@@ -83,7 +84,7 @@ def noise_block(rng: np.random.Generator) -> np.ndarray:
     return rng.integers(-1, 2, size=NOISE_BLOCK, dtype=np.int8)
 
 
-class TMaze(gymnasium.Env[Any, Any]):
+class TMaze(Seeded):
     """The T-Maze as a Gymnasium environment. `reset(seed=s)` begins episode s; without a seed, the next drawn one."""
 
     def __init__(self, time_limit: int = 30, random_corridor: bool = False, min_time_limit: int | None = None) -> None:
@@ -96,16 +97,11 @@ class TMaze(gymnasium.Env[Any, Any]):
         self.action_space: gymnasium.spaces.Discrete[Any] = gymnasium.spaces.Discrete(4)
         self._playing = False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def begin(self, seed: int) -> Observation:
         """The first observation, with the hint."""
-        super().reset(seed=seed)
-        if seed is None:
-            seed = int(self.np_random.integers(2**31))
         self._goal, self._corridor, self._rng = self._rules.draw(seed)
         self._x, self._y, self._steps, self._playing = 0, 0, 0, True
-        return self._observe(), {}
+        return self._observe()
 
     def step(self, action: int) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """One move. `info["success"]` says whether the right goal was reached."""

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
 
 from envs.mikasa.sim import MikasaError, Simulation, require
 from envs.processes import ProcessVector
+from envs.seeded import Seeded
 from envs.vector import (
     Observation,
     SyncVector,
@@ -44,7 +44,7 @@ METRICS = ("success", "success_at_end")  # the goal was met at some step, the pu
 STEP_SECONDS = 120.0  # that a step may take in a process of its own; rendering on a busy CPU is slow
 
 
-class Mikasa(gymnasium.Env[Observation, Any]):
+class Mikasa(Seeded):
     """One task on the CPU; `task_spec` says what an observation is.
 
     Every episode lasts as long as the suite says, whatever is reached on the way. An action out of bounds is clipped;
@@ -62,14 +62,11 @@ class Mikasa(gymnasium.Env[Observation, Any]):
         self.clipped = self._steps = 0
         self._once = False
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """The first observation of the episode of this seed; without one it is drawn."""
-        super().reset(seed=seed)
+    def begin(self, seed: int) -> Observation:
+        """The first observation of the episode of this seed."""
         self._steps, self._once = 0, False
-        shown = self.simulation.reset([int(self.np_random.integers(2**31)) if seed is None else seed])
-        return _first_row(shown), {}
+        shown = self.simulation.reset([seed])
+        return _first_row(shown)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """One step of 0.05 seconds; the episode is cut at the suite's length."""

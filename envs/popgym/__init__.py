@@ -20,6 +20,7 @@ from gymnasium import spaces
 from elmur.spec import Discrete, Field, TaskSpec, Vector
 from envs.hidden import Demand
 from envs.popgym.hidden import FAMILIES as FAMILIES_HIDDEN
+from envs.seeded import Seeded
 from envs.vector import Observation, SyncVector
 
 EXPECTED_VERSION = "1.0.7"
@@ -65,7 +66,7 @@ class PopGymError(RuntimeError):
     """A POPGym task that cannot be made, and what to do about it."""
 
 
-class PopGym(gymnasium.Env[Observation, Any]):
+class PopGym(Seeded):
     """One POPGym task; `task_spec` says what an observation and an action are.
 
     observation parts:
@@ -98,20 +99,15 @@ class PopGym(gymnasium.Env[Observation, Any]):
         self._steps = 0
         self.clipped = 0
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def begin(self, seed: int) -> Observation:
         """The first observation of the episode of this seed."""
-        super().reset(seed=seed)
-        if seed is None:
-            seed = int(self.np_random.integers(2**31))
         if self._quiet is None:
             observation, _ = self._env.reset(seed=seed)
         else:
             with self._quiet():
                 observation, _ = self._env.reset(seed=seed)
         self._steps = 0
-        return self._parts(observation, None), {}
+        return self._parts(observation, None)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """What the action leads to. ValueError unless the action fits `task_spec`."""
