@@ -1,9 +1,10 @@
-"""Heat maps: a setting that was swept, such as the length trained on, by what was tested."""
+"""Heat maps: a setting that was swept, such as the length trained on, by what was tested or by a second setting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,82 +12,157 @@ import numpy as np
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.figure import INK, svg
 from callbacks.report.gather import Group
-from callbacks.report.panels import WIDTH, Figure, label, name
+from callbacks.report.panels import WIDTH, Figure, Lines, label, name
 from callbacks.report.row import Row
-from callbacks.report.scores import by_number, measures
+from callbacks.report.scores import by_number, measures, score
 from callbacks.report.tables import named
 
+Cells = Mapping[tuple[float, ...], Group]  # the values of the settings that were swept -> what ran with them
 
-def swept(groups: Sequence[Group]) -> tuple[str, dict[float, Group]] | None:
-    """The one setting, a number, in which labels differ, with the group of each of its values; else None."""
+
+@dataclass(frozen=True)
+class Grid:
+    """One panel. cells: [rows, columns], the mean over seeds, NaN where nothing ran."""
+
+    title: str
+    rows: tuple[str, Sequence[str]]
+    columns: tuple[str, Sequence[str]]
+    cells: np.ndarray
+
+    def lines(self, value: str, **about: str) -> Lines:
+        """Its numbers, one a line; value: what a cell is called."""
+        return [
+            {**about, self.rows[0]: row, self.columns[0]: column, value: None if np.isnan(cell) else float(cell)}
+            for row, line in zip(self.rows[1], self.cells, strict=True)
+            for column, cell in zip(self.columns[1], line, strict=True)
+        ]
+
+
+def swept(groups: Sequence[Group]) -> tuple[tuple[str, ...], dict[tuple[float, ...], Group]] | None:
+    """The one or two settings, numbers, in which labels differ, with the group of each combination; else None.
+
+    Of two settings at least two combinations share a value, for else nothing is to be seen in a grid.
+    """
     parts = [dict(part.partition("=")[::2] for part in group.label.split("+")) for group in groups]
-    keys = {key for part in parts for key in part}
-    differ = [key for key in keys if len({part.get(key) for part in parts}) > 1]
-    if len(groups) < 2 or len(differ) != 1 or any(differ[0] not in part for part in parts):
+    keys = dict.fromkeys(key for part in parts for key in part)
+    differ = tuple(key for key in keys if len({part.get(key) for part in parts}) > 1)
+    if len(groups) < 2 or len(differ) not in (1, 2) or any(key not in part for part in parts for key in differ):
         return None
     try:
-        values = [float(part[differ[0]]) for part in parts]
+        values = [tuple(float(part[key]) for key in differ) for part in parts]
     except ValueError:
         return None
-    if len(set(values)) < len(values) or not all(map(math.isfinite, values)):
+    if len(set(values)) < len(values) or not all(map(math.isfinite, np.ravel(values))):
         return None
-    return differ[0], dict(sorted(zip(values, groups, strict=True)))
+    if len(differ) == 2 and any(len({value[axis] for value in values}) == len(values) for axis in (0, 1)):
+        return None
+    return differ, dict(sorted(zip(values, groups, strict=True)))
 
 
 def heat_maps(groups: Sequence[Group]) -> list[Figure]:
-    """For each model and task: a setting that was swept (the length trained on) by the length that was tested."""
-    metric, found = groups[0].metric, []
+    """The figures of what was swept with each model.
+
+    One setting: for each model and task, by the variants that were tested, where there are several. Two settings, the
+    same ones of each model: for each task a figure with a panel a model, whose cells are scores.
+    """
+    found, pairs = [], dict[tuple[str, ...], dict[str, Cells]]()
     for model in dict.fromkeys(group.model for group in groups):
         if (one := swept([group for group in groups if group.model == model])) is None:
             continue
-        key, by_value = one
-        for task in dict.fromkeys(row.task for group in by_value.values() for row in group.rows):
-            rows = {value: group.by_task().get(task, []) for value, group in by_value.items()}
-            names = by_number([name for of in rows.values() for row in of for name in row.outcomes])
-            if len(names) > 1:
-                found.append(_heat_map(groups, (model, task, key), rows, names, metric))
+        keys, cells = one
+        if len(keys) == 1:
+            found += _by_variant(groups, model, keys[0], cells)
+        else:
+            pairs.setdefault(tuple(sorted(keys)), {})[model] = _ordered(cells, keys)
+    for both, models in pairs.items():
+        found += _by_settings(groups, both, models)
     return found
 
 
-def _heat_map(
-    groups: Sequence[Group],
-    about: tuple[str, str, str],
-    rows: Mapping[float, list[Row]],
-    names: Sequence[str],
-    metric: str,
-) -> Figure:
-    model, task, key = about
-    table = np.full((len(rows), len(names)), np.nan)
-    for i, of in enumerate(rows.values()):
-        for j, variant in enumerate(names):
-            if of and (measured := measures(of, variant, metric)):
-                table[i, j] = np.mean([one.mean for one in measured])
-    values = [f"{value:g}" for value in rows]
-    lines = [
-        {"model": model, "task": task, key: value, "variant": variant, metric: None if np.isnan(cell) else float(cell)}
-        for value, line in zip(values, table, strict=True)
-        for variant, cell in zip(names, line, strict=True)
-    ]
+def _ordered(cells: Cells, keys: tuple[str, ...]) -> Cells:
+    """The cells with their values in the alphabetical order of their keys."""
+    order = sorted(range(len(keys)), key=lambda at: keys[at])
+    return {tuple(values[at] for at in order): group for values, group in cells.items()}
+
+
+def _tasks(groups: Sequence[Group]) -> list[str]:
+    return list(dict.fromkeys(row.task for group in groups for row in group.rows))
+
+
+def _by_variant(groups: Sequence[Group], model: str, key: str, cells: Cells) -> list[Figure]:
+    metric, found = groups[0].metric, []
+    for task in _tasks(list(cells.values())):
+        rows = {values[0]: group.by_task().get(task, []) for values, group in cells.items()}
+        names = by_number([name for of in rows.values() for row in of for name in row.outcomes])
+        if len(names) < 2:
+            continue
+        table = np.full((len(rows), len(names)), np.nan)
+        for i, of in enumerate(rows.values()):
+            for j, variant in enumerate(names):
+                if of and (measured := measures(of, variant, metric)):
+                    table[i, j] = np.mean([one.mean for one in measured])
+        grid = Grid("", (key, [f"{value:g}" for value in rows]), ("variant", names), table)
+        about = f"{model} on {task}: {key.replace('_', ' ')} by what it was tested on"
+        title = f"{named(metric, groups[0].stage)} of {about}"
+        lines = grid.lines(metric, model=model, task=task)
+        found.append(Figure("-".join([name("grid", groups), model, task]), title, _drawn([grid], metric), lines))
+    return found
+
+
+def _by_settings(groups: Sequence[Group], keys: tuple[str, ...], models: Mapping[str, Cells]) -> list[Figure]:
+    found = []
+    axes = [sorted({values[at] for cells in models.values() for values in cells}) for at in (0, 1)]
+    titles = [[f"{value:g}" for value in axis] for axis in axes]
+    for task in _tasks([group for cells in models.values() for group in cells.values()]):
+        grids, lines = [], Lines()
+        for model, cells in models.items():
+            table = np.full((len(axes[0]), len(axes[1])), np.nan)
+            for values, group in cells.items():
+                if rows := group.by_task().get(task, []):
+                    table[axes[0].index(values[0]), axes[1].index(values[1])] = _mean(rows)
+            grids.append(Grid(model, (keys[0], titles[0]), (keys[1], titles[1]), table))
+            lines += grids[-1].lines("score", model=model, task=task)
+        title = f"Score on {task}: {' by '.join(key.replace('_', ' ') for key in keys)}"
+        shown = _drawn(grids, groups[0].metric)
+        found.append(Figure("-".join([name("grid", groups), *keys, task]), title, shown, lines))
+    return found
+
+
+def _mean(rows: Sequence[Row]) -> float:
+    return float(np.mean([score(row) for row in rows]))
+
+
+def _drawn(grids: Sequence[Grid], metric: str) -> str:
+    """The panels beside each other, of one scale of colours."""
+    known = np.concatenate([grid.cells[~np.isnan(grid.cells)] for grid in grids])
+    low, high = (0.0, 1.0) if metric != RETURN else (float(known.min()), float(known.max()))
 
     def draw(on: Any) -> None:
-        from matplotlib import colormaps
+        panels = on.subplots(1, len(grids), squeeze=False, sharey=True)[0]
+        for axes, grid in zip(panels, grids, strict=True):
+            _paint(axes, grid, low, high)
+            if axes is not panels[0]:
+                axes.set_ylabel("")
 
-        axes = on.subplots()
-        low, high = (0.0, 1.0) if metric != RETURN else (float(np.nanmin(table)), float(np.nanmax(table)))
-        colours = colormaps["cividis"]
-        axes.pcolormesh(np.ma.masked_invalid(table), cmap=colours, vmin=low, vmax=high, edgecolors="white", linewidth=1)
-        for (i, j), cell in np.ndenumerate(table):
-            share = 0.0 if np.isnan(cell) or high <= low else (cell - low) / (high - low)
-            ink = INK if np.isnan(cell) else "white" if share < 0.55 else "black"
-            axes.text(j + 0.5, i + 0.5, "–" if np.isnan(cell) else f"{cell:.2f}", ha="center", va="center", color=ink,
-                      fontsize=8)  # fmt: skip
-        axes.set_xticks(np.arange(len(names)) + 0.5, [label(variant, 14) for variant in names], rotation=45, ha="right")
-        axes.set_yticks(np.arange(len(values)) + 0.5, values)
-        axes.invert_yaxis()
-        axes.tick_params(length=0)
-        axes.set(xlabel="tested on", ylabel=label(key.replace("_", " ")))
+    return svg((WIDTH, 1.5 + 0.36 * len(grids[0].cells)), draw)
 
-    title = f"{named(metric, groups[0].stage)} of {model} on {task}: {key.replace('_', ' ')} by what it was tested on"
-    return Figure(
-        "-".join([name("grid", groups), model, task]), title, svg((WIDTH, 1.3 + 0.36 * len(rows)), draw), lines
-    )
+
+def _paint(axes: Any, grid: Grid, low: float, high: float) -> None:
+    from matplotlib import colormaps
+
+    colours, cells = colormaps["cividis"], np.ma.masked_invalid(grid.cells)
+    axes.pcolormesh(cells, cmap=colours, vmin=low, vmax=high, edgecolors="white", linewidth=1)
+    for (i, j), cell in np.ndenumerate(grid.cells):
+        share = 0.0 if np.isnan(cell) or high <= low else (cell - low) / (high - low)
+        ink = INK if np.isnan(cell) else "white" if share < 0.55 else "black"
+        text = "–" if np.isnan(cell) else f"{cell:.2f}"
+        axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=ink, fontsize=8)
+    (row_key, rows), (column_key, columns) = grid.rows, grid.columns
+    about = {"rotation": 45, "ha": "right"} if max(map(len, columns)) > 4 else {}
+    axes.set_xticks(np.arange(len(columns)) + 0.5, [label(column, 14) for column in columns], **about)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.set_ylim(len(rows), 0)
+    axes.tick_params(length=0)
+    axes.set_title(label(grid.title, 34) if grid.title else "", fontsize=8)
+    axes.set(xlabel="tested on" if column_key == "variant" else label(column_key.replace("_", " ")))
+    axes.set_ylabel(label(row_key.replace("_", " ")))

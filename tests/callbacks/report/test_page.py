@@ -129,7 +129,7 @@ def test_a_setting_that_was_swept_gives_a_heat_map(tmp_path: Path) -> None:
     for trained, won in {30: {9: 4, 90: 2}, 9: {9: 3, 90: 1}}.items():
         lengths(tmp_path / "runs", "elmur", 0, won, label=f"experiment=tmaze_grid+train_length={trained}")
     found = swept(groups(tmp_path / "runs"))
-    assert found is not None and found[0] == "train_length" and list(found[1]) == [9.0, 30.0]
+    assert found is not None and found[0] == ("train_length",) and list(found[1]) == [(9.0,), (30.0,)]
     told = made(tmp_path / "runs", tmp_path / "out")
     (grid,) = [figure for figure in told.figures if figure.name.startswith("grid")]
     assert [(line["train_length"], line["variant"], line["success"]) for line in grid.lines] == [
@@ -143,6 +143,37 @@ def test_a_setting_that_was_swept_gives_a_heat_map(tmp_path: Path) -> None:
     # Four episodes of four reach 1.00 (0.51 to 1), one of four 0.25 (0.05 to 0.70), which is below 0.99.
     assert cells["tmaze T=9", "elmur (train_length=30)"] == "agree"
     assert cells["tmaze T=90", "elmur (train_length=9)"] == "worse"
+
+
+def test_two_settings_that_were_swept_give_a_heat_map_with_a_panel_for_each_model(tmp_path: Path) -> None:
+    # Of four episodes at each of two lengths; seed 1 of one cell is worse, one cell was not run.
+    won = {
+        ("elmur", 1, 2): 4,
+        ("elmur", 2, 2): 3,
+        ("elmur", 1, 8): 2,
+        ("rmt", 1, 2): 1,
+        ("rmt", 2, 2): 0,
+        ("rmt", 2, 8): 4,
+    }
+    for (model, segments, slots), good in won.items():
+        label = f"experiment=gradient_{model}+slots={slots}+backprop_segments={segments}"
+        lengths(tmp_path / "runs", model, 0, {9: good, 90: good}, label=label)
+    lengths(tmp_path / "runs", "elmur", 1, {9: 0, 90: 4}, label="experiment=gradient_elmur+slots=2+backprop_segments=1")
+    told = made(tmp_path / "runs", tmp_path / "out")
+    (grid,) = [figure for figure in told.figures if figure.name.startswith("grid")]
+    found = {(line["model"], line["backprop_segments"], line["slots"]): line["score"] for line in grid.lines}
+    assert found == {
+        ("elmur", "1", "2"): (1.0 + 0.5) / 2, ("elmur", "1", "8"): 0.5, ("elmur", "2", "2"): 0.75,
+        ("elmur", "2", "8"): None, ("rmt", "1", "2"): 0.25, ("rmt", "1", "8"): None, ("rmt", "2", "2"): 0.0,
+        ("rmt", "2", "8"): 1.0,
+    }  # fmt: skip
+    assert all(word in grid.svg for word in ("elmur", "rmt", "slots", "backprop segments"))
+
+
+def test_settings_that_never_share_a_value_are_no_grid(tmp_path: Path) -> None:
+    for lanes, slots in ((1, 2), (2, 4)):
+        lengths(tmp_path / "runs", "elmur", 0, {9: 4}, label=f"lanes={lanes}+slots={slots}")
+    assert swept(groups(tmp_path / "runs")) is None
 
 
 def test_learning_curves_are_means_over_seeds(runs: Path, tmp_path: Path) -> None:
