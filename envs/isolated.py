@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from elmur.spec import TaskSpec
+from envs.hidden import hidden_of
 from envs.rollout import Episode, Observer, Policy, rollout
 from envs.vector import Observation, TimeStep, VectorEnv
 
@@ -76,6 +77,11 @@ class IsolatedVector:
         """See VectorEnv."""
         step: TimeStep = self._ask("step", action, active)
         return step
+
+    def hidden(self) -> dict[str, np.ndarray]:
+        """See Revealing; empty where the environments tell nothing."""
+        found: dict[str, np.ndarray] = self._ask("hidden")
+        return found
 
     def render(self) -> np.ndarray:
         """See Rendered; for environments that can."""
@@ -175,7 +181,7 @@ def _serve(pipe: Connection, parent: int, make_env: Callable[..., VectorEnv], ar
         pipe.send((False, (env.spec, tuple(env.metrics))))
         while True:
             name, given = pipe.recv()
-            pipe.send((False, getattr(env, name)(*given)))
+            pipe.send((False, hidden_of(env) if name == "hidden" else getattr(env, name)(*given)))
     except (EOFError, BrokenPipeError):
         pass  # nobody is left to ask
     except Exception as error:

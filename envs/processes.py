@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from elmur.spec import TaskSpec
+from envs.hidden import Demand
 from envs.isolated import EnvError, IsolatedVector
 from envs.vector import Observation, TimeStep, VectorEnv, check_seeds
 
 log = logging.getLogger(__name__)
 TRIES = 3
+LOOKS = ("render", "hidden")  # what changes nothing
 
 
 class ProcessVector:
@@ -23,7 +25,8 @@ class ProcessVector:
 
     A child that crashes, raises or takes more than `timeout` seconds for a step is started again, and its episodes are
     repeated from their seeds with the actions they had, so that the caller notices nothing but the time; `restarts`
-    counts them. What is lost at the same place TRIES times raises EnvError.
+    counts them. What is lost at the same place TRIES times raises EnvError. demand: what the environments ask a policy
+    to hold, known without starting a process.
     """
 
     def __init__(
@@ -33,10 +36,11 @@ class ProcessVector:
         processes: int,
         arguments: Mapping[str, Any],
         timeout: float,
+        demand: Demand | None = None,
     ) -> None:
         if not 1 <= processes <= num_envs:
             raise ValueError(f"processes: expected 1 to {num_envs}, the number of environments; found {processes}")
-        self.num_envs, self.restarts = num_envs, 0
+        self.num_envs, self.restarts, self._demand = num_envs, 0, demand
         edges = [num_envs * i // processes for i in range(processes + 1)]
         self._rows = [slice(begin, end) for begin, end in pairwise(edges)]
         self._children = [IsolatedVector(make_env, rows.stop - rows.start, arguments, timeout) for rows in self._rows]
@@ -76,6 +80,15 @@ class ProcessVector:
         }
         return TimeStep(shown, reward, terminated, truncated, loss_mask, whole)
 
+    def hidden(self) -> dict[str, np.ndarray]:
+        """See Revealing; empty where the environments tell nothing."""
+        parts: list[dict[str, np.ndarray]] = self._everywhere("hidden", [()] * len(self._rows))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def demand(self) -> Demand | None:
+        """See Revealing."""
+        return self._demand
+
     def render(self) -> np.ndarray:
         """See Rendered; for environments that can."""
         return np.concatenate(self._everywhere("render", [()] * len(self._rows)))
@@ -96,14 +109,15 @@ class ProcessVector:
         child, asked = self._children[i], self._asked[i]
         if name == "reset" and None not in arguments[0]:
             asked.clear()
-        if name != "render":  # which changes nothing
+        looks = name in LOOKS
+        if not looks:
             asked.append((name, arguments))
         for number in range(TRIES):
             try:
                 if number == 0:
                     return getattr(child, name)(*arguments)
                 answers = [getattr(child, earlier)(*given) for earlier, given in list(asked)]
-                return child.render() if name == "render" else answers[-1]
+                return getattr(child, name)() if looks else answers[-1]
             except EnvError as error:
                 if number == TRIES - 1:
                     raise

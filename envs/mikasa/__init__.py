@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from envs.hidden import Demand
+from envs.mikasa.hidden import demand
 from envs.mikasa.sim import MikasaError, Simulation, require
 from envs.processes import ProcessVector
 from envs.seeded import Seeded
@@ -80,6 +82,14 @@ class Mikasa(Seeded):
         info = dict(zip(METRICS, (self._once, now), strict=True))
         return _first_row(shown), float(reward), False, self._steps >= self.simulation.horizon, info
 
+    def hidden(self) -> dict[str, np.ndarray]:
+        """What is hidden of the episode now, `[k]` by name (see envs/mikasa/hidden.py)."""
+        return {name: field[0] for name, field in self.simulation.hidden().items()}
+
+    def demand(self) -> Demand:
+        """What has to be held from the first steps to the last."""
+        return demand(self.task_spec.name, self.simulation.horizon)
+
     def render(self) -> Any:
         """A frame for people, uint8 [h, w, 3], where the task was made with render=True."""
         return self.simulation.frames()[0]
@@ -136,6 +146,14 @@ class MikasaBatch:
             dict(self._shown), reward, none, over, every, dict(zip(METRICS, (self._once, now), strict=True))
         )
 
+    def hidden(self) -> dict[str, np.ndarray]:
+        """What is hidden of the episodes now, `[N, k]` by name (see envs/mikasa/hidden.py)."""
+        return self.simulation.hidden()
+
+    def demand(self) -> Demand:
+        """What has to be held from the first steps to the last."""
+        return demand(self.spec.name, self.simulation.horizon)
+
     def render(self) -> np.ndarray:
         """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""
         return self.simulation.frames()
@@ -172,7 +190,9 @@ def make_vector(
     processes = min(num_envs, (os.cpu_count() or 1) if processes is None else processes)
     if processes == 0:
         return in_this_process(num_envs, id, backend=backend, **options)
-    return ProcessVector(in_this_process, num_envs, processes, {"id": id, "backend": backend, **options}, STEP_SECONDS)
+    arguments = {"id": id, "backend": backend, **options}
+    held = demand(id, length_of(id))
+    return ProcessVector(in_this_process, num_envs, processes, arguments, STEP_SECONDS, held)
 
 
 def in_this_process(num_envs: int, id: str, **options: Any) -> SyncVector:

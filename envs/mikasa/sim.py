@@ -16,6 +16,7 @@ from torch import Tensor
 
 from elmur.spec import Field, Image, TaskSpec, Vector
 from envs.mikasa import scene as scenes
+from envs.mikasa.hidden import hidden
 
 SUITE, SUITE_VERSION = "mikasa-robo-suite", "1.0.0"
 SIMULATOR, SIMULATOR_VERSION = "mani-skill", "3.0.1"
@@ -78,6 +79,10 @@ class Simulation:
         """Observation, reward float32 `[n]` and whether the goal is met now `[n]`, for actions float32 `[n, A]`."""
         shown, reward, _, _, info = self.env.step(action)
         return self._parts(shown), reward.float(), info["success"].bool()
+
+    def hidden(self) -> dict[str, np.ndarray]:
+        """What is hidden now, `[n, k]` by name (see envs/mikasa/hidden.py)."""
+        return hidden(self.env, self.spec.name)
 
     def frames(self) -> np.ndarray:
         """What the camera for people sees, uint8 `[n, h, w, 3]`; the simulator must have been made to render."""

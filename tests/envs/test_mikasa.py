@@ -24,9 +24,11 @@ from omegaconf import OmegaConf
 
 from elmur.spec import Image, TaskSpec, Vector
 from envs.experts.mikasa import expert_for
-from envs.mikasa import TASKS, Mikasa, MikasaBatch, in_this_process, make_vector
+from envs.hidden import Demand, demand_of, hidden_of
+from envs.mikasa import TASKS, Mikasa, MikasaBatch, in_this_process, length_of, make_vector
 from envs.mikasa import scene as mikasa_scene
 from envs.mikasa import sim as mikasa_sim
+from envs.mikasa.hidden import demand
 from envs.mikasa.sim import MikasaError, Simulation, registered
 from envs.observers import Recorder
 from envs.rollout import rollout
@@ -165,6 +167,70 @@ def test_how_fast_the_ball_is_shows_only_from_step_to_step(task: str) -> None:
             simulation.env.ball.set_linear_velocity(torch.tensor([[0.0, speed, 0.0]]))
             seen.append(torch.cat(list(mikasa_scene.vectors(simulation.env, scene).values()), dim=1))
         assert torch.equal(*seen)
+
+
+def seen_in(task: str, steps: int) -> tuple[dict[str, np.ndarray], list[list[int]]]:
+    """What an episode hides, and which objects are seen at its first steps."""
+    env = in_this_process(1, task)
+    shown, still = env.reset([7]), np.zeros((1, 8), np.float32)
+    found, hidden = [], {}
+    for _ in range(steps):
+        found.append(np.flatnonzero(shown["objects"][0].reshape(-1, 4)[:, 0]).tolist())
+        shown = env.step(still, np.ones(1, np.bool_)).observation
+        hidden = {name: field[0] for name, field in hidden_of(env).items()}
+    env.close()
+    return hidden, found
+
+
+@pytest.mark.parametrize("task", ["RememberColor3-v0", "RememberShape5-v0", "BunchOfColors3-v0", "SeqOfColors3-v0",
+                                  "ChainOfColors3-v0"])  # fmt: skip
+def test_what_is_hidden_is_what_was_shown(task: str) -> None:
+    """The objects that the observation shows in the first steps, in the order in which they come."""
+    hidden, seen = seen_in(task, 15 if task[:5] in ("SeqOf", "Chain") else 4)
+    ((name, value),) = hidden.items()
+    order = list(dict.fromkeys(index for step in seen for index in step))
+    assert (np.flatnonzero(value).tolist() if name == "shown" else value.tolist()) == (
+        sorted(order) if name == "shown" else order
+    )
+
+
+def test_a_shape_with_its_colour_are_two_fields() -> None:
+    hidden, seen = seen_in("RememberShapeAndColor3x2-v0", 3)
+    (index,) = seen[0]
+    for simulation in made("RememberShapeAndColor3x2-v0"):
+        about = simulation.env.shape_color_dict[index]
+    assert (hidden["shape"].tolist(), hidden["colour"].tolist()) == ([about["shape_id"]], [about["color_id"]])
+
+
+def test_places_angles_and_speeds_are_numbers() -> None:
+    for simulation in made("RotateLenientPos-v0"):
+        told = simulation.reset([4])["cue"][0, 1]
+        assert simulation.hidden()["angle"][0, 0] == pytest.approx(float(told))
+    for simulation in made("TakeItBack-v0"):
+        cube = simulation.reset([4])["objects"][0, 1:3].numpy()
+        np.testing.assert_allclose(simulation.hidden()["start"][0], cube, atol=0.01)
+    for simulation in made("InterceptMedium-v0"):
+        first = simulation.reset([4])["objects"][0, 1:3]
+        later = simulation.step(torch.zeros(1, 8))[0]["objects"][0, 1:3]
+        speed = ((later - first) / 0.05).numpy()
+        np.testing.assert_allclose(simulation.hidden()["velocity"][0], speed, atol=0.1)
+
+
+def test_processes_tell_what_is_hidden_in_them_and_what_has_to_be_held() -> None:
+    env = make_vector(3, "RememberColor3-v0", processes=2)
+    alone = in_this_process(3, "RememberColor3-v0")
+    assert demand_of(make_vector, id="RememberColor3-v0") == Demand(1, "colour", 59)
+    for each in (env, alone):
+        each.reset([1, 2, 3])
+    assert hidden_of(env)["colour"].tolist() == hidden_of(alone)["colour"].tolist()
+    for each in (env, alone):
+        each.close()
+
+
+def test_what_has_to_be_held_is_said_of_every_task() -> None:
+    for task in TASKS:
+        held = demand(task, length_of(task))
+        assert held.items == (getattr(registered(task).cls, "SEQUENCE_LENGTH", 1))
 
 
 def test_the_ball_is_seen_only_while_the_cups_are_up() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from envs.experts.tmaze import TMazeExpert
+from envs.hidden import hidden_of
 from envs.isolated import EnvError
 from envs.observers import Recorder, Telling
 from envs.processes import ProcessVector
@@ -98,6 +99,13 @@ class Fragile:
         if self._steps == 3:
             os._exit(9)
         return self._env.step(action, active)
+
+
+def test_what_is_hidden_in_them_is_told_also_where_one_is_lost(vector: ProcessVector) -> None:
+    vector.reset(range(ROWS))
+    assert hidden_of(vector)["cue"].tolist() == [0, 1, 0, 1, 0], "the side of each goal, by its seed"
+    os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    assert hidden_of(vector)["cue"].tolist() == [0, 1, 0, 1, 0] and vector.restarts == 1
 
 
 def test_what_is_lost_at_the_same_place_every_time_is_an_error() -> None:
