@@ -1,7 +1,9 @@
-"""What popgym.md says of look-ups in memory: `python -m docs.measure_lookup CHECKPOINT [--seeds FROM TO]`.
+"""What docs say of look-ups in memory: `python -m docs.measure_lookup CHECKPOINT [--seeds FROM TO]`.
 
 The expert at Concentration plays. Whenever it turns over a card that it has seen before, other than the last one, the
-policy of the checkpoint, which sees the same, is asked as well. Counted by how many segments ago that card was seen.
+policy of the checkpoint, which sees the same, is asked as well: whether it finds the card, by how many segments ago
+that was seen, and where its heads look then. Last, what a slot holds of the step it was written from: the card's place
+and face, by a linear map, of episodes that it was not fitted to.
 """
 
 from __future__ import annotations
@@ -15,67 +17,100 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.inspect.attention import watched
+from callbacks.inspect.probes import right
+from elmur.banks import banks
 from elmur.checkpoint import load_policy
 from envs.experts.popgym import expert_for
 from envs.popgym import make_vector
 
 
-def main(checkpoint: str, seeds: range) -> None:
-    """Write the table of look-ups, and the share of attention that each head gives to slots that were never written."""
-    policy = load_policy(checkpoint)
-    task, context = policy.model.spec.name, policy.context_length
-    env, expert = make_vector(len(seeds), task), expert_for(task)
-    heads = Heads(policy)
-    observation, active = env.reset(list(seeds)), np.ones(len(seeds), np.bool_)
-    policy.start(len(seeds))
-    expert.start(len(seeds))
-    last_seen = np.full((len(seeds), env.spec.action.sizes[0]), -1)  # type: ignore[union-attr]
-    found = defaultdict(list)
-    for step in range(env.spec.horizon or 0):
-        first = np.full(len(seeds), step == 0)
-        turned = observation["previous_action"][:, 0] - 1
-        last_seen[turned >= 0, turned[turned >= 0]] = step
-        wanted, said = expert.act(observation, first), policy.act(observation, first)
-        ago = step // context - last_seen[np.arange(len(seeds)), wanted] // context
-        known = active & (last_seen[np.arange(len(seeds)), wanted] >= 0) & (wanted != turned)
-        for row in np.flatnonzero(known):
-            found[int(ago[row])].append(bool(said[row] == wanted[row]))
-            if ago[row] > 0:
-                heads.note(row)
-        policy.observe(wanted, np.zeros(len(seeds), np.float32))
-        result = env.step(wanted, active)
-        observation, active = result.observation, active & ~(result.terminated | result.truncated)
-    sys.stdout.write("| segments ago | asked | found |\n|---|---|---|\n")
-    for ago_, answers in sorted(found.items()):
-        sys.stdout.write(f"| {ago_} | {len(answers)} | {np.mean(answers):.2f} |\n")
-    sys.stdout.write(heads.table())
-
-
-class Heads:
-    """What every reading head gave to never-written slots, at the steps that were noted."""
+class Looked:
+    """Where every reading head looked at the steps that were noted: at the slot of the card, at never-written ones."""
 
     def __init__(self, policy: Any) -> None:
-        self.policy, self.weights, self.shares = policy, {}, defaultdict(list)  # type: ignore[var-annotated]
+        self.policy, self.weights = policy, dict[int, Tensor]()
+        self.right, self.empty = defaultdict(list), defaultdict(list)  # type: ignore[var-annotated]
 
     def see(self, what: str, layer: int, weights: Tensor) -> None:
         """Keep the reading attention of the newest token [N, H, M]."""
         if what == "read":
             self.weights[layer] = weights[:, :, -1]
 
-    def note(self, row: int) -> None:
-        """Count the present step of this row."""
+    def note(self, row: int, seen_at: int) -> None:
+        """Count the present step of this row, whose card was seen at step `seen_at`."""
         for layer, weights in self.weights.items():
-            bank = self.policy.memory()[layer]
-            empty = bank.written_at[row] < 0
-            self.shares[layer].append(weights[row][:, empty].sum(dim=-1).tolist())
+            dates = self.policy.memory()[layer].written_at[row]
+            self.right[layer].append(weights[row][:, dates == seen_at].sum(dim=-1).tolist())
+            self.empty[layer].append(weights[row][:, dates < 0].sum(dim=-1).tolist())
 
-    def table(self) -> str:
-        """A line per layer."""
-        lines = [
-            f"layer {layer + 1}: on never-written slots {np.mean(shares, axis=0).round(2).tolist()}"
-            for layer, shares in sorted(self.shares.items())
-        ]
-        return "\n".join(lines) + "\n"
+
+def main(checkpoint: str, seeds: range) -> None:
+    """Write the tables."""
+    policy = load_policy(checkpoint)
+    task, context = policy.model.spec.name, policy.context_length
+    env, expert, looked = make_vector(len(seeds), task), expert_for(task), Looked(policy)
+    observation, active = env.reset(list(seeds)), np.ones(len(seeds), np.bool_)
+    policy.start(len(seeds))
+    expert.start(len(seeds))
+    rows, horizon = np.arange(len(seeds)), env.spec.horizon or 0
+    last_seen = np.full((len(seeds), env.spec.action.sizes[0]), -1)  # type: ignore[union-attr]
+    cards = np.full((len(seeds), horizon, 2), -1)  # the place and the face that each step shows
+    found = defaultdict(list)
+    with watched(policy.model, looked.see):
+        for step in range(horizon):
+            first, turned = np.full(len(seeds), step == 0), observation["previous_action"][:, 0] - 1
+            there = turned >= 0
+            last_seen[there, turned[there]] = step
+            cards[there, step] = np.stack([turned, observation["observation"][rows, turned]], axis=1)[there]
+            wanted, said = expert.act(observation, first), policy.act(observation, first)
+            seen_at = last_seen[rows, wanted]
+            for row in np.flatnonzero(active & (seen_at >= 0) & (wanted != turned)):
+                ago = step // context - seen_at[row] // context
+                found[int(ago)].append(bool(said[row] == wanted[row]))
+                if ago > 0:
+                    looked.note(row, int(seen_at[row]))
+            held = policy.memory()  # of the last segment, when this ends
+            policy.observe(wanted, np.zeros(len(seeds), np.float32))
+            result = env.step(wanted, active)
+            observation, active = result.observation, active & ~(result.terminated | result.truncated)
+    write("segments ago | asked | found", [[ago, len(of), np.mean(of)] for ago, of in sorted(found.items())])
+    write(
+        "layer | head | on the slot of the card | on never-written slots",
+        [
+            [
+                layer + 1,
+                head + 1,
+                np.mean(looked.right[layer], axis=0)[head],
+                np.mean(looked.empty[layer], axis=0)[head],
+            ]
+            for layer in sorted(looked.right)
+            for head in range(len(looked.right[layer][0]))
+        ],
+    )
+    write("layer | slots | place | face | place, shuffled | face, shuffled", list(contents(held, cards)))
+
+
+def contents(memory: Any, cards: np.ndarray) -> Any:
+    """For each bank how often the place and the face of the step that a slot was written from can be read from it."""
+    rng = np.random.default_rng(0)
+    for number, bank in enumerate(banks(memory).values()):
+        assert bank.written_at is not None
+        dates = bank.written_at.numpy()
+        row, slot = np.nonzero(dates >= 0)
+        labels = cards[row, dates[row, slot]]
+        kept = labels[:, 0] >= 0
+        features, labels = bank.slots.float().numpy()[row, slot][kept].astype(np.float64), labels[kept]
+        shares = [right(features, of) / len(of) for of in (labels, labels[rng.permutation(len(labels))])]
+        yield [number + 1, len(labels), *shares[0], *shares[1]]
+
+
+def write(headings: str, lines: list[list[Any]]) -> None:
+    """One table as Markdown."""
+    sys.stdout.write(f"| {headings} |\n{'|---' * (headings.count('|') + 1)}|\n")
+    for line in lines:
+        sys.stdout.write(f"| {' | '.join(f'{v:.2f}' if isinstance(v, float) else str(v) for v in line)} |\n")
+    sys.stdout.write("\n")
 
 
 if __name__ == "__main__":

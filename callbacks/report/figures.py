@@ -133,7 +133,11 @@ def against_cost(groups: Sequence[Group]) -> Figure | None:
 
 def state_against_time(groups: Sequence[Group]) -> Figure | None:
     """What an episode's state takes against what a step takes, a point for each group, where rows have measured it."""
-    lines = [{key: line[key] for key in ("settings", ALONE, STATE)} for line in cost(groups).lines if line.get(STATE)]
+    lines = [
+        {key: line[key] for key in ("settings", "parameters", ALONE, STATE)}
+        for line in cost(groups).lines
+        if line.get(STATE)
+    ]
     if len(lines) < 2:
         return None
 

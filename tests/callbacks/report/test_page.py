@@ -21,6 +21,7 @@ from callbacks.report.published import published, verdict
 from callbacks.report.report import Report, report
 from callbacks.report.row import Cost, Row
 from callbacks.report.scores import compared
+from docs.put_figure import put
 from tests.callbacks.report.test_gather import outcome, row
 
 EVIL = "<script>alert(x)</script><img src=x>\"'&$a$"
@@ -61,6 +62,15 @@ def test_what_acting_takes_and_holds_stands_beside_the_time_where_it_was_measure
     assert [(line["ms a step, alone"], line["state kB"]) for line in cost.lines] == [(2.0, 8.0), (0.5, 0.6)]
     (drawn,) = (tmp_path / "out" / "figures").glob("state-*.csv")
     assert [line["state kB"] for line in lines(drawn)] == ["8.0", "0.6"]
+    (page := tmp_path / "page.md").write_text("before\n<!-- numbers of state-success -->\nold\n<!-- end -->\nbehind\n")
+    put(tmp_path / "out", "state-success", page)
+    written = page.read_text()
+    assert written.startswith("before\n") and written.endswith("\nbehind\n") and "old" not in written
+    assert "| a | – | 2.00 | 8.00 |\n| b | – | 0.50 | 0.60 |\n" in written
+    assert (tmp_path / "state-success.svg").read_text().startswith("<svg")
+    with pytest.raises(SystemExit, match="expected one '<!-- numbers of other -->' with its '<!-- end -->'; found 0"):
+        (tmp_path / "out" / "figures" / "other.csv").write_text("a\n1\n")
+        put(tmp_path / "out", "other", page)
 
 
 def test_two_models_stand_beside_each_other(runs: Path, tmp_path: Path) -> None:
