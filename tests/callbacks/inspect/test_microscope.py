@@ -29,7 +29,7 @@ from elmur.model import ELMUR, MemoryDesign
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import Output, SequenceModel
 from elmur.spec import TaskSpec
-from envs import tmaze
+from envs import popgym, tmaze
 from envs.family import EnvFamily
 from envs.observers import Recorder
 from envs.rollout import rollout
@@ -143,6 +143,33 @@ def test_a_memory_whose_workings_are_known() -> None:
     told = {control.history: control for control in controls(play.model, own)}
     assert told["reversed"].same == told["twice as slow"].same == 1.0  # a sum knows no order
     assert told["twice as slow"].memory["sum"] > 0.5 > told["reversed"].memory["sum"] == 0.0
+
+
+class FirstSuit(Carrier):
+    """Says the suit of the first card, which it holds as a number; for RepeatFirst."""
+
+    def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Any:
+        return {"suit": torch.zeros(batch_size, 1)}
+
+    def forward(
+        self, batch: SegmentBatch, memory: Any, write: bool = True, write_grad: bool = True
+    ) -> tuple[Output, Any]:
+        shown, first = batch.observation["observation"][..., 0], batch.observation["first"][..., 0]
+        held = memory["suit"] + ((1 + shown) * first).cumsum(1)
+        return Output(30.0 * nn.functional.one_hot(held.long() - 1, 4)), {"suit": held[:, -1:].float()}
+
+
+def test_twins_of_a_card_game_tell_how_long_its_first_card_is_held() -> None:
+    env = popgym.make_vector(4, "popgym-RepeatFirstEasy-v0")
+    play = Player(FirstSuit(env.spec), 10, env, range(4))
+    own, other = play(), twins(play)
+    assert other is not None
+    assert [e.episode_return for e in (*own.episodes, *other.episodes)] == pytest.approx([1.0] * 8)
+    rows = lasting(play.model, own, other)
+    assert [row.steps for row in rows] == [10, 20, 30, 40, 50]
+    for row in rows:
+        assert row.prediction == pytest.approx(1.0) and row.memory["suit"] == pytest.approx(rows[0].memory["suit"])
+    assert how_long(rows, "popgym").lines and rows[0].memory["suit"] > 0
 
 
 def test_other_episodes_are_the_donors_where_there_are_no_twins() -> None:
