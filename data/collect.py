@@ -20,14 +20,15 @@ from data.bounds import CLIPPED, clip, tell
 from data.forecast import forecast
 from data.index import Collection, Served, find_shards, shard_name
 from data.provenance import describe, other_versions
-from data.shard import LABEL, Shard, ShardError, require_same_task, write_shard
+from data.shard import LABEL, PREFERENCE, Shard, ShardError, require_same_task, write_shard
 from elmur.children import follow_parent
 from elmur.files import exclusive, leftovers
 from elmur.progress import shown
 from elmur.spec import TaskSpec, Vector
 from envs.labelling import Labelling
 from envs.observers import Noise, Recorder
-from envs.rollout import Episode, Observer, Policy, RandomPolicy, Wave, rollout
+from envs.rollout import Episode, Observer, Policy, PreferringPolicy, RandomPolicy, Wave, rollout
+from envs.ties import DrawnTies
 from envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
@@ -100,8 +101,8 @@ class _Job:
         if self.check is not None and self.disturbed == Disturbed():
             self.check(returns=[episode.episode_return for episode in episodes])
         steps = [episode.steps for episode in episodes if episode.steps is not None]
-        labels = [] if self.learner is None else [LABEL]
-        clipped = {key: clip(spec, steps, key) for key in ("action", *labels)}  # type: ignore[arg-type]
+        optional = self.optional()
+        clipped = {key: clip(spec, steps, key) for key in ("action", LABEL) if key in ("action", *optional)}  # type: ignore[arg-type]
         provenance = {
             CLIPPED: clipped["action"],
             "collection": dict(self.parameters),
@@ -116,16 +117,21 @@ class _Job:
         }
         path, scaled = self.root / shard_name(number), self.parameters["normalise"]
         vectors = [name for name, part in spec.observation.items() if scaled and isinstance(part, Vector)]
-        write_shard(path, spec, steps, provenance, seeds=seeds, normalise=vectors, optional=labels)
+        write_shard(path, spec, steps, provenance, seeds=seeds, normalise=vectors, optional=optional)
         return len(numbers)
+
+    def optional(self) -> list[str]:
+        """What is recorded beside the arrays of every shard."""
+        return [LABEL] * (self.learner is not None) + [PREFERENCE] * bool(self.parameters.get("preferences"))
 
     def watching(self, stream: tuple[int, int]) -> list[Observer]:
         """Those who record the expert's episodes, disturbed as is asked for, or a learner's that it labels."""
+        recorder = Recorder(labelled=self.learner is not None, preferences=PREFERENCE in self.optional())
         if self.learner is not None:
             seed = _drawn(*stream, NOISE_STREAM)
-            return [Recorder(labelled=True), Labelling(self.learner.policy, self.learner.expert_share, seed)]
+            return [recorder, Labelling(self.learner.policy, self.learner.expert_share, seed)]
         noise = self.disturbed.noise
-        return [Recorder(), *([Noise(noise, np.random.default_rng([*stream, NOISE_STREAM]))] if noise else [])]
+        return [recorder, *([Noise(noise, np.random.default_rng([*stream, NOISE_STREAM]))] if noise else [])]
 
     def acting(self, spec: TaskSpec) -> Policy:
         """Who shows how it is done; where all is random play, nobody need."""
@@ -149,7 +155,7 @@ class _Job:
             waves = (
                 -(-in_a_shard // len(seeds)) * -(-episodes // self.cut.shard_episodes) / min(processes, len(missing))
             )
-            found = forecast(env.spec, lambda steps: play(max_steps=steps), episodes, waves)
+            found = forecast(env.spec, lambda steps: play(max_steps=steps), episodes, waves, self.optional())
             if self.check is not None and self.disturbed != Disturbed():
                 self.check(returns=[episode.episode_return for episode in play()])
         log.info("collecting %s: %s", self.root.name, found)
@@ -165,6 +171,8 @@ def collect(
     num_envs: int = 64,
     noise: float = 0.0,
     mixture: float = 0.0,
+    preferences: bool = False,
+    draw_ties: bool = False,
     shard_episodes: int = 1000,
     processes: int = 1,
     progress: bool = True,
@@ -177,6 +185,7 @@ def collect(
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
     make_env: called as make_env(num_envs=N). expert: None for random play alone. noise, mixture: see Disturbed.
+    preferences, draw_ties: see _showing.
     check: called as check(returns=[...]) before a shard is published, and for disturbed episodes once, with some that
     are not; raises where the expert is not up to it. depends_on: package -> what to know of shards of another version.
     normalise: readers are to scale vector observations by the mean and deviation of the data.
@@ -192,8 +201,9 @@ def collect(
     same: dict[str, Any] = {"env": make_env, "expert": expert, "num_episodes": num_episodes}
     same |= {"shard_episodes": shard_episodes, "seed": seed, "noise": noise, "normalise": normalise}
     # Left out where it is not asked for: folders from before there was such a thing are the same still.
-    same |= {key: value for key, value in (("mixture", mixture), ("learner", learner and learner.about)) if value}
-    asked = describe({**same, **(parameters or {})})
+    later = {"mixture": mixture, "preferences": preferences, "draw_ties": draw_ties, "learner": learner and learner.about}
+    asked = describe({**same, **{key: value for key, value in later.items() if value}, **(parameters or {})})
+    expert = _showing(expert, mixture, preferences, draw_ties)
     wanted = Collection(asked, -(-num_episodes // shard_episodes))
     with nullcontext() if _ready(root, wanted) else _alone(root):
         _check_task(root, make_env)
@@ -206,6 +216,25 @@ def collect(
                 _run(job, missing, min(processes, len(missing)), bar.advance)
             tell([root / shard_name(number) for number in missing])
     return _served(root, wanted, depends_on or {})
+
+
+def _showing(expert: Policy | None, mixture: float, preferences: bool, draw_ties: bool) -> Policy | None:
+    """Who shows how it is done.
+
+    preferences: what the expert holds of every action is recorded. draw_ties: of the actions that it holds equally good
+    it does any one. Raises CollectionError where the expert does not say what it holds of them, or others play.
+    """
+    if not (preferences or draw_ties):
+        return expert
+    asked = "collect.preferences and collect.draw_ties"
+    if mixture:
+        raise CollectionError(f"{asked}: expected collect.mixture=0.0, found {mixture}; random play prefers nothing")
+    if not isinstance(expert, PreferringPolicy):
+        raise CollectionError(
+            f"{asked}: expected an expert that says what it holds of every action, found {type(expert).__name__}, "
+            "which says only what it does; leave them out, and learn from that: module=imitation"
+        )
+    return DrawnTies(expert) if draw_ties else expert
 
 
 def _check(**counts: int) -> None:

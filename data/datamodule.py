@@ -19,13 +19,14 @@ from data.forecast import step_bytes
 from data.index import Collection, Index, Served, build_index, find_shards, task_of
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
-from data.shard import Array
+from data.shard import PREFERENCE, Array
 from elmur.batch import Reads, SegmentBatch
 from elmur.children import serve_parent
 from elmur.spec import TaskSpec
 
 log = logging.getLogger(__name__)
 # Keep the draws for different purposes apart although they share a seed.
+ELSEWHERE = "into another folder (env.dataset=NAME) or after deleting this one"
 SPLIT_STREAM, LOADER_STREAM = 0x5B117, 0x10AD
 
 
@@ -170,6 +171,11 @@ class TrajectoryDataModule(LightningDataModule):
                 f"lanes={self.lanes}, but {self.root} has {len(chosen)} episodes to train on, so that most rows of a "
                 f"batch would stay empty; use lanes of {len(chosen)} or less, or collect more episodes"
             )
+        if self.reads.preferences and PREFERENCE not in index.common:
+            raise ValueError(
+                f"{self.root}: its shards do not say what their expert held of each action, which module.objective "
+                f"learns from; set collect.preferences=true and collect again, {ELSEWHERE}"
+            )
         if self.reads.transitions and not chosen.has_rewards():
             raise ValueError(
                 f"{self.root}: every reward of its {len(chosen)} episodes is 0, so that there is nothing to value; "
@@ -297,7 +303,13 @@ class TrajectoryDataModule(LightningDataModule):
         # What lies on a GPU is gathered by the process that trains there, and nothing else takes long.
         workers = 0 if self._kept is not None and self._kept.device.type != "cpu" else self.num_workers
         return _LaneLoader(
-            WindowDataset(index, self.window_length, kept=self._kept, transitions=self.reads.transitions),
+            WindowDataset(
+                index,
+                self.window_length,
+                kept=self._kept,
+                transitions=self.reads.transitions,
+                preferences=self.reads.preferences,
+            ),
             sampler=sampler,
             batch_size=None,  # the sampler gives whole batches, and the dataset reads them as such
             num_workers=workers,

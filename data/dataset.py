@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from data.index import Index
 from data.kept import KeptImages
-from data.shard import LABEL, Array, Column, Shard, columns
+from data.shard import LABEL, PREFERENCE, Array, Column, Shard, columns
 from elmur.batch import Outcome, SegmentBatch
 
 OPEN_FILES = 16
@@ -34,7 +34,8 @@ class WindowDataset(Dataset[SegmentBatch]):
     the order in which shards are met; beyond that, and for images, each window is one contiguous read per column. So a
     small data set is read once, and a large one never lies in memory. Every process has its own handles and cache.
     kept: the images of all shards, where they are to lie in memory; windows are then gathered where they lie.
-    transitions: rewards, ends of episodes and the step after each window as well (`elmur.batch.Reads`).
+    transitions: rewards, ends of episodes and the step after each window as well; preferences: what the expert held of
+    each action (`elmur.batch.Reads`).
     """
 
     def __init__(
@@ -44,11 +45,12 @@ class WindowDataset(Dataset[SegmentBatch]):
         cache_bytes: int = CACHE_BYTES,
         kept: KeptImages | None = None,
         transitions: bool = False,
+        preferences: bool = False,
     ) -> None:
         if window_length < 1:
             raise ValueError(f"window_length: expected 1 step or more, found {window_length}")
         self.index, self.window_length, self.cache_bytes, self.kept = index, window_length, cache_bytes, kept
-        known = columns(index.spec, sorted(index.optional))
+        known = columns(index.spec, sorted(index.optional - (set() if preferences else {PREFERENCE})))
         found = {key: column for key, column in known.items() if not column.per_episode}
         self._columns = {**found, "return_to_go": Column("return_to_go", np.dtype(np.float32))}
         self._terminated = index.terminated() if transitions else None
@@ -99,6 +101,7 @@ class WindowDataset(Dataset[SegmentBatch]):
             start=torch.from_numpy(np.where(real, start, 0)),
             goes_on=not bool(is_last.all()),
             label=tensors.get(LABEL),
+            preference=tensors.get(PREFERENCE),
         )
         if self._terminated is None:
             return found

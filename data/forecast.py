@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from rich.filesize import decimal
@@ -14,11 +14,13 @@ from elmur.spec import TaskSpec
 MORE = 5  # steps, beside the first, of the beginning by which the time of a step is told from that of a reset
 
 
-def forecast(spec: TaskSpec, play: Callable[[int], object], episodes: int, waves: float) -> str:
+def forecast(
+    spec: TaskSpec, play: Callable[[int], object], episodes: int, waves: float, optional: Sequence[str] = ()
+) -> str:
     """A sentence on what `episodes` of a task take at most, in memory: pictures are compressed on disk.
 
     play: called with a number of steps, plays them from the beginning of a wave of episodes. waves: how many come one
-    after another.
+    after another. optional: what is recorded beside the arrays of every shard (data.shard.OPTIONAL).
     """
 
     def seconds(steps: int) -> float:
@@ -26,7 +28,7 @@ def forecast(spec: TaskSpec, play: Callable[[int], object], episodes: int, waves
         play(steps)
         return time.perf_counter() - begin
 
-    row = step_bytes(spec)
+    row = step_bytes(spec, optional)
     if spec.horizon is None:
         return f"{episodes:,} episodes of unknown length, {decimal(row)} a step"
     seconds(1)  # what is done once, such as compiling shaders
@@ -40,6 +42,6 @@ def forecast(spec: TaskSpec, play: Callable[[int], object], episodes: int, waves
     )
 
 
-def step_bytes(spec: TaskSpec) -> int:
+def step_bytes(spec: TaskSpec, optional: Sequence[str] = ()) -> int:
     """What a step of a task takes in memory; pictures are compressed on disk."""
-    return sum(column.row_bytes for column in columns(spec).values() if not column.per_episode)
+    return sum(column.row_bytes for column in columns(spec, optional).values() if not column.per_episode)

@@ -54,8 +54,10 @@ class Collection:
         return self.num_episodes > 0 and {**self.parameters, "num_episodes": asked.num_episodes} == asked.parameters
 
     def has(self, asked: Collection, root: Path) -> bool:
-        """Whether all episodes of `asked` are in the folder of this one."""
-        return self.serves(asked) and asked.num_episodes <= self.num_episodes and not asked.missing(root)
+        """Whether all episodes of `asked` are in the folder of this one, preferences or no preferences beside them."""
+        unread = {"preferences"} - asked.parameters.keys()
+        read = {key: value for key, value in self.parameters.items() if key not in unread}
+        return replace(self, parameters=read).serves(asked) and asked.num_episodes <= self.num_episodes and not asked.missing(root)
 
     def unfilled(self) -> str | None:
         """The name of its last shard, where more episodes would have room in it."""
@@ -242,6 +244,7 @@ def build_index(
         digest=digest.hexdigest()[:16],
         identities=identities,
         optional=frozenset(OPTIONAL) & {key for shard in good for key in shard.columns},
+        common=frozenset(OPTIONAL).intersection(*(shard.columns for shard in good)),
     )
 
 

@@ -5,6 +5,7 @@
     offsets     int64 [E + 1]; episode e is rows offsets[e] to offsets[e + 1] of every array below
     observation/<part>, action, reward, loss_mask    [N, ...], a row per step
     label (optional)                                 [N, ...], what the expert would have done instead of `action`
+    preference (optional)                            [N, A] float16, what the expert held of each action: shares of 1
     terminated, truncated, seed                      [E]
 
 Every array is chunked along time and carries a checksum per chunk (fletcher32); images are compressed (Zstd). The file
@@ -72,6 +73,7 @@ class Column:
     field: the part of the TaskSpec whose values it holds; None for rewards, masks and the like.
     bounded: whether a value outside the field's bounds is an error (it is for actions; observations of many
     environments leave their declared bounds by rounding, and nothing depends on it).
+    shares: whether a row is shares of 1, none below 0.
     """
 
     key: str
@@ -80,6 +82,7 @@ class Column:
     field: Field | None = None
     bounded: bool = False
     per_episode: bool = False
+    shares: bool = False
 
     @property
     def is_image(self) -> bool:
@@ -107,6 +110,9 @@ class Column:
                 low, high = _bounds(self.field)
                 bad = (values < low) | (values > high)
                 expected = f"numbers within {low.tolist()} .. {high.tolist()}"
+            if self.shares and not bad.any():
+                bad = (values < 0) | (np.abs(values.sum(axis=-1, keepdims=True, dtype=np.float32) - 1) > SHARES_MISS)
+                expected = "shares of 1, none below 0"
         elif isinstance(self.field, Discrete):
             sizes = np.asarray(self.field.sizes if self.shape else self.field.sizes[0])
             bad, expected = (values < 0) | (values >= sizes), f"integers from 0 to below {sizes.tolist()}"
@@ -118,13 +124,15 @@ class Column:
 
 IN_MEMORY: Mapping[str, Any] = {"driver": "core", "backing_store": False, "rdcc_nbytes": 32 << 20}  # of HDF5
 LABEL = "label"  # the expert's action at each step, where it was not the expert who acted
-OPTIONAL = (LABEL,)
+PREFERENCE = "preference"  # what the expert held of each action (envs.rollout.PreferringPolicy)
+OPTIONAL = (LABEL, PREFERENCE)
+SHARES_MISS = 0.01  # of 1, by a row of shares; float16 misses less for thousands of actions
 
 
 def columns(spec: TaskSpec, optional: Sequence[str] = ()) -> dict[str, Column]:
-    """The columns of a shard of this task, by key. Raises SpecError where a part's name cannot name a data set.
+    """The columns of a shard of this task, by key; optional: those of OPTIONAL that it has.
 
-    optional: those of OPTIONAL that it has.
+    Raises SpecError where a part's name cannot name a data set, or preferences are not among choices.
     """
     for name in spec.observation:
         if not NAME.fullmatch(name):
@@ -139,6 +147,10 @@ def columns(spec: TaskSpec, optional: Sequence[str] = ()) -> dict[str, Column]:
             found.append(Column(key, np.dtype(np.float32), spec.action.shape, spec.action, bounded=True))
     found.append(Column("reward", np.dtype(np.float32)))
     found.append(Column("loss_mask", np.dtype(np.bool_)))
+    if PREFERENCE in optional:
+        if not isinstance(spec.action, Discrete):
+            raise SpecError(f"task {spec.name}: preferences are among choices; found the action {spec.action}")
+        found.append(Column(PREFERENCE, np.dtype(np.float16), spec.action.sizes, shares=True))
     found.append(Column("terminated", np.dtype(np.bool_), per_episode=True))
     found.append(Column("truncated", np.dtype(np.bool_), per_episode=True))
     found.append(Column("seed", np.dtype(np.int64), per_episode=True))

@@ -18,10 +18,12 @@ class Reads:
     """What a way of learning reads of the data beside observations, actions and returns-to-go.
 
     transitions: rewards, how episodes ended, and the step that follows each window.
+    preferences: what the expert held of each action.
     best_fraction: the share of episodes that is learned from, those of the highest returns; None: all of them.
     """
 
     transitions: bool = False
+    preferences: bool = False
     best_fraction: float | None = None
 
 
@@ -40,6 +42,8 @@ class SegmentBatch:
     goes_on: whether an episode goes on after this batch, where the host knows it (see `continues`).
     outcome: what came of the steps, of windows alone and only where it is asked for (`Reads.transitions`).
     label: as `action`, what the expert would have done, where another policy acted; None: `action` is the expert's.
+    preference: `[B, T, A]` float16, what the expert held of each action as shares of 1, all 0 where the step is
+        padding; only where it is asked for (`Reads.preferences`).
     """
 
     observation: dict[str, Tensor]
@@ -53,6 +57,7 @@ class SegmentBatch:
     goes_on: bool | None = None
     outcome: Outcome | None = None
     label: Tensor | None = None
+    preference: Float[Tensor, "B T A"] | None = None
 
     @classmethod
     def of(cls, observation: dict[str, Tensor], action: Tensor, begins: bool = True, ends: bool = True) -> SegmentBatch:
@@ -122,6 +127,7 @@ class SegmentBatch:
                 is_last=self.is_last if last else torch.zeros_like(self.is_last),
                 start=self.start + begin,
                 label=None if self.label is None else self.label[:, cut],
+                preference=None if self.preference is None else self.preference[:, cut],
             )
 
     def followed_by(self, later: SegmentBatch) -> SegmentBatch:

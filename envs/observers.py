@@ -45,11 +45,12 @@ class Recorder(Observer):
     """Gives every episode its `steps`; those of a wave stand in arrays `[capacity, N, ...]` that double when full.
 
     What a GPU shows stays there until its episode is over. labelled: the policy's answers are recorded beside what was
-    executed, and count in the loss wherever the environment says so.
+    executed, and count in the loss wherever the environment says so. preferences: so is what the policy, a
+    PreferringPolicy, holds of each action.
     """
 
-    def __init__(self, labelled: bool = False) -> None:
-        self.labelled = labelled
+    def __init__(self, labelled: bool = False, preferences: bool = False) -> None:
+        self.labelled, self.preferences = labelled, preferences
 
     def on_reset(self, wave: Wave) -> None:
         self._arrays: dict[str, Any] = {}
@@ -65,6 +66,8 @@ class Recorder(Observer):
         row |= {"action": np.asarray(action), "reward": wave.step.reward, "loss_mask": own}
         if self.labelled:
             row["label"] = np.asarray(answer)
+        if self.preferences:  # still of this observation
+            row["preference"] = wave.policy.preferences()  # type: ignore[attr-defined]
         if not self._arrays:
             self._arrays = {name: _room(64, value) for name, value in row.items()}
         elif wave.count > len(self._arrays["action"]):
@@ -81,9 +84,8 @@ class Recorder(Observer):
             prefix = "observation/"
             seen = {name.removeprefix(prefix): taken[name] for name in taken if name.startswith(prefix)}
             ends = bool(wave.terminated[row]), bool(wave.truncated[row])
-            episode.steps = Trajectory(
-                seen, taken["action"], taken["reward"], *ends, taken["loss_mask"], taken.get("label")
-            )
+            more = taken.get("label"), taken.get("preference")
+            episode.steps = Trajectory(seen, taken["action"], taken["reward"], *ends, taken["loss_mask"], *more)
         self._arrays = {}
 
 

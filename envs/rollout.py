@@ -37,6 +37,18 @@ class SeededPolicy(Policy, Protocol):
         """Let the episodes that begin next draw by these seeds, one for each environment."""
 
 
+@runtime_checkable
+class PreferringPolicy(Policy, Protocol):
+    """A policy that chooses one of A actions and can say how good it held each of them."""
+
+    def preferences(self) -> np.ndarray:
+        """float32 [N, A] on what `act` was given last: what each action is worth to it, as shares of the row's sum.
+
+        The largest ones are equal and the answer of `act` is one of them; 0 is what it would not do. Like the answer,
+        it is a function of the history of observations, whoever acted.
+        """
+
+
 @dataclass
 class Trajectory:
     """One recorded episode of T steps: `observation[part][t]` is what the policy saw when `action[t]` was chosen.
@@ -44,6 +56,7 @@ class Trajectory:
     observation: part -> [T, ...]; action (as executed): [T] or [T, A]; reward: float32 [T];
     loss_mask: bool [T], False where the environment says so or where noise replaced the policy's answer.
     label: the policy's answer at each step, as `action`, where another policy acted for it (envs/labelling.py).
+    preference: float32 [T, A], what the policy held of each action, where that was recorded.
     """
 
     observation: Observation
@@ -53,6 +66,7 @@ class Trajectory:
     truncated: bool
     loss_mask: np.ndarray
     label: np.ndarray | None = None
+    preference: np.ndarray | None = None
 
 
 @dataclass

@@ -13,6 +13,7 @@ from elmur.build import BuildError, build, call
 
 if TYPE_CHECKING:
     from callbacks.evaluation.plan import EvaluationPlan
+    from elmur.objectives.objective import Objective
     from elmur.sequence_model import SequenceModel
     from elmur.spec import TaskSpec
     from envs.family import EnvFamily
@@ -36,6 +37,8 @@ def check_buildable(settings: Settings) -> None:
                 )
             check_seeds(plan, callback.plan.seeds)
     module = learner(settings)
+    if env.make is not None:
+        check_recorded(settings, module.objective)
     data = build(settings.data, "data", "data", PLATFORM)
     spec = data.recorded() if env.make is None else check_variants(env)
     try:
@@ -46,6 +49,15 @@ def check_buildable(settings: Settings) -> None:
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
     check_return(module.model, plan)
+
+
+def check_recorded(settings: Settings, objective: Objective) -> None:
+    """Raises UsageError where an objective learns from preferences that are not collected."""
+    if objective.reads.preferences and not settings.collect.get("preferences"):
+        raise UsageError(
+            f"module.objective: {type(objective).__name__} learns from what the expert held of actions, and "
+            "collect.preferences=false; set collect.preferences=true, and collect again where there are shards already"
+        )
 
 
 def check_segment(model: SequenceModel, context_length: int) -> None:

@@ -14,9 +14,18 @@ MOST = 4  # values, folders or names that a sentence lists
 
 def _data(row: Row) -> str | None:
     episodes, how = row.data.get("episodes"), row.data.get("collection")
-    kept = {key: how[key] for key in ("noise", "mixture") if how.get(key)} if isinstance(how, dict) else {}
+    kept = {key: how[key] for key in ("noise", "mixture", "draw_ties") if how.get(key)} if isinstance(how, dict) else {}
     more = "".join(f", {key} {value}" for key, value in kept.items())
     return None if episodes is None else f"{episodes} episodes{more}"
+
+
+def _labels(row: Row) -> str | None:
+    module = row.settings.get("module")
+    objective = module.get("objective") if isinstance(module, dict) else None
+    if not isinstance(module, dict):
+        return None
+    is_soft = isinstance(objective, dict) and str(objective.get("_target_")).endswith(".Preferences")
+    return f"preferences at temperature {objective.get('temperature')}" if is_soft else "recorded actions"
 
 
 def _selection(row: Row) -> str | None:
@@ -40,6 +49,7 @@ def _versions(row: Row) -> str:
 # What rows beside each other should have in common, and how it is read from a row.
 PROTOCOL: dict[str, Callable[[Row], Any]] = {
     "training data": _data,
+    "labels": _labels,
     "updates": lambda row: row.updates,
     "choice of the checkpoint": _selection,
     "report seeds": _seeds,

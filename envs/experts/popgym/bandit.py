@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.experts.popgym.rows import HistoryPolicy
+from envs.experts.popgym.rows import HistoryPolicy, shares
 from envs.vector import Observation
 
 ARMS = {"Easy": 10, "Medium": 20, "Hard": 30}
@@ -28,6 +28,7 @@ class Bandit(HistoryPolicy):
         """Forget everything."""
         self._won = np.zeros((num_envs, self._arms))
         self._pulled = np.zeros((num_envs, self._arms))
+        self._index = np.zeros((num_envs, self._arms))
 
     def act(self, observation: Observation, is_first: np.ndarray) -> np.ndarray:
         """The arm to pull."""
@@ -42,4 +43,9 @@ class Bandit(HistoryPolicy):
         variance = mean * (1.0 - mean) / (trials + 1.0)
         left = np.maximum(self._pulls - self._pulled.sum(axis=1, keepdims=True), 0.0)
         patience = self._arms * PATIENCE * (self._pulled + 1.0)
-        return (mean + np.sqrt(SPREAD * variance * np.log1p(left / patience))).argmax(axis=1)
+        self._index = mean + np.sqrt(SPREAD * variance * np.log1p(left / patience))
+        return self._index.argmax(axis=1)
+
+    def preferences(self) -> np.ndarray:
+        """float32 [N, arms], see envs.rollout.PreferringPolicy: an arm is worth its index."""
+        return shares(self._index)

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from envs.experts.popgym.rows import Row, RowPolicy
+from envs.experts.popgym.rows import WeighingRow, WeighingRowPolicy
 
 BOARD = {"Easy": 8, "Medium": 10, "Hard": 12}
 FLEET = {4: 1, 3: 2, 2: 1}  # ships of each length
@@ -17,14 +17,14 @@ SHIP_CELLS = sum(length * number for length, number in FLEET.items())
 MOST_COVERS = 4000
 
 
-class Battleship(RowPolicy):
-    """The most probable cell; the first one, row by row, among equals."""
+class Battleship(WeighingRowPolicy):
+    """The most probable cell; the first one, row by row, among equals. A cell is worth its probability."""
 
     def __init__(self, level: str) -> None:
         self._board = BOARD[level]
         self.start(1)
 
-    def begin(self) -> Row:
+    def begin(self) -> WeighingRow:
         """The player of a new episode."""
         return _Hunter(_placements(self._board))
 
@@ -59,7 +59,7 @@ class _Placements:
 _placements = lru_cache(maxsize=len(BOARD))(_Placements)
 
 
-class _Hunter(Row):
+class _Hunter(WeighingRow):
     """One game: the cells shot at and the placements that they leave possible.
 
     possible[length]: no miss below the ship. untouched[length]: no shot below it at all, neither hit nor miss.
@@ -71,18 +71,21 @@ class _Hunter(Row):
         self._shot = np.zeros(placements.num_cells, np.bool_)
         self._possible = {length: [True] * len(bits) for length, bits in placements.bits.items()}
         self._untouched = {length: np.ones(len(bits)) for length, bits in placements.bits.items()}
-        self._answer: int | None = None
+        self._chance: np.ndarray | None = None
 
     def act(self, observation: np.ndarray, executed: int) -> int:
         """The cell to shoot at."""
         if executed >= 0 and not self._shot[executed]:
             self._note(executed, hit=bool(observation[0]))
-            self._answer = None
-        if self._answer is None:  # a cell shot at again tells nothing new
-            chance = self._chances()
-            chance[self._shot] = -1.0
-            self._answer = int(chance.round(9).argmax())  # rounded: sums in another order must not break ties
-        return self._answer
+            self._chance = None
+        if self._chance is None:  # a cell shot at again tells nothing new
+            self._chance = self._chances().round(9)  # rounded: sums in another order must not break ties
+            self._chance[self._shot] = -1.0
+        return int(self._chance.argmax())
+
+    def worth(self) -> np.ndarray:
+        """[n * n] the probability that a ship is on each cell not yet shot at."""
+        return np.zeros(self._all.num_cells) if self._chance is None else self._chance.clip(min=0.0)
 
     def _note(self, cell: int, hit: bool) -> None:
         self._shot[cell] = True

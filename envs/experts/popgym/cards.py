@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs.experts.popgym.memory import DECKS
-from envs.experts.popgym.rows import HistoryPolicy, Row, RowPolicy
+from envs.experts.popgym.rows import HistoryPolicy, WeighingRow, WeighingRowPolicy, shares
 from envs.vector import Observation
 
 RANKS = 13
@@ -23,6 +23,7 @@ class HigherLower(HistoryPolicy):
     def start(self, num_envs: int, seed: int = 0) -> None:
         """Forget everything."""
         self._left = np.full((num_envs, RANKS), self._suits)
+        self._worth = np.zeros((num_envs, 2))
 
     def act(self, observation: Observation, is_first: np.ndarray) -> np.ndarray:
         """0 (higher) or 1 (lower)."""
@@ -33,16 +34,24 @@ class HigherLower(HistoryPolicy):
         up_to = self._left.cumsum(axis=1)
         higher = up_to[:, -1] - up_to[rows, rank]
         lower = up_to[rows, rank] - self._left[rows, rank]
+        self._worth = np.stack([higher, lower], axis=1)
         by_rank = rank >= RANKS // 2 + 1  # equal numbers: as one would without having counted
         return np.where(higher == lower, by_rank, higher < lower).astype(np.int64)
 
+    def preferences(self) -> np.ndarray:
+        """float32 [N, 2], see envs.rollout.PreferringPolicy: how many of the cards left make each of them right."""
+        return shares(self._worth)
 
-class Concentration(RowPolicy):
+
+class Concentration(WeighingRowPolicy):
     """Takes what the card turned over last makes a pair with, else turns over the next card never seen.
 
     Optimal for two colours. Of moves that are worth the same it makes the one that the last few steps explain: a pair
     is begun with the card that completed it, and the next card is the one behind the newest. A learner can copy that
     with one look-up per turn, and goes on sensibly where it, or noise, has missed a pair.
+
+    Worth the same: every partner of the card turned over; every card with a known partner, where it begins a pair;
+    every card never seen, where it turns over the next one.
     """
 
     revision = 2  # the first completed the lowest pair and turned over the lowest card; its data are to be made anew
@@ -51,12 +60,12 @@ class Concentration(RowPolicy):
         self._face_down = FACE_DOWN[level]
         self.start(1)
 
-    def begin(self) -> Row:
+    def begin(self) -> WeighingRow:
         """The player of a new episode."""
         return _Pairs(self._face_down)
 
 
-class _Pairs(Row):
+class _Pairs(WeighingRow):
     """One game of Concentration: the value of each position once seen, what is matched, and the turn so far."""
 
     def __init__(self, face_down: int) -> None:
@@ -65,6 +74,7 @@ class _Pairs(Row):
         self._matched: set[int] = set()
         self._turn: list[int] = []
         self._newest = -1
+        self._worth = np.zeros(0)
 
     def act(self, observation: np.ndarray, executed: int) -> int:
         """The position to turn over."""
@@ -73,17 +83,27 @@ class _Pairs(Row):
             self._value[position] = int(observation[position])
         if executed >= 0:
             self._note(executed)
+        choice, alike = self._choices(executed, len(observation))
+        self._worth = np.zeros(len(observation))
+        self._worth[alike] = 1.0
+        return choice
+
+    def worth(self) -> np.ndarray:
+        """[cards] see Concentration."""
+        return self._worth
+
+    def _choices(self, executed: int, cards: int) -> tuple[int, list[int]]:
+        """(the position to turn over, all that are worth the same); none where the game is over."""
         known = [position for position in sorted(self._value) if position not in self._matched]
         if self._turn:
-            partner = self._partner_of(self._turn[0], known)
-            if partner is not None:
-                return partner
-        elif executed in known and self._partner_of(executed, known) is not None:
-            return executed
-        unseen = [position for position in range(len(observation)) if position not in self._value]
+            if partners := self._partners_of(self._turn[0], known):
+                return partners[0], partners
+        elif executed in known and self._partners_of(executed, known):
+            return executed, [position for position in known if self._partners_of(position, known)]
+        unseen = [position for position in range(cards) if position not in self._value]
         if unseen:
-            return next((position for position in unseen if position > self._newest), unseen[0])
-        return known[0] if known else 0
+            return next((position for position in unseen if position > self._newest), unseen[0]), unseen
+        return (known[0], known) if known else (0, [])
 
     def _note(self, executed: int) -> None:
         """The game's rules: a matched card ends the turn at once, two cards end it and stay open when alike."""
@@ -97,6 +117,6 @@ class _Pairs(Row):
                 self._matched.update(self._turn)
             self._turn = []
 
-    def _partner_of(self, position: int, known: list[int]) -> int | None:
+    def _partners_of(self, position: int, known: list[int]) -> list[int]:
         value = self._value.get(position)
-        return next((other for other in known if other != position and self._value[other] == value), None)
+        return [other for other in known if other != position and self._value[other] == value]

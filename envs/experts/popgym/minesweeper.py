@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from envs.experts.popgym.mines import mine_probabilities, neighbours
-from envs.experts.popgym.rows import Row, RowPolicy
+from envs.experts.popgym.rows import WeighingRow, WeighingRowPolicy
 
 BOARD_AND_MINES = {"Easy": (4, 2), "Medium": (6, 6), "Hard": (8, 10)}
 SURE = 1e-9
@@ -16,23 +16,26 @@ SLACK, NEAR, FAR = 0.05, 6, 2
 HOPE = 0.6
 
 
-class MineSweeper(RowPolicy):
+class MineSweeper(WeighingRowPolicy):
     """The safest cell, by exact probabilities; deterministic.
 
     Clicking an opened cell again costs 0.5 / (free cells - 2), and as the episode ends after as many steps as there are
     free cells, a late guess with a risk of some 0.1 to 0.2 is worth less than clicking so until the end.
+
+    Worth the same: all cells without risk; at first the four corners; all opened cells, where it clicks one again. Of
+    guesses, those that it weighs are worth the probability that this cell and the next one prove free.
     """
 
     def __init__(self, level: str) -> None:
         self._board, self._mines = BOARD_AND_MINES[level]
         self.start(1)
 
-    def begin(self) -> Row:
+    def begin(self) -> WeighingRow:
         """The player of a new episode."""
         return _Sweeper(self._board, self._mines)
 
 
-class _Sweeper(Row):
+class _Sweeper(WeighingRow):
     """One game: the numbers opened so far and the steps taken."""
 
     def __init__(self, board: int, mines: int) -> None:
@@ -40,7 +43,8 @@ class _Sweeper(Row):
         self._free = board * board - mines
         self._opened: dict[int, int] = {}
         self._steps = 0
-        self._choice: tuple[int, float] | None = None
+        self._choice: tuple[dict[int, float], float] | None = None
+        self._answer: dict[int, float] = {}  # cell -> worth, of what it might click now
 
     def act(self, observation: np.ndarray, executed: int) -> int:
         """The cell to click."""
@@ -51,34 +55,41 @@ class _Sweeper(Row):
                 self._choice = None
         if self._choice is None:  # a cell clicked again tells nothing new
             self._choice = self._best()
-        cell, risk = self._choice
+        self._answer, risk = self._choice
         if risk > SURE and self._opened and self._resigning() > self._guessing(risk):
-            return next(iter(self._opened))
-        return cell
+            self._answer = dict.fromkeys(self._opened, 1.0)
+        return max(self._answer, key=self._answer.__getitem__, default=0)  # the first of several
 
-    def _best(self) -> tuple[int, float]:
-        """(the cell to open, the smallest risk of any)."""
+    def worth(self) -> np.ndarray:
+        """[cells] see MineSweeper."""
+        found = np.zeros(self._board**2)
+        found[list(self._answer)] = list(self._answer.values())
+        return found
+
+    def _best(self) -> tuple[dict[int, float], float]:
+        """(cell -> worth, of those worth opening, the first choice first; the smallest risk of any)."""
         probability, fitting = mine_probabilities(self._opened, self._board, self._mines)
         closed = [cell for cell in range(self._board**2) if cell not in self._opened]
         if fitting == 0.0 or not closed:  # a mine was hit, or all is open: the episode is over
-            return 0, 0.0
+            return {}, 0.0
         risk = float(probability[closed].min())
         if risk <= SURE:
-            return next(cell for cell in closed if probability[cell] <= SURE), risk
+            return {cell: 1.0 for cell in closed if probability[cell] <= SURE}, risk
         if not self._opened:
             around = neighbours(self._board)
-            return min(closed, key=lambda cell: (len(around[cell]), cell)), risk
-        return self._most_telling(closed, probability, risk), risk
+            fewest = min(map(len, around))
+            return {cell: 1.0 for cell in closed if len(around[cell]) == fewest}, risk
+        return self._telling(closed, probability, risk), risk
 
-    def _most_telling(self, closed: list[int], probability: np.ndarray, risk: float) -> int:
-        """Of the safest guesses, the one after which the next cell can most probably be opened safely as well."""
+    def _telling(self, closed: list[int], probability: np.ndarray, risk: float) -> dict[int, float]:
+        """The safest guesses, each with the probability that it and the next cell can both be opened safely."""
         around = neighbours(self._board)
         worth = [cell for cell in closed if probability[cell] <= risk + SLACK]
         worth.sort(key=lambda cell: (probability[cell], cell))
         near = [cell for cell in worth if any(other in self._opened for other in around[cell])]
         far = sorted((cell for cell in worth if cell not in near), key=lambda cell: (len(around[cell]), cell))
-        tried = near[:NEAR] + far[:FAR]
-        return max(tried, key=lambda cell: ((1.0 - probability[cell]) * self._safe_after(cell), -cell))
+        tried = sorted(near[:NEAR] + far[:FAR])
+        return {cell: (1.0 - probability[cell]) * self._safe_after(cell) for cell in tried}
 
     def _safe_after(self, cell: int) -> float:
         """Expected probability that the safest cell is free once `cell` was opened and proved free."""

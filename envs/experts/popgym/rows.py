@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 import numpy as np
 
@@ -36,12 +37,20 @@ class Row(ABC):
         """The chosen action. `executed` is the action that led to this observation, -1 at the first step."""
 
 
+class WeighingRow(Row):
+    """The player of one episode that can say how good it held each action."""
+
+    @abstractmethod
+    def worth(self) -> np.ndarray:
+        """[A] what each action was worth at its last answer, 0 where it would not do it; all 0 once it is over."""
+
+
 class RowPolicy(HistoryPolicy):
     """One `Row` object per running episode, for tasks whose reasoning is not an array operation."""
 
     def start(self, num_envs: int, seed: int = 0) -> None:
         """Forget everything."""
-        self._rows = [self.begin() for _ in range(num_envs)]
+        self._rows: list[Row] = [self.begin() for _ in range(num_envs)]
 
     @abstractmethod
     def begin(self) -> Row:
@@ -57,3 +66,25 @@ class RowPolicy(HistoryPolicy):
                 self._rows[i] = self.begin()
             answers[i] = self._rows[i].act(seen[i], -1 if first else executed[i])
         return answers
+
+
+class WeighingRowPolicy(RowPolicy):
+    """A RowPolicy whose rows say how good they hold each action."""
+
+    @abstractmethod
+    def begin(self) -> WeighingRow:
+        """The player of a new episode."""
+
+    def preferences(self) -> np.ndarray:
+        """float32 [N, A], see envs.rollout.PreferringPolicy."""
+        return shares(np.stack([row.worth() for row in cast(list[WeighingRow], self._rows)]))
+
+
+def shares(worth: np.ndarray) -> np.ndarray:
+    """What each action is worth [N, A], 0 or more, as float32 shares of its row's sum; all alike where all are 0.
+
+    Rounded to nine digits of the largest first: sums in another order must not break ties.
+    """
+    most = worth.max(axis=1, keepdims=True)
+    rounded = np.where(most > 0, np.round(worth / np.where(most > 0, most, 1.0), 9), 1.0)
+    return (rounded / rounded.sum(axis=1, keepdims=True)).astype(np.float32)
