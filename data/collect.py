@@ -201,7 +201,12 @@ def collect(
     same: dict[str, Any] = {"env": make_env, "expert": expert, "num_episodes": num_episodes}
     same |= {"shard_episodes": shard_episodes, "seed": seed, "noise": noise, "normalise": normalise}
     # Left out where it is not asked for: folders from before there was such a thing are the same still.
-    later = {"mixture": mixture, "preferences": preferences, "draw_ties": draw_ties, "learner": learner and learner.about}
+    later = {
+        "mixture": mixture,
+        "preferences": preferences,
+        "draw_ties": draw_ties,
+        "learner": learner and learner.about,
+    }
     asked = describe({**same, **{key: value for key, value in later.items() if value}, **(parameters or {})})
     expert = _showing(expert, mixture, preferences, draw_ties)
     wanted = Collection(asked, -(-num_episodes // shard_episodes))

@@ -57,7 +57,11 @@ class Collection:
         """Whether all episodes of `asked` are in the folder of this one, preferences or no preferences beside them."""
         unread = {"preferences"} - asked.parameters.keys()
         read = {key: value for key, value in self.parameters.items() if key not in unread}
-        return replace(self, parameters=read).serves(asked) and asked.num_episodes <= self.num_episodes and not asked.missing(root)
+        return (
+            replace(self, parameters=read).serves(asked)
+            and asked.num_episodes <= self.num_episodes
+            and not asked.missing(root)
+        )
 
     def unfilled(self) -> str | None:
         """The name of its last shard, where more episodes would have room in it."""

@@ -63,6 +63,14 @@ def refused_late(stderr: str, code: int) -> str:
         (["model=diffusion_policy"], ["draws continuous actions", "has 4 to choose from", "model=elmur"]),
         (["module=filtered", "module.objective.fraction=0"], ["module.objective: fraction must be above 0", "found 0"]),
         (["module=iql", "module.objective.tau=1"], ["module.objective: tau must be between 0 and 1; found 1"]),
+        (
+            ["module=preferences"],
+            ["Preferences learns from what the expert held", "set collect.preferences=true, and collect again"],
+        ),
+        (
+            ["module=preferences", "module.objective.temperature=2", "collect.preferences=true"],
+            ["module.objective: temperature must be from 0 to 1; found 2"],
+        ),
         (["module=cql", "module.label_smoothing=0.1"], ["label_smoothing=0.1: CQL smooths labels by 0.0"]),
         (["module=cql", "+module.objective.alfa=1"], ["did you mean module.objective.alpha?"]),
         (

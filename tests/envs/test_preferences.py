@@ -26,7 +26,7 @@ TASKS = [f"popgym-{name}Easy-v0" for name in PREFERRING]
 
 def play(task: str, policy: Policy, number: int, num_envs: int, noise: float = 0.0) -> list[Episode]:
     env, seeds = make_vector(num_envs, task), list(range(20_000, 20_000 + number))
-    watching = [Recorder(isinstance(policy, PreferringPolicy)), Noise(noise, np.random.default_rng(1))]
+    watching = [Recorder(preferences=isinstance(policy, PreferringPolicy)), Noise(noise, np.random.default_rng(1))]
     episodes = rollout(env, policy, seeds, observers=watching)
     env.close()
     return episodes

@@ -73,6 +73,16 @@ def test_what_acting_takes_and_holds_stands_beside_the_time_where_it_was_measure
         put(tmp_path / "out", "other", page)
 
 
+def test_labels_of_another_kind_are_named(tmp_path: Path) -> None:
+    soft = {"_target_": "elmur.objectives.preferences.Preferences", "temperature": 0.1}
+    for model, objective in (("hard", None), ("soft", soft), ("old", {"_target_": "...Filtered", "fraction": 0.1})):
+        module = {"label_smoothing": 0.0} if objective is None else {"objective": objective}
+        lengths(tmp_path / "runs", model, 0, {9: 4}, settings={"module": module})
+    told = made(tmp_path / "runs", tmp_path / "out")
+    says = "not the same labels: recorded actions (hard, old); preferences at temperature 0.1 (soft)."
+    assert [line for line in told.differing if "labels" in line] == [f"Success, tmaze: {says}"]
+
+
 def test_two_models_stand_beside_each_other(runs: Path, tmp_path: Path) -> None:
     told = made(runs, tmp_path / "out")
     table, difference = (

@@ -23,20 +23,16 @@ from tests.elmur.objectives.training import KillAt, Stop, random_episode, shards
 SPEC = TaskSpec("preferring", {"state": Vector(2)}, Discrete((5,)))
 
 
-class Fixed(torch.nn.Module):
-    """A model whose logits are given; it has no memory."""
-
-    write_has_loss = False
+class Fixed(GRU):
+    """A model whose logits are given."""
 
     def __init__(self, logits: torch.Tensor) -> None:
-        super().__init__()
-        self.logits = torch.nn.Parameter(logits)
-        self.at = 0
-        self.head = GRU(SPEC, d_model=4).head
+        super().__init__(SPEC, d_model=4)
+        self.logits, self.at = torch.nn.Parameter(logits), 0
 
-    def forward(self, segment: Any, memory: Any, **_: Any) -> tuple[Output, Any]:
-        self.at, begin = self.at + segment.num_steps, self.at
-        return Output(self.logits[:, begin : self.at], None), memory
+    def forward(self, batch: Any, memory: Any, write: bool = True, write_grad: bool = True) -> tuple[Output, Any]:
+        self.at, begin = self.at + batch.num_steps, self.at
+        return Output(self.logits[:, begin : self.at]), memory
 
 
 def given(lanes: int = 3, steps: int = 7) -> tuple[Any, torch.Tensor, np.ndarray]:
@@ -70,25 +66,26 @@ def by_hand(held: np.ndarray, logits: np.ndarray, counted: np.ndarray, temperatu
 @pytest.mark.parametrize("temperature", [0.0, 0.1, 1.0])
 def test_the_loss_is_the_cross_entropy_at_the_steps_that_count(temperature: float) -> None:
     batch, logits, counted = given()
-    model: Any = Fixed(logits)
+    model = Fixed(logits)
     found, _ = Preferences(temperature).window(model, batch, list(batch.split(3)), (), True)
     assert batch.preference is not None
     loss, entropy, best = by_hand(batch.preference.numpy(), logits.numpy(), counted, temperature)
-    assert float(found.loss) == pytest.approx(loss, rel=1e-5)
+    assert float(found.loss.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(found.terms["label_entropy"]) == pytest.approx(entropy, rel=1e-4)
     assert (int(found.score), int(found.counted)) == (best, counted.sum())
     found.loss.backward()
+    assert model.logits.grad is not None
     gradient = model.logits.grad.abs().sum(-1).numpy()
     assert np.isfinite(gradient).all() and (gradient[~counted] == 0).all() and (gradient[counted] > 0).all()
 
 
 def test_the_least_loss_is_the_entropy_of_the_labels() -> None:
-    batch, _, counted = given()
+    batch, *_ = given()
     assert batch.preference is not None
     target = labels(batch.preference, batch.loss_mask, 0.5)
-    model: Any = Fixed((target + 1e-30).log())
+    model = Fixed((target + 1e-30).log())
     found, _ = Preferences(0.5).window(model, batch, list(batch.split(7)), (), True)
-    assert float(found.loss) == pytest.approx(float(found.terms["label_entropy"]), rel=1e-5)
+    assert float(found.loss.detach()) == pytest.approx(float(found.terms["label_entropy"]), rel=1e-5)
 
 
 def test_ties_are_learned_alike_and_no_temperature_brings_back_what_is_out_of_the_question() -> None:
@@ -103,10 +100,10 @@ def test_ties_are_learned_alike_and_no_temperature_brings_back_what_is_out_of_th
 def test_of_a_sure_expert_it_is_cloning() -> None:
     batch, logits, _ = given()
     batch.preference = torch.nn.functional.one_hot(batch.action, 5).to(torch.float16)
-    cloned, _ = Cloning().window(Fixed(logits), batch, list(batch.split(3)), (), True)  # type: ignore[arg-type]
+    cloned, _ = Cloning().window(Fixed(logits), batch, list(batch.split(3)), (), True)
     for temperature in (0.0, 0.1, 1.0):
-        found, _ = Preferences(temperature).window(Fixed(logits), batch, list(batch.split(3)), (), True)  # type: ignore[arg-type]
-        assert float(found.loss) == pytest.approx(float(cloned.loss), rel=1e-6)
+        found, _ = Preferences(temperature).window(Fixed(logits), batch, list(batch.split(3)), (), True)
+        assert float(found.loss.detach()) == pytest.approx(float(cloned.loss.detach()), rel=1e-6)
         assert int(found.score) == int(cloned.score) and float(found.terms["label_entropy"]) == 0
 
 
@@ -114,10 +111,10 @@ def test_half_precision_is_computed_in_whole() -> None:
     batch, logits, counted = given()
     assert batch.preference is not None
     halved = logits.to(torch.bfloat16)
-    found, _ = Preferences(0.1).window(Fixed(halved), batch, list(batch.split(3)), (), True)  # type: ignore[arg-type]
+    found, _ = Preferences(0.1).window(Fixed(halved), batch, list(batch.split(3)), (), True)
     assert found.loss.dtype == torch.float32
     loss, *_ = by_hand(batch.preference.numpy(), halved.float().numpy(), counted, 0.1)
-    assert float(found.loss) == pytest.approx(loss, rel=1e-5)
+    assert float(found.loss.detach()) == pytest.approx(loss, rel=1e-5)
 
 
 def test_what_cannot_be_learned_is_refused() -> None:
@@ -125,12 +122,14 @@ def test_what_cannot_be_learned_is_refused() -> None:
         Preferences(2)
     numbers = TaskSpec("steering", {"state": Vector(2)}, Vector(1, (-1.0,), (1.0,)))
     module = SequenceModule(lambda spec: GRU(spec, d_model=8), 3, objective=Preferences())
-    with pytest.raises(ValueError, match="preferences are among choices, and GRU ends in a ContinuousHead for .*steer"):
+    with pytest.raises(
+        ValueError, match=r"preferences are among choices, and GRU ends in a ContinuousHead for .*steer"
+    ):
         module.build_model(numbers)
     batch, logits, _ = given()
     batch.preference = None
     with pytest.raises(ValueError, match="found a batch without them"):
-        Preferences().window(Fixed(logits), batch, [batch], (), True)  # type: ignore[arg-type]
+        Preferences().window(Fixed(logits), batch, [batch], (), True)
 
 
 def preferring_shards(folder: Path, preferences: bool = True) -> Path:
