@@ -185,7 +185,7 @@ def collect(
     """The finished shards of `num_episodes` expert episodes in `root`, of which only missing ones are made now.
 
     make_env: called as make_env(num_envs=N). expert: None for random play alone. noise, mixture: see Disturbed.
-    preferences, draw_ties: see _showing.
+    preferences, draw_ties: see _showing. learner: acts, while the expert labels.
     check: called as check(returns=[...]) before a shard is published, and for disturbed episodes once, with some that
     are not; raises where the expert is not up to it. depends_on: package -> what to know of shards of another version.
     normalise: readers are to scale vector observations by the mean and deviation of the data.
@@ -193,34 +193,33 @@ def collect(
     parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
     collected in another way raises CollectionError. One of fewer episodes grows, its last shard made anew where it was
     not full; of one of more the first episodes serve; what came from elsewhere stays as it is. Of two processes one
-    waits for the other. learner: acts, while the expert labels.
+    waits for the other.
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
     _check(num_episodes=num_episodes, num_envs=num_envs, shard_episodes=shard_episodes, processes=processes, seed=seed)
     root, disturbed = Path(root), Disturbed(noise, mixture)
     same: dict[str, Any] = {"env": make_env, "expert": expert, "num_episodes": num_episodes}
     same |= {"shard_episodes": shard_episodes, "seed": seed, "noise": noise, "normalise": normalise}
-    # Left out where it is not asked for: folders from before there was such a thing are the same still.
-    later = {
-        "mixture": mixture,
-        "preferences": preferences,
-        "draw_ties": draw_ties,
-        "learner": learner and learner.about,
-    }
-    asked = describe({**same, **{key: value for key, value in later.items() if value}, **(parameters or {})})
+    later = {"mixture": mixture, "preferences": preferences, "draw_ties": draw_ties}
+    wanted = _described(same, {**later, "learner": learner and learner.about}, parameters or {})
     expert = _showing(expert, mixture, preferences, draw_ties)
-    wanted = Collection(asked, -(-num_episodes // shard_episodes))
     with nullcontext() if _ready(root, wanted) else _alone(root):
         _check_task(root, make_env)
         missing = _missing(root, wanted, expert is not None or mixture == 1.0)
         if missing and (there := Collection.read(root)):  # of as many episodes as were asked for, or more
             cut = _Cut(there.num_episodes, shard_episodes, num_envs, seed)
-            job = _Job(make_env, expert, root, cut, disturbed, check, asked, learner)
-            episodes = job.rehearse(missing, processes, progress)
-            with shown("collecting", episodes, "episodes", progress) as bar:
-                _run(job, missing, min(processes, len(missing)), bar.advance)
-            tell([root / shard_name(number) for number in missing])
+            job = _Job(make_env, expert, root, cut, disturbed, check, wanted.parameters, learner)
+            _make(job, missing, processes, progress)
     return _served(root, wanted, depends_on or {})
+
+
+def _described(same: dict[str, Any], later: Mapping[str, Any], parameters: Mapping[str, Any]) -> Collection:
+    """What tells a collection from another.
+
+    later: left out where it is not asked for, so that folders from before there was such a thing are the same still.
+    """
+    asked = describe({**same, **{key: value for key, value in later.items() if value}, **parameters})
+    return Collection(asked, -(-same["num_episodes"] // same["shard_episodes"]))
 
 
 def _showing(expert: Policy | None, mixture: float, preferences: bool, draw_ties: bool) -> Policy | None:
@@ -378,6 +377,14 @@ class _Ended(Observer):
         if wave.running != self.running:
             self.advance(self.running - wave.running)
             self.running = wave.running
+
+
+def _make(job: _Job, missing: Sequence[int], processes: int, progress: bool) -> None:
+    """Make the missing shards, and say what that takes and what they hold."""
+    episodes = job.rehearse(missing, processes, progress)
+    with shown("collecting", episodes, "episodes", progress) as bar:
+        _run(job, missing, min(processes, len(missing)), bar.advance)
+    tell([job.root / shard_name(number) for number in missing])
 
 
 def _run(job: _Job, missing: Sequence[int], processes: int, advance: Callable[[int], None]) -> None:

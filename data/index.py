@@ -112,7 +112,7 @@ class Index:
     skipped: shards left out because they are damaged (only with on_bad_shard="skip").
     digest: a hash of the task and of every episode's length and seed, to tell other data from the same.
     identities: of each file, to tell whether it is still the one that was indexed (Shard.identity).
-    optional: the arrays that only some of the shards have (data.shard.OPTIONAL).
+    optional: the arrays that only some of the shards have (data.shard.OPTIONAL). common: those of them that all have.
     """
 
     spec: TaskSpec
@@ -124,6 +124,7 @@ class Index:
     digest: str = ""
     identities: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
+    common: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -153,6 +154,7 @@ class Index:
             digest=hashlib.sha256(f"{self.digest} {other.digest}".encode()).hexdigest()[:16],
             identities=self.identities + other.identities,
             optional=self.optional | other.optional,
+            common=self.common & other.common,
         )
 
     def returns(self) -> Array:

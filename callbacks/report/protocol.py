@@ -21,11 +21,12 @@ def _data(row: Row) -> str | None:
 
 def _labels(row: Row) -> str | None:
     module = row.settings.get("module")
-    objective = module.get("objective") if isinstance(module, dict) else None
     if not isinstance(module, dict):
         return None
-    is_soft = isinstance(objective, dict) and str(objective.get("_target_")).endswith(".Preferences")
-    return f"preferences at temperature {objective.get('temperature')}" if is_soft else "recorded actions"
+    objective = module.get("objective")
+    if isinstance(objective, dict) and str(objective.get("_target_")).endswith(".Preferences"):
+        return f"preferences at temperature {objective.get('temperature')}"
+    return "recorded actions"
 
 
 def _selection(row: Row) -> str | None:
