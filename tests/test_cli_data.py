@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import gymnasium
 import numpy as np
 import pytest
 
+from callbacks.command.sweeps import score_in
 from data.index import build_index, task_of
 from data.writer import ShardWriter
+from elmur.checkpoint import read_checkpoint
 from elmur.spec import Discrete, TaskSpec, Vector
 from tests.command import CommandLine
 
@@ -23,8 +26,11 @@ EPISODES, STEPS = 60, 6
 
 @pytest.fixture(scope="module")
 def shards(cli: CommandLine) -> Path:
-    """A cue that is shown once and asked for until the end, and a number that is to be doubled."""
+    """A cue that is shown once and asked for until the end, a number that is to be doubled, and what is mere chance."""
     folder, rng = cli.folder / "shards", np.random.default_rng(0)
+    with ShardWriter(folder / "coins") as coins:
+        for _ in range(EPISODES):
+            coins.append(rng.normal(size=(STEPS, 2)), rng.integers(2, size=STEPS), np.zeros(STEPS))
     with ShardWriter(folder / "cue") as choices, ShardWriter(folder / "double") as numbers:
         for _ in range(EPISODES):
             cue = rng.integers(3)
@@ -45,7 +51,7 @@ def test_trajectories_alone_train_and_validate(cli: CommandLine, shards: Path) -
     assert not (cli.folder / "cue" / "result.json").exists(), "nobody has acted"
     again = cli.run(*QUICK, "env.id=cue", "trainer.max_steps=60", to=cli.folder / "cue")
     assert again.code == 0 and "finished before" in again.stdout + again.stderr and "action accuracy" in again.stdout
-    checkpoint = cli.folder / "cue" / "checkpoints" / "last.ckpt"
+    checkpoint = cli.folder / "cue"
     for stage in ("evaluate", "collect"):
         refused = cli.run(*QUICK, "env.id=cue", f"stage={stage}", f"checkpoint={checkpoint}")
         assert refused.code == 1 and refused.stderr.count("\n") == 1, refused.stderr
@@ -60,6 +66,24 @@ def test_numbers_are_judged_by_their_error(cli: CommandLine, shards: Path) -> No
     found = json.loads((cli.folder / "double" / "validation.json").read_text())
     with_nothing = 2 * np.sqrt(2 / np.pi)  # the mean of |2x| of a standard normal
     assert 0 < found["value"] < with_nothing / 2 and found["loss"] > 0
+
+
+def test_the_best_weights_by_validation_are_kept(cli: CommandLine, shards: Path) -> None:
+    """What cannot be learned goes up and down: the best is the highest of the log, and of equal ones the latest."""
+    folder = cli.folder / "coins"
+    every = ("selection.every_n_updates=7", "trainer.max_steps=30", "trainer.log_every_n_steps=1")
+    done = cli.run(*QUICK, "env.id=coins", *every, to=folder)
+    assert done.code == 0, done.stderr
+    with (folder / "logs" / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["validation/score"]]
+    assert [int(row["update"]) for row in rows] == [7, 14, 21, 28, 30], "the last weights are looked at too"
+    best = max(rows, key=lambda row: (float(row["validation/score"]), int(row["update"])))
+    found = json.loads((folder / "validation.json").read_text())
+    assert (found["chosen_at"], found["updates"]) == (int(best["update"]), 30) and found["chosen_at"] < 30
+    assert found["value"] == pytest.approx(float(best["validation/score"])) == score_in(folder)
+    assert found["loss"] == pytest.approx(float(best["validation/loss"]))
+    kept = read_checkpoint(folder / "checkpoints" / "best.ckpt")
+    assert kept["global_step"] == found["chosen_at"]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,51 @@ FILES = {
           expert: {_target_: ownworld.bell.Expert}
           variants: {long: {arguments: {wait: 12}}}
         """,
+    "ownworld/vector.py": """
+        import gymnasium
+        import numpy as np
+        from gymnasium import spaces
+
+        from elmur.spec import Discrete, TaskSpec
+        from envs.vector import SyncVector
+
+
+        class Echo(gymnasium.Env):
+            observation_space = spaces.Dict({"heard": spaces.MultiDiscrete([2])})
+            action_space = spaces.Discrete(2)
+            task_spec = TaskSpec("echo", {"heard": Discrete((2,))}, Discrete((2,)), horizon=1)
+
+            def reset(self, *, seed=None, options=None):
+                super().reset(seed=seed)
+                self.heard = int(self.np_random.integers(2))
+                return {"heard": np.array([self.heard])}, {}
+
+            def step(self, action):
+                return {"heard": np.array([0])}, float(action == self.heard), True, False, {"success": True}
+
+
+        class Expert:
+            def start(self, num_envs, seed=0):
+                pass
+
+            def act(self, observation, is_first):
+                return observation["heard"][:, 0]
+
+            def observe(self, action, reward):
+                pass
+
+
+        def make(num_envs):
+            return SyncVector([Echo] * num_envs)
+        """,
+    "ownworld/conf/env/least.yaml": """
+        # @package _global_
+        env:
+          name: least
+          id: echo
+          make: {_target_: ownworld.vector.make, _partial_: true}
+          expert: {_target_: ownworld.vector.Expert}
+        """,
     "ownworld/conf/task/bell_longer.yaml": """
         # @package _global_
         defaults: [override /env: bell]
@@ -113,6 +158,16 @@ def test_a_family_outside_trains_and_is_evaluated(own: CommandLine) -> None:
     assert (done.code, done.stderr) == (0, ""), done.stderr
     row = json.loads((own.folder / "again" / "result.json").read_text())
     assert "longer" in row["outcomes"] and len(row["outcomes"]["longer"]["successes"]) == 7
+
+
+def test_a_family_says_how_it_is_made_and_nothing_more(own: CommandLine) -> None:
+    """The rest has values: it is chosen and reported by the return, as it is made, on data in a folder of its name."""
+    done = own.run("env=least", "plugins=[ownworld]", "debug=quick", "model=gru", "model.d_model=16",
+                   "module.context_length=1", to=own.folder / "least")  # fmt: skip
+    assert (done.code, done.stderr) == (0, ""), done.stderr
+    row = json.loads((own.folder / "least" / "result.json").read_text())
+    assert (row["metric"], list(row["outcomes"]), row["selection_score"] is None) == ("return", ["all"], False)
+    assert list((own.folder / "shards" / "echo").glob("*.h5"))
 
 
 def test_what_no_person_allowed_is_refused_with_the_way(own: CommandLine, site: Path) -> None:

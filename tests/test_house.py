@@ -62,7 +62,17 @@ CONFIGURED = (
     "envs.mikasa.make_vector",
 )
 # Dataclasses whose fields are a table's: sections of the configuration, keys of a file, columns, tensors of a batch.
-SCHEMAS = ("Cost", "EnvFamily", "EvaluationPlan", "Index", "Row", "SegmentBatch", "Settings", "Transitions")
+SCHEMAS = (
+    "Cost",
+    "EnvFamily",
+    "EvaluationPlan",
+    "Index",
+    "Row",
+    "SegmentBatch",
+    "Settings",
+    "Transitions",
+    "Validation",
+)
 
 
 @pytest.fixture(params=FILES, ids=str)

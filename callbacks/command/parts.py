@@ -104,6 +104,6 @@ def collector(settings: Settings) -> Callable[[], Any]:
     """Collects what is missing of the env's data."""
     family = env_family(settings)
     family.check_acts()
-    how = {"expert": family.expert, "root": settings.data["root"], "seed": 0}
+    how = {"make_env": family.make, "expert": family.expert, "root": settings.data["root"], "seed": 0}
     how |= build(settings.collect, "collect", "env", PLATFORM)
     return partial(call, named("trajectories", "collect"), how, "collect")

@@ -155,6 +155,7 @@ PLATFORM = MODELS | Registry(
                 "metrics": "callbacks.metriclog.MetricLog",
                 "progress": "callbacks.progress.UpdateProgress",
                 "selection": "callbacks.selection.RolloutSelection",
+                "validation": "callbacks.validation.ValidationSelection",
                 "throughput": "callbacks.throughput.Throughput",
                 "memory": "callbacks.inspect.watch.MemoryWatch",
                 "summary": "lightning.pytorch.callbacks.RichModelSummary",

@@ -29,7 +29,7 @@ from joblib import cpu_count
 from callbacks import signals
 from callbacks.command.arguments import untyped, usual
 from callbacks.command.forecast import forecast, jobs
-from callbacks.command.identity import ROW, check_same_run
+from callbacks.command.identity import ROW, VALIDATION, check_same_run
 from callbacks.command.label import folder_name
 from callbacks.command.processes import asked, starts_others
 from callbacks.command.settings import Settings
@@ -110,9 +110,10 @@ def is_job() -> bool:
 def score_in(folder: Path) -> float | None:
     """By what the best checkpoint of the training run in a folder was chosen; None where there is no such run."""
     from callbacks.report.row import read_row
+    from callbacks.report.validation import Validation
 
-    row = read_row(folder / ROW)
-    return None if row is None else row.selection_score
+    found = read_row(folder / ROW) or Validation.read(folder)
+    return None if found is None else found.selection_score
 
 
 def job(prepared: Callable[[], Settings], run: Callable[[], object]) -> float | None:
@@ -163,9 +164,9 @@ def ended(about: Mapping[str, Any], begin: float, state: str, error: str | None 
 
 
 def finished_before(settings: Settings) -> bool:
-    """Whether the folder of a training run holds its row. Raises UsageError for the row of another run."""
+    """Whether the folder of a training run holds its result. Raises UsageError for that of another run."""
     folder = Path(settings.run_dir)
-    if settings.stage != "train" or not (folder / ROW).exists():
+    if settings.stage != "train" or not any((folder / name).exists() for name in (ROW, VALIDATION)):
         return False
     return not check_same_run(folder, settings, usual)
 

@@ -19,10 +19,11 @@ ACCURACY, ERROR = "action accuracy", "mean absolute error"
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """How well the last weights foretell the actions of the validation episodes; its fields are the keys of the file.
+    """How well a policy foretells the actions of the validation episodes; its fields are the keys of the file.
 
     loss, value: means over steps; measure: what `value` is, the share of actions that are the likeliest ones, or the
-    absolute error, a mean over the action's dimensions.
+    absolute error, a mean over the action's dimensions. updates: of the run; chosen_at: the update whose weights these
+    are, and selection_score by what they were chosen, the higher the better; None: they are the last.
     """
 
     task: str
@@ -33,9 +34,11 @@ class Validation:
     loss: float
     measure: str
     value: float
+    chosen_at: int | None = None
+    selection_score: float | None = None
 
     @classmethod
-    def of(cls, spec: TaskSpec, loss: float, score: float, **about: str | int) -> Validation:
+    def of(cls, spec: TaskSpec, loss: float, score: float, **about: str | float | None) -> Validation:
         """The validation of a task, by the module's `validation/loss` and `validation/score`."""
         is_choice = isinstance(spec.action, Discrete)
         measure, value = (ACCURACY, score) if is_choice else (ERROR, -score)
@@ -60,7 +63,9 @@ class Validation:
         """As a table, and what it does not say."""
         title = f"{self.task} · {self.model} · seed {self.seed} · trajectories alone"
         cells = {"validation episodes": str(self.episodes), "loss": f"{self.loss:.4f}"}
-        Sheet(title, [{**cells, self.measure: f"{self.value:.4f}", "updates": str(self.updates)}]).show(Console())
+        at = "the last" if self.chosen_at is None else f"the best, of update {self.chosen_at}"
+        cells |= {self.measure: f"{self.value:.4f}", "updates": str(self.updates), "weights": at}
+        Sheet(title, [cells]).show(Console())
         log.info(
             "validation: %s; success needs an environment to act in, as in env=gym env.id=CartPole-v1",
             folder / VALIDATION,

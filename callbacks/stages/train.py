@@ -56,7 +56,7 @@ def run(settings: Settings) -> None:
 
 
 def validated(settings: Settings, folder: Path, again: bool) -> None:
-    """Train on trajectories alone, and say how well the last weights foretell actions that were not trained on."""
+    """Train on trajectories alone, and say how well the best weights foretell actions that were not trained on."""
     from callbacks.report.validation import Validation
     from callbacks.results import open_until_the_end
 
@@ -117,22 +117,24 @@ def fit(settings: Settings, folder: Path, sinks: list[Any]) -> dict[str, Any]:
 
 
 def validation_of(settings: Settings, module: SequenceModule, data: Any) -> Validation | None:
-    """How the weights do on the validation episodes; None where there are none."""
+    """How the best weights do on the validation episodes, or the last ones; None where there are none."""
     from callbacks.report.validation import Validation
+    from callbacks.validation import ValidationSelection
 
     if not data.validation_episodes:
         return None
-    (found,) = module.trainer.validate(module, datamodule=data, verbose=False)
-    return Validation.of(
-        data.spec,
-        found["validation/loss"],
-        found["validation/score"],
-        task=data.spec.name,
-        model=settings.model_name,
-        seed=settings.seed,
-        updates=int(module.trainer.global_step),
-        episodes=data.validation_episodes,
-    )
+    loop = module.trainer
+    about: dict[str, Any] = {"task": data.spec.name, "model": settings.model_name, "seed": settings.seed}
+    about |= {"updates": int(loop.global_step), "episodes": data.validation_episodes}
+    given: list[Any] = loop.callbacks  # type: ignore[attr-defined]
+    chooses = next((one for one in given if isinstance(one, ValidationSelection)), None)
+    if chooses is None or chooses.validated_at != loop.global_step:
+        (found,) = loop.validate(module, datamodule=data, verbose=False)  # which it looks at too
+    if chooses is not None and chooses.best is not None:
+        best, score = chooses.best, chooses.value
+        about |= {"chosen_at": int(best["update"]), "selection_score": score}
+        return Validation.of(data.spec, best["loss"], best["score"], **about)
+    return Validation.of(data.spec, found["validation/loss"], found["validation/score"], **about)
 
 
 def accept(settings: Settings, folder: Path, data: Any, loggers: list[Any]) -> dict[str, Any]:
