@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.server import ROOT, TIMEOUT, Server, fork_server
+from tests.server import ROOT, TIMEOUT, Server, shared
 
 # A run that is over in a second or two.
 TINY = (
@@ -36,7 +34,7 @@ class CommandLine:
     """`python run.py ...` with all files below `folder`. `run` forks a warm process, `start` is the real thing."""
 
     folder: Path
-    server: Server
+    server: Server = field(default_factory=shared)
     environment: dict[str, str] = field(default_factory=dict)
     count: int = 0
 
@@ -70,10 +68,3 @@ class CommandLine:
 def patience(seconds: float) -> float:
     """What may be promised in so many seconds on a machine of one's own, on this one with all that runs beside."""
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
-
-
-@contextmanager
-def command_line(folder: Path) -> Iterator[CommandLine]:
-    """A command line that leaves what it writes in `folder`."""
-    with fork_server() as server:
-        yield CommandLine(folder, server)

@@ -38,7 +38,7 @@ install_import_hook(_checked, "beartype.beartype(conf=beartype.BeartypeConf(is_p
 
 import torch  # noqa: E402
 
-from tests.command import CommandLine, command_line  # noqa: E402
+from tests.command import CommandLine  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -52,7 +52,6 @@ def shards_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+def cli(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     """`python run.py ...` for the tests of one file, which share what they collect."""
-    with command_line(tmp_path_factory.mktemp("cli")) as commands:
-        yield commands
+    return CommandLine(tmp_path_factory.mktemp("cli"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,9 +16,13 @@ TIMEOUT = 300
 # The pid of a command is told at once, then its exit status.
 SERVER = """
 import json, os, runpy, signal, sys, traceback
-import h5py, hydra, lightning.pytorch, matplotlib.pyplot, rich.progress, scipy.stats, torch
+import h5py, hydra.core.plugins, lightning.pytorch, matplotlib.pyplot, rich.progress, scipy.stats, torch
 sys.path.insert(0, os.getcwd())
-import callbacks.evaluation.evaluate, callbacks.selection, data.collect, data.datamodule, elmur.model
+import callbacks.evaluation.evaluate, callbacks.report.show, callbacks.selection, callbacks.stages.train
+import callbacks.command.packages, callbacks.command.quiet, callbacks.command.resume, callbacks.command.sweeps
+import data.collect, data.datamodule, elmur.model
+callbacks.command.sweeps.offer_launchers()
+hydra.core.plugins.Plugins.instance()
 for line in sys.stdin:
     job = json.loads(line)
     child = os.fork()
@@ -28,6 +32,7 @@ for line in sys.stdin:
             os.dup2(os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
         os.environ.clear()
         os.environ.update(job["environment"])
+        sys.path[1:1] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         sys.argv, code = ["run.py", *job["arguments"]], 0
         try:
             exec(job["fault"], {})
@@ -45,11 +50,15 @@ for line in sys.stdin:
 """
 
 
-@dataclass
 class Server:
-    """Carries out one command after the other, each in a session of its own."""
+    """Carries out one command after the other, each in a session of its own; begins with the first."""
 
-    process: subprocess.Popen[str]
+    @functools.cached_property
+    def process(self) -> subprocess.Popen[str]:
+        """The process that imports and forks."""
+        return subprocess.Popen(
+            [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def begin(
         self, arguments: list[str], stdout: Path, stderr: Path, environment: Mapping[str, str], fault: str = ""
@@ -72,17 +81,18 @@ class Server:
         assert found == what, f"expected that a command {what}, found that one {found}"
         return int(number)
 
+    def close(self) -> None:
+        """End it, if it has begun."""
+        if "process" in vars(self):
+            assert self.process.stdin is not None and self.process.stdout is not None
+            self.process.stdin.close()
+            self.process.wait(TIMEOUT)
+            self.process.stdout.close()
 
-@contextmanager
-def fork_server() -> Iterator[Server]:
-    """A server, for as long as the block lasts."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield Server(process)
-    finally:
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.close()
-        process.wait(TIMEOUT)
-        process.stdout.close()
+
+@functools.cache
+def shared() -> Server:
+    """The server of this test process, for commands one after the other."""
+    server = Server()
+    atexit.register(server.close)
+    return server

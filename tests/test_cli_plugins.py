@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import CommandLine, command_line
+from tests.command import CommandLine
 
 FILES = {
     "ownworld/__init__.py": "",
@@ -139,8 +139,7 @@ def own(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comman
     """A command line where that package is installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(site))
-        with command_line(tmp_path_factory.mktemp("own")) as commands:
-            yield commands
+        yield CommandLine(tmp_path_factory.mktemp("own"))
 
 
 @pytest.mark.slow

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.command import TINY, CommandLine, command_line
+from tests.command import TINY, CommandLine
 
 ALIKE = ("selection.num_episodes=4", "selection.every_n_updates=3", "evaluation.num_episodes=4")
 OWN = ("callbacks.selection.num_episodes=4", "callbacks.selection.every_n_updates=3", "evaluation.num_episodes=6")
@@ -16,9 +15,8 @@ HERE = "hydra/launcher=basic"  # in one process: the test of sweep=popgym48 has 
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
-    with command_line(tmp_path) as commands:
-        yield commands
+def cli(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
 
 
 @pytest.mark.slow

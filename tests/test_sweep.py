@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
 
-from tests.command import ROOT, CommandLine, command_line
+from tests.command import ROOT, CommandLine
 from tests.test_cli_popgym import TINY
 
 GOOD, BAD = "popgym-RepeatFirstEasy-v0", "popgym-RepeatPreviousEasy-v0"
@@ -22,9 +21,8 @@ TWO = ("sweep=popgym48", "task=glob(popgym_repeat_*_easy)", "seed=0")
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
-    with command_line(tmp_path) as commands:
-        yield commands
+def cli(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
 
 
 def rows(folder: Path) -> list[str]:

@@ -62,10 +62,10 @@ def check_names(config: Any, overrides: Sequence[str] = ()) -> None:
             raise UsageError(
                 f"{path}: {name!r} is refused; give Hydra its own launchers and sweepers by their whole name"
             )
-    typed = tuple(override.lstrip("+").partition("=")[0] for override in overrides)
+    typed, whole = tuple(override.lstrip("+").partition("=")[0] for override in overrides), OmegaConf.create(config)
     for path in TYPED:
         section, _, key = path.rpartition(".")
-        if OmegaConf.select(OmegaConf.create(config), section, default={}).get(key) and path not in typed:
+        if OmegaConf.select(whole, section, default={}).get(key) and path not in typed:
             raise UsageError(f"{path}: only the command line may say it, not a file; type {path}=...")
     for path, _, text in _leaves(hydra.get("launcher"), "hydra.launcher"):
         if isinstance(text, str) and "\n" in text:  # it would become a line of a shell script

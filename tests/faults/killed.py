@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tests.server import Server, fork_server
+from tests.server import Server
 
 # Twenty updates: an epoch has fifteen or so, and the ninth is in its middle.
 SMALL = (
@@ -174,8 +174,9 @@ class Faulty:
 @contextmanager
 def faulty(folder: Path) -> Iterator[Faulty]:
     """Commands that leave what they write in `folder`."""
-    with fork_server() as server:
-        yield Faulty(folder, server)
+    server = Server()
+    yield Faulty(folder, server)
+    server.close()
 
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from data.shard import write_shard
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
-from tests.command import DEEP, ROOT, TINY, command_line, patience
+from tests.command import DEEP, ROOT, TINY, CommandLine, patience
 
 pytestmark = pytest.mark.faults
 TRIES = int(os.environ.get("ELMUR_TRIES", "1"))
@@ -68,9 +68,8 @@ def test_shards(tmp_path: Path) -> None:
 
 def test_checkpoints(tmp_path: Path) -> None:
     """1,500 with damage as it falls, 500 with damaged pickles under right checksums, as malice would make them."""
-    with command_line(tmp_path) as commands:
-        done = commands.run(*TINY, *DEEP, to=(folder := tmp_path / "run"))
-        assert done.code == 0, done.stderr
+    done = CommandLine(tmp_path).run(*TINY, *DEEP, to=(folder := tmp_path / "run"))
+    assert done.code == 0, done.stderr
     path = folder / "checkpoints" / "best.ckpt"
     assert fuzz("checkpoint", path, 1_500)["refused"] > 1_300
     fuzz("resealed", path, 500, first=1_500)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from data.shard import Shard, ShardError, write_shard
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
-from tests.command import DEEP, TINY, CommandLine, command_line
+from tests.command import DEEP, TINY, CommandLine
 
 pytestmark = pytest.mark.faults
 TRIES = int(os.environ.get("ELMUR_TRIES", "1"))
@@ -48,11 +48,11 @@ def episode_of(spec: TaskSpec, length: int, rng: np.random.Generator) -> Any:
 
 
 @pytest.fixture(scope="module")
-def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    with command_line(tmp_path_factory.mktemp("damaged")) as commands:
-        done = commands.run("stage=collect", *TINY, "collect.shard_episodes=20")
-        assert done.code == 0, done.stderr
-        yield commands
+def cli(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    commands = CommandLine(tmp_path_factory.mktemp("damaged"))
+    done = commands.run("stage=collect", *TINY, "collect.shard_episodes=20")
+    assert done.code == 0, done.stderr
+    return commands
 
 
 @pytest.fixture
