@@ -25,6 +25,7 @@ from callbacks.command.allocator import keep_freed_memory
 from callbacks.command.arguments import expanded, explained
 from callbacks.command.choices import check_choices, in_force
 from callbacks.command.identity import remove_traces
+from callbacks.command.journal import summarise
 from callbacks.command.label import READ, run_label
 from callbacks.command.packages import offer_settings
 from callbacks.command.parts import named
@@ -133,7 +134,7 @@ def main() -> None:
     try:
         guarded()
     except Exception as error:
-        sweeps.summarise()
+        summarise()
         refuse(explained(error, sys.argv[1:]))
 
 

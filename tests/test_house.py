@@ -40,6 +40,7 @@ SPEAKS_HYDRA = tuple(
         "launchers/hydra_plugins/elmur_compare",
         "launchers/hydra_plugins/elmur_local",
         "launchers/hydra_plugins/elmur_optuna",
+        "local",
         "packages",
         "slurm",
         "sweeps",

@@ -7,43 +7,32 @@ each tells how it ended in a journal in the sweep's folder, from which the main 
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
-import re
 import secrets
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from joblib import cpu_count
 
 from callbacks import signals
 from callbacks.command.arguments import untyped, usual
 from callbacks.command.forecast import forecast, jobs
 from callbacks.command.identity import ROW, VALIDATION, check_same_run
+from callbacks.command.journal import JOURNAL, ended, entries, note, summarise
 from callbacks.command.label import folder_name
+from callbacks.command.local import OUTPUT, Runs
 from callbacks.command.processes import asked, starts_others
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError, sentence
-from elmur.children import end_with_parent
-from elmur.files import append_bytes
 
 log = logging.getLogger("sweep")
-JOURNAL = "ELMUR_SWEEP"  # in the environment: where the runs of a sweep tell how they ended
-OUTPUT = "output.log"
-LOOK_EVERY = 0.1  # seconds
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
-RUN = Path(__file__).resolve().parents[2] / "run.py"
 
 
 class Sweep(Callback):
@@ -91,7 +80,7 @@ class Sweep(Callback):
         typed = [] if asked is None or f"sweep={asked}" in overrides else [f"sweep={asked}"]
         report(
             folders, Path(config.hydra.sweep.dir).resolve().parent / "reports" / name, defaults=untyped, below=False,
-            is_asked=asked is not None, title=self._title or (f"What sweep={asked} reached" if asked else TITLE),
+            is_asked=asked is not None, title=title(asked) or self._title or TITLE,
             command=shlex.join(["run.py", *([] if asked else ["-m"]), *typed, *overrides]),
         )  # fmt: skip
 
@@ -156,13 +145,6 @@ def log_file() -> str:
     return str(Path(hydra.runtime.output_dir) / f"{hydra.job.name}.log")
 
 
-def ended(about: Mapping[str, Any], begin: float, state: str, error: str | None = None) -> None:
-    """Note and say how a run has ended."""
-    note({**about, "state": state, "error": error})
-    level = logging.ERROR if error else logging.INFO
-    log.log(level, "%s after %.0f s: %s", state, time.monotonic() - begin, error or about["folder"])
-
-
 def finished_before(settings: Settings) -> bool:
     """Whether the folder of a training run holds its result. Raises UsageError for that of another run."""
     folder = Path(settings.run_dir)
@@ -180,126 +162,7 @@ def check_alone(settings: Settings) -> None:
         )
 
 
-class Runs:
-    """Runs side by side, each a process that begins with nothing and can neither harm the others nor leave anything.
-
-    They end with the process that started them, in whatever way it ends, and save what they have.
-    """
-
-    present: ClassVar[Runs | None] = None  # those that the jobs of this process are begun in
-
-    def __init__(self, count: int) -> None:
-        cores = cpu_count()
-        if count == 0 or count < -1:
-            raise UsageError(f"hydra.launcher.n_jobs: expected 1 or more, or -1 for one per core; found {count}")
-        self.count = cores if count == -1 else count
-        # The cores are shared among the runs; of the variables, a library may follow any, so one that is set sets all.
-        given = (os.environ[name] for name in THREADS if name in os.environ)
-        self._threads = next(given, str(max(1, cores // self.count)))
-        self._running: dict[subprocess.Popen[bytes], tuple[dict[str, Any], float]] = {}
-
-    def start(self, about: dict[str, Any]) -> None:
-        """Begin the run of the present Hydra job."""
-        environment = {name: value for name, value in os.environ.items() if name not in (JOURNAL, "HYDRA_FULL_ERROR")}
-        for name in THREADS:
-            environment.setdefault(name, self._threads)
-        folder = Path(about["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / OUTPUT).open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, str(RUN), *arguments(folder)], cwd=HydraConfig.get().runtime.cwd, env=environment,
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                preexec_fn=partial(end_with_parent, signal.SIGTERM),
-            )  # fmt: skip
-        self._running[process] = (about, time.monotonic())
-
-    def wait(self, below: int) -> None:
-        """Until fewer than so many run. Where a signal asks for the end they are asked too, and all are waited for."""
-        asked_to_end = False
-        while len(self._running) >= below:
-            if signals.received() and not asked_to_end:
-                asked_to_end, below = True, 1
-                signals.acting()
-                for process in self._running:
-                    process.send_signal(signal.SIGTERM)
-            for process in [process for process in self._running if process.poll() is not None]:
-                about, begin = self._running.pop(process)
-                error = how_it_failed(process.returncode, Path(about["log"]))
-                ended(about, begin, "failed" if error else "finished", error)
-            time.sleep(LOOK_EVERY)
-        if asked_to_end:
-            summarise()
-            signals.leave()
-
-
-def arguments(folder: Path) -> list[str]:
-    """The command line of the present Hydra job, as a run by itself into `folder`."""
-    hydra = HydraConfig.get()
-    found = [f"--config-name={hydra.job.config_name}"]
-    for source in hydra.runtime.config_sources:
-        option = {"main": "--config-path", "command-line": "--config-dir"}.get(source.provider)
-        found += [f"{option}={source.path}"] if option else []
-    ours = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run|callbacks)\b")
-    found += [override for override in hydra.overrides.hydra if not ours.match(override)]
-    return [*found, *hydra.overrides.task, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
-
-
-def quoted(text: Path | str) -> str:
-    """A text as a value in Hydra's grammar, whatever signs are in it."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", str(text))
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return "'" + escaped.replace("${", "\\${") + "'"
-
-
-def how_it_failed(code: int, output: Path) -> str | None:
-    """What went wrong in a run, in a sentence, by its exit code and what it said; None where nothing did."""
-    if code == 0:
-        return None
-    if code < 0 or code > 128:
-        number = -code if code < 0 else code - 128
-        return (
-            f"ended by signal {number} ({signal.strsignal(number)}); the same command goes on from its last checkpoint"
-        )
-    lines = output.read_text(errors="replace").splitlines()
-    said = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return said[-1] if said else f"exit code {code}"
-
-
 def title(sweep: str | None) -> str | None:
     """The title of the report on a sweep that was chosen by name; None where none was."""
     asked = HydraConfig.get().callbacks["sweep"].get("title") if sweep else None
     return asked or (f"What sweep={sweep} reached" if sweep else None)
-
-
-def note(about: dict[str, Any]) -> None:
-    """Add how a run ended to the journal."""
-    append_bytes(os.environ[JOURNAL], (json.dumps(about) + "\n").encode())
-
-
-def entries() -> list[dict[str, Any]]:
-    """What the journal holds; nothing where none is kept, or no run has begun."""
-    try:
-        return [json.loads(line) for line in Path(os.environ.get(JOURNAL, "/dev/null")).read_text().splitlines()]
-    except FileNotFoundError:
-        return []
-
-
-def summarise() -> int:
-    """The number of failed runs, each of which is named; 0 where no journal was kept. Closes the journal."""
-    found = entries()
-    path = Path(os.environ.pop(JOURNAL, "/dev/null"))
-    if not found:
-        return 0
-    path.unlink()
-    last = {entry["folder"]: entry for entry in found}  # a job that was put back into the queue has begun twice
-    states = [entry["state"] for entry in last.values()]
-    counts = {"finished": "finished", "kept": "had been finished before", "failed": "failed", "begun": "did not end"}
-    told = [f"{states.count(state)} {words}" for state, words in counts.items() if state != "begun" or state in states]
-    log.info("sweep: %s", ", ".join(told))
-    failed = [entry for entry in last.values() if entry["state"] == "failed"]
-    for entry in failed:
-        log.error("failed: %s: %s; see %s", entry["run"], entry["error"], entry["log"])
-    lost = [entry for entry in last.values() if entry["state"] == "begun"]
-    for entry in lost:
-        log.error("did not end: %s: it was killed, or runs still; see %s", entry["run"], entry["log"])
-    return len(failed) + len(lost)

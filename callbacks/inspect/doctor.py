@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 import logging
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.filesize import decimal
 from rich.text import Text
 
-from callbacks.benchmark.training import training_step
-from callbacks.evaluation.evaluate import one_thread
-from callbacks.evaluation.plan import EvaluationPlan
+from callbacks.inspect.costs import Size
 from callbacks.inspect.gradients import Gradients, Knob, gradients, is_dead, knobs, learned, parts, write_path
-from callbacks.inspect.regime import Finding, Regime, examine, plural
+from callbacks.inspect.regime import Finding, Regime, examine
 from callbacks.report.sheets import Sheet
 from callbacks.text import plain
 from elmur.batch import SegmentBatch
 from elmur.files import write_json
 from elmur.model import ELMUR, MemoryDesign
 from elmur.module import SequenceModule
-from elmur.policy import StreamingPolicy
-from elmur.state import map_state, tensors_of
-from envs.hidden import demand_of
-from envs.rollout import rollout
-from envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
 FILE = "doctor.json"
 LANES, EPISODES = 4, 8  # that are looked at, and collected where there are none
 MOST_WINDOWS = 12  # that are looked at: enough for an episode of the published recipes
-PLAYED = 20  # steps by which the time of acting is told
-SLOW = 10.0  # seconds of an update from which it is told from one of a few lanes
-CHECKPOINTS = 2  # that a run keeps: the best and the last
-Variants = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of the run: lanes, updates, and bytes of its data, of those `collected` or else at most, before compression."""
-
-    lanes: int
-    updates: int
-    data: int
-    collected: bool
 
 
 @dataclass(frozen=True)
@@ -66,30 +40,6 @@ class Patient:
     sections: Mapping[str, Mapping[str, Any]]
     regime: Regime
     size: Size
-
-
-def regime_of(
-    make_env: Callable[..., VectorEnv] | None,
-    variants: Variants,
-    horizon: int | None,
-    context_length: int,
-    backprop_segments: int,
-) -> Regime:
-    """How episodes of up to `horizon` steps are cut, and what is acted in, if anything."""
-    if make_env is None:
-        return Regime(context_length, backprop_segments, horizon)
-    lengths = [horizon_of(make_env, variant) for variant in variants.values()]
-    longest = max((length for length in lengths if length is not None), default=None)
-    return Regime(context_length, backprop_segments, horizon, longest, demand_of(make_env))
-
-
-def horizon_of(make_env: Callable[..., VectorEnv], variant: Mapping[str, Any]) -> int | None:
-    """Steps of the longest episode of a variant, None where it does not say."""
-    env = make_env(num_envs=1, **variant)
-    try:
-        return env.spec.horizon
-    finally:
-        env.close()
 
 
 def design_of(module: SequenceModule) -> MemoryDesign | None:
@@ -176,97 +126,6 @@ def schedule(module: SequenceModule, size: Size, window: int) -> list[Finding]:
     text = f"The learning rate's factor begins at {at[0]:.2g}, is highest ({at[peak]:.2g}) after "
     text += f"{peak / len(at):.0%} of the updates and ends at {at[-1]:.2g}."
     return [Finding("learning rate", text, "module/schedule")]
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What a run takes, measured on this machine by a few updates and steps.
-
-    updates, acting: seconds of all updates, and of the report. memory: bytes that this process has had at most after an
-    update. disk: bytes of checkpoints. size: of the run. lanes: that updates were measured with.
-    """
-
-    seconds_an_update: float
-    updates: float
-    acting: float
-    memory: int
-    disk: int
-    size: Size
-    lanes: int
-
-    def findings(self) -> Iterator[Finding]:
-        """In words."""
-        yield Finding(
-            "time",
-            f"{spelled(self.updates)} for the updates ({self.seconds_an_update * 1e3:.3g} ms each) and "
-            f"{spelled(self.acting)} at most for the report, selection not counted, on "
-            f"{plural(torch.get_num_threads(), 'thread')}.",
-            "trainer.max_steps, evaluation.num_episodes",
-        )
-        after = f"{decimal(self.memory)} at most so far, after updates of {self.lanes} of {self.size.lanes} lanes."
-        yield Finding("memory", after, "data.lanes")
-        data = decimal(self.size.data)
-        told = f"{data} of data are there" if self.size.collected else f"at most {data} of data, before compression"
-        yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints; {told}.", "collect.num_episodes")
-
-
-def spelled(seconds: float) -> str:
-    """A time as people say it."""
-    return "less than a minute" if seconds < 60 else f"about {timedelta(seconds=round(seconds))}"
-
-
-def costs(
-    patient: Patient, make_env: Callable[..., VectorEnv] | None, variants: Variants, plan: EvaluationPlan
-) -> Costs:
-    """Time, memory and disk of the run, from updates with all lanes and a few steps of acting."""
-    window, lanes = patient.windows[0], patient.size.lanes
-    update, measured = seconds_of(patient.module, window) * lanes / window.batch_size, window.batch_size
-    if update < SLOW:
-        times = -(-lanes // window.batch_size)
-        whole = map_state(lambda part: part.repeat(times, *[1] * (part.ndim - 1))[:lanes], window)
-        update, measured = seconds_of(patient.module, whole), lanes
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in patient.module.model.state_dict().values())
-    memories = tensors_of(patient.module.model.initial_memory(patient.size.lanes, torch.Generator()))
-    checkpoint = 3 * weights + sum(tensor.numel() * tensor.element_size() for tensor in memories)
-    return Costs(
-        seconds_an_update=update,
-        updates=update * patient.size.updates,
-        acting=0.0 if make_env is None else acting(patient.module, make_env, variants, plan),
-        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        disk=CHECKPOINTS * checkpoint,
-        size=patient.size,
-        lanes=measured,
-    )
-
-
-def seconds_of(module: SequenceModule, window: SegmentBatch) -> float:
-    """The seconds of an update on a window, after one that does not count."""
-    module.forget("train")  # of windows with other lanes
-    step = training_step(module, window)
-    step()
-    begin = time.perf_counter()
-    step()
-    return time.perf_counter() - begin
-
-
-def acting(
-    module: SequenceModule, make_env: Callable[..., VectorEnv], variants: Variants, plan: EvaluationPlan
-) -> float:
-    """Seconds that the report takes at most, by the first steps of its last variant."""
-    policy, (*_, last) = StreamingPolicy(module.model, module.context_length, **plan.acting), variants.values()
-    side_by_side = min(plan.num_envs, plan.num_episodes)
-    env = make_env(num_envs=side_by_side, **last)
-    try:
-        with one_thread():
-            played = PLAYED if env.spec.horizon is None else min(PLAYED, env.spec.horizon)
-            rollout(env, policy, range(side_by_side), max_steps=1)  # what is done once
-            begin = time.perf_counter()
-            rollout(env, policy, range(side_by_side), max_steps=played)
-            seconds = (time.perf_counter() - begin) / played
-    finally:
-        env.close()
-    steps = sum(horizon_of(make_env, variant) or 0 for variant in variants.values())
-    return seconds * steps * len(plan.waves())
 
 
 def show(said: Sequence[Finding], sheets: Sequence[Sheet], folder: Path, about: Mapping[str, Any]) -> None:

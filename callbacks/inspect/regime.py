@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from elmur.memory import LRU, NEVER, Memory, WriteRule
 from elmur.model import MemoryDesign
-from envs.hidden import Demand
+from envs.hidden import Demand, demand_of
+from envs.vector import VectorEnv
 
 FORGOTTEN = 0.01  # a share that counts as nothing, in the published formula's horizon
 ROUNDS = 3  # of writing to every slot, after which nothing new happens
+Variants = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,22 @@ class Regime:
     longest: int | None = None
     demand: Demand | None = None
 
+    @classmethod
+    def of(
+        cls,
+        make_env: Callable[..., VectorEnv] | None,
+        variants: Variants,
+        horizon: int | None,
+        context_length: int,
+        backprop_segments: int,
+    ) -> Regime:
+        """How episodes of up to `horizon` steps are cut, and what is acted in, if anything."""
+        if make_env is None:
+            return cls(context_length, backprop_segments, horizon)
+        lengths = [horizon_of(make_env, variant) for variant in variants.values()]
+        longest = max((length for length in lengths if length is not None), default=None)
+        return cls(context_length, backprop_segments, horizon, longest, demand_of(make_env))
+
     @property
     def segments(self) -> int:
         """Segments of the longest training episode; those of one window where its length is not known."""
@@ -52,6 +71,15 @@ class Regime:
     def segments_acted(self) -> int:
         """Segments of the longest episode that is acted in."""
         return self.segments if self.longest is None else -(-self.longest // self.context_length)
+
+
+def horizon_of(make_env: Callable[..., VectorEnv], variant: Mapping[str, Any]) -> int | None:
+    """Steps of the longest episode of a variant, None where it does not say."""
+    env = make_env(num_envs=1, **variant)
+    try:
+        return env.spec.horizon
+    finally:
+        env.close()
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from callbacks.inspect.doctor import design_of, regime_of
+from callbacks.inspect.doctor import design_of
 from callbacks.inspect.glance import Glance, glance
 from callbacks.inspect.gradients import is_dead, write_path
-from callbacks.inspect.regime import examine
+from callbacks.inspect.regime import Regime, examine
 from callbacks.metriclog import MetricLog
 from envs.hidden import Demand
 from envs.vector import VectorEnv
@@ -61,7 +61,7 @@ class MemoryWatch(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         length: Any = pl_module.context_length
         segments = data.window_length // length
-        regime = regime_of(self.make_env, self.variants, data.spec.horizon, length, segments)
+        regime = Regime.of(self.make_env, self.variants, data.spec.horizon, length, segments)
         self._demand = regime.demand
         if trainer.global_step == 0:
             for finding in examine(regime, design_of(pl_module)):  # type: ignore[arg-type]

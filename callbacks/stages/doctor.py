@@ -17,6 +17,7 @@ from callbacks.command.settings import Settings
 def run(settings: Settings) -> None:
     """What the run of these settings could learn, what it leaves without effect, and what it would cost."""
     from callbacks.inspect import doctor
+    from callbacks.inspect.costs import costs
 
     check_buildable(settings)
     family, plan = env_family(settings), evaluation_plan(settings)
@@ -24,7 +25,7 @@ def run(settings: Settings) -> None:
         windows, patient = examined(settings, Path(folder))
     said, sheet = doctor.findings(patient)
     said += doctor.schedule(patient.module, patient.size, windows[0].num_steps)
-    said += doctor.costs(patient, family.make, family.variants, plan).findings()
+    said += costs(patient.module, windows[0], patient.size, family.make, family.variants, plan).findings()
     doctor.show(said, [sheet], Path(settings.run_dir), {"label": settings.label, "model": settings.model_name})
 
 
@@ -33,6 +34,8 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
     import lightning
 
     from callbacks.inspect import doctor
+    from callbacks.inspect.costs import Size
+    from callbacks.inspect.regime import Regime
 
     def learner_of(sections: Mapping[str, Any]) -> Any:
         lightning.seed_everything(settings.seed, workers=False, verbose=False)
@@ -43,11 +46,11 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
     data, bytes_there = few_episodes(settings, folder)
     family, horizon = env_family(settings), data.spec.horizon
     cut = {"context_length": settings.module["context_length"], "backprop_segments": settings.data["backprop_segments"]}
-    regime = doctor.regime_of(family.make, family.variants, horizon, **cut)
+    regime = Regime.of(family.make, family.variants, horizon, **cut)
     number = min(doctor.MOST_WINDOWS, -(-regime.segments // regime.backprop_segments))
     windows = list(islice(data.train_dataloader(), number))
     to_come = settings.collect.get("num_episodes", 0) * (horizon or 0) * data.step_bytes
-    run = doctor.Size(
+    run = Size(
         settings.data["lanes"], settings.trainer.get("max_steps") or 0, bytes_there or to_come, bool(bytes_there)
     )
     sections = {"model": settings.model, "module": settings.module}

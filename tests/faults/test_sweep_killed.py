@@ -16,7 +16,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from callbacks.command.sweeps import quoted
+from callbacks.command.local import quoted
 from tests.command import ROOT, TINY, CommandLine, patience
 
 pytestmark = pytest.mark.faults

@@ -8,7 +8,7 @@ import pytest
 from joblib import cpu_count
 
 from callbacks.command.arguments import expanded, folders
-from callbacks.command.sweeps import THREADS, Runs
+from callbacks.command.local import THREADS, Runs
 
 
 @pytest.mark.parametrize("name", THREADS)

@@ -106,7 +106,7 @@ class Comparison(BasicSweeper):
 
     def _launch(self, runs: Sequence[Overrides], folder: str) -> list[Path]:
         """Carry the runs out below a folder of the sweep, where they are not finished yet; where each of them is."""
-        from callbacks.command.sweeps import quoted
+        from callbacks.command.local import quoted
 
         assert self.config is not None and self.launcher is not None
         if not runs:

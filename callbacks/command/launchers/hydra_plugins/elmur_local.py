@@ -22,7 +22,8 @@ class LocalLauncher(BasicLauncher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         # Hydra imports this file whenever it starts.
         from callbacks import signals
-        from callbacks.command.sweeps import Runs, score_in
+        from callbacks.command.local import Runs
+        from callbacks.command.sweeps import score_in
 
         Runs.present = runs = Runs(self._n_jobs)
         logging.getLogger(BasicLauncher.__module__).setLevel(logging.WARNING)  # it counts one job at a time

@@ -1,0 +1,136 @@
+"""What a run will take on this machine: time, memory and disk, measured by a few updates and a few steps of acting."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from rich.filesize import decimal
+
+from callbacks.benchmark.training import training_step
+from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.plan import EvaluationPlan
+from callbacks.inspect.regime import Finding, Variants, horizon_of, plural
+from elmur.batch import SegmentBatch
+from elmur.module import SequenceModule
+from elmur.policy import StreamingPolicy
+from elmur.state import map_state, tensors_of
+from envs.rollout import rollout
+from envs.vector import VectorEnv
+
+PLAYED = 20  # steps by which the time of acting is told
+SLOW = 10.0  # seconds of an update from which it is told from one of a few lanes
+CHECKPOINTS = 2  # that a run keeps: the best and the last
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the run: lanes, updates, and bytes of its data, of those `collected` or else at most, before compression."""
+
+    lanes: int
+    updates: int
+    data: int
+    collected: bool
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run takes, measured on this machine by a few updates and steps.
+
+    updates, acting: seconds of all updates, and of the report. memory: bytes that this process has had at most after an
+    update. disk: bytes of checkpoints. size: of the run. lanes: that updates were measured with.
+    """
+
+    seconds_an_update: float
+    updates: float
+    acting: float
+    memory: int
+    disk: int
+    size: Size
+    lanes: int
+
+    def findings(self) -> Iterator[Finding]:
+        """In words."""
+        yield Finding(
+            "time",
+            f"{spelled(self.updates)} for the updates ({self.seconds_an_update * 1e3:.3g} ms each) and "
+            f"{spelled(self.acting)} at most for the report, selection not counted, on "
+            f"{plural(torch.get_num_threads(), 'thread')}.",
+            "trainer.max_steps, evaluation.num_episodes",
+        )
+        after = f"{decimal(self.memory)} at most so far, after updates of {self.lanes} of {self.size.lanes} lanes."
+        yield Finding("memory", after, "data.lanes")
+        data = decimal(self.size.data)
+        told = f"{data} of data are there" if self.size.collected else f"at most {data} of data, before compression"
+        yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints; {told}.", "collect.num_episodes")
+
+
+def spelled(seconds: float) -> str:
+    """A time as people say it."""
+    return "less than a minute" if seconds < 60 else f"about {timedelta(seconds=round(seconds))}"
+
+
+def costs(
+    module: SequenceModule,
+    window: SegmentBatch,
+    size: Size,
+    make_env: Callable[..., VectorEnv] | None,
+    variants: Variants,
+    plan: EvaluationPlan,
+) -> Costs:
+    """Time, memory and disk of the run, from updates with all lanes and a few steps of acting.
+
+    window: of a few lanes, which are repeated.
+    """
+    lanes = size.lanes
+    update, measured = seconds_of(module, window) * lanes / window.batch_size, window.batch_size
+    if update < SLOW:
+        times = -(-lanes // window.batch_size)
+        whole = map_state(lambda part: part.repeat(times, *[1] * (part.ndim - 1))[:lanes], window)
+        update, measured = seconds_of(module, whole), lanes
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in module.model.state_dict().values())
+    memories = tensors_of(module.model.initial_memory(lanes, torch.Generator()))
+    checkpoint = 3 * weights + sum(tensor.numel() * tensor.element_size() for tensor in memories)
+    return Costs(
+        seconds_an_update=update,
+        updates=update * size.updates,
+        acting=0.0 if make_env is None else acting(module, make_env, variants, plan),
+        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        disk=CHECKPOINTS * checkpoint,
+        size=size,
+        lanes=measured,
+    )
+
+
+def seconds_of(module: SequenceModule, window: SegmentBatch) -> float:
+    """The seconds of an update on a window, after one that does not count."""
+    module.forget("train")  # of windows with other lanes
+    step = training_step(module, window)
+    step()
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
+
+
+def acting(
+    module: SequenceModule, make_env: Callable[..., VectorEnv], variants: Variants, plan: EvaluationPlan
+) -> float:
+    """Seconds that the report takes at most, by the first steps of its last variant."""
+    policy, (*_, last) = StreamingPolicy(module.model, module.context_length, **plan.acting), variants.values()
+    side_by_side = min(plan.num_envs, plan.num_episodes)
+    env = make_env(num_envs=side_by_side, **last)
+    try:
+        with one_thread():
+            played = PLAYED if env.spec.horizon is None else min(PLAYED, env.spec.horizon)
+            rollout(env, policy, range(side_by_side), max_steps=1)  # what is done once
+            begin = time.perf_counter()
+            rollout(env, policy, range(side_by_side), max_steps=played)
+            seconds = (time.perf_counter() - begin) / played
+    finally:
+        env.close()
+    steps = sum(horizon_of(make_env, variant) or 0 for variant in variants.values())
+    return seconds * steps * len(plan.waves())
