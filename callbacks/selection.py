@@ -29,6 +29,7 @@ class RolloutSelection(Callback):
     The score is the mean of the metric over the variants; of equal ones the later is kept. The policy acts as it will
     in the report (`sample`, `target_return`), on seeds `first_seed, first_seed + 1, ...`, used for nothing else.
     device: where it acts, with a copy of the model if that trains on another.
+    `is_due_at_the_end`, to be set: false where training goes on after its end, in another part of the run.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RolloutSelection(Callback):
         self.seconds = self.cpu_seconds = 0.0  # that choosing has taken in this process
         self.best: float | None = None
         self.evaluated_at = -1
+        self.is_due_at_the_end = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step:  # resumed from where the run was stopped before this was done
@@ -63,7 +65,8 @@ class RolloutSelection(Callback):
             self.select(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.select(trainer, pl_module)
+        if self.is_due_at_the_end:
+            self.select(trainer, pl_module)
 
     def select(self, trainer: Trainer, module: LightningModule) -> None:
         """Act, log, and keep the checkpoint if none was better; once per update at the most."""

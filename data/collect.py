@@ -25,7 +25,7 @@ from elmur.children import follow_parent
 from elmur.files import exclusive, leftovers
 from elmur.progress import shown
 from elmur.spec import TaskSpec, Vector
-from envs.labelling import Labelling
+from envs.labelling import Labelling, Learner
 from envs.observers import Noise, Recorder
 from envs.rollout import Episode, Observer, Policy, PreferringPolicy, RandomPolicy, Wave, rollout
 from envs.ties import DrawnTies
@@ -40,19 +40,6 @@ LOCK = ".collecting"
 
 class CollectionError(ValueError):
     """A folder that was collected in another way than is asked for."""
-
-
-@dataclass(frozen=True)
-class Learner:
-    """Who acts while the expert says what it would do.
-
-    expert_share: probability, for each step and episode, that the expert acts after all. about: what this is, as plain
-    JSON values, the share among them.
-    """
-
-    policy: Policy
-    expert_share: float
-    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

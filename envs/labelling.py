@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,19 @@ from envs.vector import VectorEnv, as_array
 
 _SHARE_STREAM = 0xA66  # apart from all else that is drawn of the same seed
 TOLERANCE = 1e-5  # of continuous answers, relative and absolute
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Who acts while the expert says what it would do.
+
+    expert_share: probability, for each step and episode, that the expert acts after all. about: what this is, as plain
+    JSON values, the share among them.
+    """
+
+    policy: Policy
+    expert_share: float
+    about: Mapping[str, Any]
 
 
 class Labelling(Observer):

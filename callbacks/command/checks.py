@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def check_buildable(settings: Settings) -> None:
     """Build everything once, so that a bad value is found before anything is collected or trained."""
     from callbacks.evaluation.video import check_filmable
+    from callbacks.rounds import check_rounds
     from callbacks.selection import RolloutSelection
     from elmur.compiled import check_compiler
 
@@ -49,6 +50,7 @@ def check_buildable(settings: Settings) -> None:
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
     check_return(module.model, plan)
+    check_rounds(settings)
 
 
 def check_recorded(settings: Settings, objective: Objective) -> None:

@@ -52,6 +52,7 @@ ONLOOKERS = ("progress", "throughput", "memory", "metrics", "stop", "resume", "s
 # What cannot change in the middle of a run, whatever is allowed: its streams, its order of data, the network's shapes.
 FIXED = (
     "seed", "*.seed", "data.lanes", "data.backprop_segments", "data.validation_fraction", "*.context_length",
+    "rounds", "rounds.*",
     "model_name", "model.*", "module._target_", "module.optimizer._target_", "module.optimizer.decay_all", "env.id",
     "env.make*",
 )  # fmt: skip

@@ -70,6 +70,7 @@ class Settings:
     observation: str | None = None
     recipe: Section | None = None
     selection: Section | None = None
+    rounds: Section | None = None
     inspect: Section | None = None
     model_name: str
     model_was_chosen: bool = False
@@ -128,6 +129,8 @@ class Settings:
                 raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
         if self.reader is not None and (not isinstance(self.reader, dict) or "_target_" not in self.reader):
             raise UsageError(f"reader: expected reader=minari, lerobot, robomimic or npz; found {self.reader!r}")
+        if self.rounds is not None and not isinstance(self.rounds, dict):
+            raise UsageError(f"rounds: expected rounds=aggregate, or null; found {self.rounds!r}")
         if self.writer is not None and (not isinstance(self.writer, dict) or "_target_" not in self.writer):
             raise UsageError(f"writer: expected writer=minari; found {self.writer!r}")
         if self.logger is not None and not isinstance(self.logger, dict):

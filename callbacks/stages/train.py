@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from elmur.files import write_json
 
 if TYPE_CHECKING:
     from callbacks.report.validation import Validation
+    from callbacks.rounds import Part
     from elmur.module import SequenceModule
 
 log = logging.getLogger(__name__)
@@ -87,21 +89,41 @@ def tell_of_other_shards(settings: Settings, folder: Path) -> None:
 
 
 def fit(settings: Settings, folder: Path, sinks: list[Any]) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint where there is one; what the row says of it."""
+    """Train to the end, with the rounds that are asked for; what the row says of it."""
+    from callbacks.rounds import label, part, rounds_of, standing
+
+    if (asked := rounds_of(settings)) is None:
+        return fit_part(settings, folder, sinks)
+    joined, updates = standing(folder)
+    for number in range(joined, asked.number + 1):
+        if number > joined:
+            label(settings, folder, number)
+        due = part(settings, folder, number)
+        if due.is_last or updates < due.until:
+            about = fit_part(settings, folder, sinks, due)
+    return about
+
+
+def fit_part(settings: Settings, folder: Path, sinks: list[Any], part: Part | None = None) -> dict[str, Any]:
+    """Train a part of the run, None: all of it, from the last checkpoint where there is one."""
     import lightning
     from lightning.pytorch import Callback
 
-    from callbacks.checkpoint import LAST, resume_point
+    from callbacks.checkpoint import LAST, resume_of, resume_point
     from callbacks.record import Clock, RunRecord
     from callbacks.selection import RolloutSelection, chosen
 
     lightning.seed_everything(settings.seed, workers=True, verbose=False)
-    module, loop = learner(settings), trainer(settings, sinks)
+    until = {} if part is None else {"max_steps": part.until}
+    module, loop = learner(settings), trainer(replace(settings, trainer={**settings.trainer, **until}), sinks)
     data = datamodule(settings, module)
+    data.rounds = () if part is None else part.rounds
     record = RunRecord(lambda: accept(settings, folder, data, loop.loggers))
     given: list[Callback] = loop.callbacks  # type: ignore[attr-defined]
-    clock = Clock([callback for callback in given if isinstance(callback, RolloutSelection)])
-    given[:] = [record, *given, clock]
+    choosing = [callback for callback in given if isinstance(callback, RolloutSelection)]
+    for callback in choosing:
+        callback.is_due_at_the_end = part is None or part.is_last
+    given[:] = [record, *given, clock := Clock(choosing)]
     resume = resume_point(folder / "checkpoints")
     if resume is not None:
         log.info("going on from %s", resume)
@@ -110,10 +132,14 @@ def fit(settings: Settings, folder: Path, sinks: list[Any]) -> dict[str, Any]:
     if loop.global_step == 0:
         raise UsageError("no update was made, so there is nothing to judge; look at trainer.max_steps and the like")
     # Where no callback that writes one was asked for. All processes save, or none.
-    if not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
+    goes_on = part is not None and not part.is_last and resume_of(loop) is None
+    if goes_on or not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         loop.save_checkpoint(folder / "checkpoints" / LAST)
     validation = validation_of(settings, module, data) if env_family(settings).make is None else None
-    return {"updates": int(loop.global_step), "validation": validation, **clock.spent()}
+    labelled = (
+        {"data": data.provenance()} if data.rounds else {}
+    )  # of all rounds, whenever the best checkpoint was made
+    return {"updates": int(loop.global_step), "validation": validation, **labelled, **clock.spent()}
 
 
 def validation_of(settings: Settings, module: SequenceModule, data: Any) -> Validation | None:
