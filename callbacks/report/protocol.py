@@ -29,6 +29,16 @@ def _labels(row: Row) -> str | None:
     return "recorded actions"
 
 
+def _rounds(row: Row) -> str:
+    found: Any = row.data.get("rounds") or []
+    if not found:
+        return "none, recorded episodes alone"
+    episodes, steps = (sum(one[name] for one in found) for name in ("episodes", "steps"))
+    how = [(one.get("collection") or {}).get("learner") or {} for one in found]
+    at, shares = (", ".join(str(one.get(name, "?")) for one in how) for name in ("updates", "expert_share"))
+    return f"{len(found)} of {episodes} episodes, {steps:,} steps, at updates {at}, expert's share {shares}"
+
+
 def _selection(row: Row) -> str | None:
     chosen: Any = row.settings.get("selection")
     if row.stage != "train" or not row.settings:
@@ -51,6 +61,7 @@ def _versions(row: Row) -> str:
 PROTOCOL: dict[str, Callable[[Row], Any]] = {
     "training data": _data,
     "labels": _labels,
+    "rounds of labelling on its own states": _rounds,
     "updates": lambda row: row.updates,
     "choice of the checkpoint": _selection,
     "report seeds": _seeds,

@@ -165,6 +165,85 @@ def test_resume_of_a_resume(root: Path, tmp_path: Path) -> None:
     assert straight.seen == straight.seen[: one.after] + middle.seen[: two.after] + last.seen
 
 
+@pytest.fixture
+def labelled(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> Path:
+    """Seven more episodes, labelled, in a folder of their own."""
+    found = [episode(plain_spec, 3 + number, 900 + number) for number in range(7)]
+    for one in found:
+        one.label = (one.action + 1) % 4
+    write_shard(tmp_path / "round-1" / shard_name(0), plain_spec, found, {}, optional=["label"])
+    return tmp_path / "round-1"
+
+
+def with_round(root: Path, labelled: Path, **changes: Any) -> TrajectoryDataModule:
+    data = datamodule(root, **changes)
+    data.rounds = [labelled]
+    return data
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_round_joins_at_the_start_of_an_epoch(root: Path, labelled: Path, tmp_path: Path, workers: int) -> None:
+    """After seven batches of epoch 0 of the first order comes epoch 1 of the joined one, from its beginning."""
+    options: dict[str, Any] = {"max_epochs": -1, "limit_val_batches": 0.0}
+    before = SaveAt(tmp_path / "before.ckpt", "batch_end 0 6")
+    fit(datamodule(root), save=before, **options, max_steps=2 * 7)
+    loader: Any = with_round(root, labelled).train_dataloader()
+    loader.sampler.set_epoch(1)
+    epoch = list(loader)
+    assert epoch[0].is_first.all() and epoch[0].label is not None, "no lane goes on with an episode of before"
+    assert sum(int(batch.is_first.sum()) for batch in epoch) == 24 + 7
+    loader.sampler.set_epoch(2)
+    expected = [fingerprint(batch) for batch in [*epoch, *list(loader)[:4]]]
+    options["max_steps"] = 2 * (7 + len(expected))
+    assert fit(with_round(root, labelled, num_workers=workers), resume=before.path, **options).seen == expected
+    for number in (1, 3, len(epoch) - 1, len(epoch) + 2):  # interrupted, and taken up again
+        middle = SaveAfter(tmp_path / f"{number}.ckpt", 7 + number)
+        assert fit(with_round(root, labelled), resume=before.path, save=middle, **options).seen == expected
+        assert fit(with_round(root, labelled), resume=middle.path, **options).seen == expected[number:]
+    with pytest.raises(ValueError, match="cannot resume in the middle of another order of data: episodes was 31"):
+        fit(datamodule(root), resume=middle.path, **options)
+
+
+class SaveAfter(Callback):
+    """Saves once, after so many batches in all."""
+
+    def __init__(self, path: Path, batches: int) -> None:
+        self.path, self.batches = path, batches
+
+    def on_train_batch_end(self, trainer: Trainer, module: Any, *args: Any) -> None:
+        if trainer.global_step == 2 * self.batches:
+            trainer.save_checkpoint(self.path)
+
+
+def test_other_data_begin_at_the_start_of_an_epoch(root: Path, labelled: Path, tmp_path: Path) -> None:
+    """With `allow_other_data` the windows of an epoch are not taken up in the midst of other episodes."""
+    options: dict[str, Any] = {"max_epochs": -1, "limit_val_batches": 0.0}
+    before = SaveAt(tmp_path / "before.ckpt", "batch_end 0 6")
+    fit(datamodule(root), save=before, **options, max_steps=2 * 7)
+    (labelled / shard_name(0)).rename(root / shard_name(2))
+    data = datamodule(root)
+    data.allow_other_data = True
+    expected = [fingerprint(batch) for batch in datamodule(root).train_dataloader()]
+    assert fit(data, resume=before.path, **options, max_steps=2 * (7 + 5)).seen == expected[:5]
+
+
+def test_a_round_is_scaled_as_the_first_data_are(
+    tmp_path: Path, root: Path, labelled: Path, plain_spec: TaskSpec, episode: Make
+) -> None:
+    """The weights know vectors by the mean and deviation that they began with."""
+    write_shard(tmp_path / "own" / shard_name(0), plain_spec, [episode(plain_spec, 9, i) for i in range(5)], {},
+                normalise=["state"])  # fmt: skip
+    data = with_round(tmp_path / "own", labelled, validation_fraction=0.2)
+    data.setup()
+    alone = datamodule(tmp_path / "own", validation_fraction=0.2)
+    alone.setup()
+    assert data.spec == alone.spec and data.spec.observation["state"].mean is not None  # type: ignore[union-attr]
+    assert (data.validation_episodes, len(data.index)) == (1, 12), "of the expert's own episodes alone"
+    told = data.provenance()
+    assert (told["episodes"], [one["episodes"] for one in told["rounds"]]) == (12, [7])
+    assert told["rounds"][0]["steps"] == sum(range(3, 10)) and "rounds" not in alone.provenance()
+
+
 def test_every_episode_once_per_epoch_and_epochs_differ(root: Path) -> None:
     data = datamodule(root)
     module = fit(data)

@@ -104,6 +104,22 @@ def test_two_models_stand_beside_each_other(runs: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_run_that_was_labelled_on_its_own_states_is_not_beside_offline_ones_unsaid(tmp_path: Path) -> None:
+    rounds = [
+        {"episodes": 20, "steps": 1500 + k, "collection": {"learner": {"updates": 25 * k, "expert_share": 0.5**k}}}
+        for k in (1, 2)
+    ]
+    lengths(tmp_path / "runs", "a", 0, {9: 4}, data={"episodes": 60})
+    lengths(tmp_path / "runs", "a", 0, {9: 4}, label="rounds=aggregate", data={"episodes": 100, "rounds": rounds})
+    told = made(tmp_path / "runs", tmp_path / "out")
+    (said,) = [sentence for sentence in told.differing if "rounds of labelling" in sentence]
+    assert said == (
+        "Success, tmaze: not the same rounds of labelling on its own states: none, recorded episodes alone (a); "
+        "2 of 40 episodes, 3,003 steps, at updates 25, 50, expert's share 0.5, 0.25 (a (rounds=aggregate))."
+    )
+    assert "rounds of labelling on its own states" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_ties_count_half_and_runs_are_resampled_within_their_task(tmp_path: Path) -> None:
     """Of the four pairs one is above, two are level, one below: (1 + 2 / 2) / 4."""
     for seed in (0, 1):
