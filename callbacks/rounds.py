@@ -20,7 +20,6 @@ from callbacks.evaluation.evaluate import one_thread
 from callbacks.evaluation.plan import FIRST_SEED_OF_COLLECTION as FIRST_SEED
 from elmur.build import build, call
 from elmur.checkpoint import load_model, read_checkpoint
-from elmur.objectives.objective import Cloning
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
 from envs.labelling import Learner, check_labels
@@ -128,7 +127,7 @@ def check_rounds(settings: Settings) -> None:
             "out, or name an environment with an expert, env.expert._target_=mypkg.Expert plugins=[mypkg]"
         )
     objective = learner(settings).objective
-    if not isinstance(objective, Cloning) or objective.reads.best_fraction is not None:
+    if objective.reads.transitions or objective.reads.best_fraction is not None:
         raise UsageError(
             f"rounds: {type(objective).__name__} learns from returns or rewards, which a label has not; use "
             "module=imitation, or leave rounds out"
@@ -150,6 +149,8 @@ def label(settings: Settings, folder: Path, number: int) -> None:
     }
     how["num_envs"] = min(how.get("num_envs", 64), asked.episodes)
     how["shard_episodes"] = min(how.get("shard_episodes", asked.episodes), asked.episodes)
+    if learner(settings).objective.reads.preferences:
+        how["preferences"] = True
     share, updates = asked.share_of_expert(number), int(read_checkpoint(path)["global_step"])
     about = {"round": number, "updates": updates, "weights": digest(model), "expert_share": share}
     on_gpu = settings.trainer.get("accelerator") != "cpu"

@@ -57,9 +57,8 @@ class Recorder(Observer):
 
     def on_step(self, wave: Wave) -> None:
         own, action, answer = wave.step.loss_mask, wave.action, wave.answer
-        if (
-            action is not answer and not self.labelled
-        ):  # imitating noise would teach it, so only the policy's own choices count
+        if action is not answer and not self.labelled:
+            # Imitating noise would teach it, so only the policy's own choices count.
             same = action == answer
             own = own & (same if same.ndim == 1 else same.all(axis=-1))
         row = {f"observation/{part}": value for part, value in wave.observation.items()}

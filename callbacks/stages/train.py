@@ -136,9 +136,8 @@ def fit_part(settings: Settings, folder: Path, sinks: list[Any], part: Part | No
     if goes_on or not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         loop.save_checkpoint(folder / "checkpoints" / LAST)
     validation = validation_of(settings, module, data) if env_family(settings).make is None else None
-    labelled = (
-        {"data": data.provenance()} if data.rounds else {}
-    )  # of all rounds, whenever the best checkpoint was made
+    # Of all rounds, whenever the best checkpoint was made.
+    labelled = {"data": data.provenance()} if data.rounds else {}
     return {"updates": int(loop.global_step), "validation": validation, **labelled, **clock.spent()}
 
 
