@@ -82,6 +82,26 @@ def test_mixtures_and_noise_lower_returns_and_are_not_checked(cli: CommandLine) 
         assert rewards.sum() / 40 < 0.8, "the expert alone: 1.0"
 
 
+def test_what_the_expert_held_is_collected_and_learned(cli: CommandLine) -> None:
+    """And a folder collected without it is refused, before the run and, for one that was brought, as it is read."""
+    asked = ("task=popgym_mine_sweeper_easy", *TINY, "collect.num_episodes=40", "module=preferences")
+    shards, plain = f"shards={cli.folder}/held", f"shards={cli.folder}/plain"
+    wanted = ("collect.preferences=true", "collect.draw_ties=true")
+    done = cli.run(*asked, *wanted, shards, to=(folder := cli.folder / "soft"))
+    assert (done.code, done.stderr) == (0, "")
+    row = row_of(folder)
+    assert row["settings"]["module"]["objective"]["temperature"] == 0.1
+    assert row["data"]["collection"]["preferences"] is True and row["data"]["collection"]["draw_ties"] is True
+    assert cli.run("stage=collect", *asked[:-1], plain).code == 0
+    again = cli.run(*asked, wanted[0], plain)
+    assert again.code == 1 and "was collected in another way (preferences was None, now True)" in again.stderr
+    (record,) = (cli.folder / "plain").rglob("collection.json")
+    record.unlink()
+    brought = cli.run(*asked, wanted[0], plain)
+    assert brought.code == 1 and "its shards do not say what their expert held" in brought.stderr
+    assert "set collect.preferences=true and collect again" in brought.stderr.splitlines()[-1]
+
+
 def test_a_name_without_a_task_gets_the_nearest(cli: CommandLine) -> None:
     done = cli.run(TASK, "env.id=popgym-RepeatFristEasy-v0")
     assert done.code == 1 and "nearest: popgym-RepeatFirstEasy-v0" in done.stderr

@@ -25,7 +25,9 @@ def _labels(row: Row) -> str | None:
         return None
     objective = module.get("objective")
     if isinstance(objective, dict) and str(objective.get("_target_")).endswith(".Preferences"):
-        return f"preferences at temperature {objective.get('temperature')}"
+        share = objective.get("action_share")
+        beside = f", {share} of it the recorded action" if share else ""
+        return f"preferences at temperature {objective.get('temperature')}{beside}"
     return "recorded actions"
 
 

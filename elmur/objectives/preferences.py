@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from elmur.batch import Reads, SegmentBatch
@@ -19,16 +20,19 @@ class Preferences(Objective):
     """Cross-entropy against the recorded preferences, each to the power 1 / temperature and made a distribution again.
 
     temperature: 1 leaves them as they were recorded, below 1 the best actions count for more, and at 0 nothing counts
-    but the best, all those alike that are equal. Log: `label_entropy`, the least that the loss can be.
+    but the best, all those alike that are equal. action_share: of the distribution, what the expert's own action has
+    beside; 1 is cloning. It says which of the best to choose, and so keeps a learner to the steps that it was shown.
+    Log: `label_entropy`, the least that the loss can be.
     """
 
     reads = Reads(preferences=True)
 
-    def __init__(self, temperature: float = 0.1) -> None:
+    def __init__(self, temperature: float = 0.1, action_share: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= temperature <= 1:
-            raise ValueError(f"temperature must be from 0 to 1; found {temperature}")
-        self.temperature = temperature
+        for name, value in (("temperature", temperature), ("action_share", action_share)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be from 0 to 1; found {value}")
+        self.temperature, self.action_share = temperature, action_share
 
     def prepare(self, model: SequenceModel) -> None:
         if not isinstance(model.head, CategoricalHead):
@@ -46,7 +50,7 @@ class Preferences(Objective):
             if segment.preference is None:
                 raise ValueError("Preferences learns from an expert's preferences, found a batch without them")
             held, mask = segment.preference, segment.loss_mask
-            target = labels(held, mask, self.temperature)
+            target = labels(held, segment.target, mask, self.temperature, self.action_share)
             losses.append(-(target * exact(output.prediction).log_softmax(dim=-1)).sum())
             entropies.append(-torch.xlogy(target, target).sum())
             chosen = output.prediction.detach().argmax(dim=-1, keepdim=True)
@@ -56,7 +60,13 @@ class Preferences(Objective):
         return WindowLoss(loss, score, balance_of(outputs), batch.loss_mask.sum(), terms), memory
 
 
-def labels(held: Float[Tensor, "B T A"], mask: Bool[Tensor, "B T"], temperature: float) -> Float[Tensor, "B T A"]:
+def labels(
+    held: Float[Tensor, "B T A"],
+    action: Int[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    temperature: float,
+    action_share: float,
+) -> Float[Tensor, "B T A"]:
     """The distribution to learn at every step of `mask`, 0 at the others; float32 at least."""
     held = torch.where(mask.unsqueeze(-1), exact(held), 1.0)
     if temperature == 0:
@@ -64,4 +74,5 @@ def labels(held: Float[Tensor, "B T A"], mask: Bool[Tensor, "B T"], temperature:
         target = best / best.sum(dim=-1, keepdim=True)
     else:
         target = torch.softmax(held.log() / temperature, dim=-1)
-    return target * mask.unsqueeze(-1)
+    own = F.one_hot(action, held.shape[-1]).to(held.dtype)
+    return torch.lerp(target, own, action_share) * mask.unsqueeze(-1)

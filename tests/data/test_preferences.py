@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.collect import CollectionError, collect
+from data.collect import CollectionError, Learner, collect
 from data.dataset import WindowDataset
 from data.index import build_index, shard_name
 from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec
-from tests.data.test_collect import Count, Parity, contents, gather
+from envs.rollout import RandomPolicy
+from tests.data.test_collect import SPEC, Count, Parity, contents, gather
 
 Make = Callable[..., Any]
 LENGTHS = [9, 4, 13]
@@ -113,6 +114,11 @@ def test_a_folder_has_them_where_all_of_its_shards_do(
     index = build_index(tmp_path)
     assert index.optional == {"preference"} and not index.common
     assert WindowDataset(index, 8)[np.array([[0, 0], [4, 0]])].preference is None
+    own = build_index(written(tmp_path / "own", plain_spec, episodes, optional=["preference"]).parent)
+    both, less = own.joined(own), own.joined(index)
+    assert both.common == {"preference"} and not less.common
+    batch = WindowDataset(both, 8, preferences=True)[np.array([[0, 0], [3, 0]])]
+    assert batch.preference is not None and torch.equal(batch.preference[0], batch.preference[1])
 
 
 class Torn(Parity):
@@ -145,6 +151,19 @@ def test_what_the_expert_held_is_recorded_also_where_noise_acted(tmp_path: Path,
         for row, step in zip(held, steps.tolist(), strict=True):
             expected = [0.4, 0.4, 0.2] if step == 3 else [[2 / 3, 0, 1 / 3], [0, 2 / 3, 1 / 3]][int(step) % 2]
             np.testing.assert_allclose(row, expected, atol=5e-4)
+
+
+def test_a_learner_acts_and_what_the_expert_held_there_is_recorded(tmp_path: Path) -> None:
+    learner = Learner(RandomPolicy(SPEC), 0.0, {"who": "random play"})
+    (path, *_) = gathered(tmp_path, num_episodes=10, learner=learner)
+    with Shard(path) as shard:
+        rows = int(shard.offsets[-1])
+        held, action, label = (shard.read(key, 0, rows) for key in ("preference", "action", "label"))
+        steps = shard.read("observation/state", 0, rows)[:, 1]
+        assert shard.read("loss_mask", 0, rows).all()
+    assert (label == steps % 2).all() and (action != label).any()
+    assert (held[np.arange(rows), label] == held.max(axis=1)).all()
+    assert ((held == held.max(axis=1, keepdims=True)).sum(axis=1) == np.where(steps == 3, 2, 1)).all()
 
 
 def test_a_collection_with_them_serves_one_without_and_not_the_other_way_round(tmp_path: Path) -> None:

@@ -49,27 +49,28 @@ def given(lanes: int = 3, steps: int = 7) -> tuple[Any, torch.Tensor, np.ndarray
     return batch, torch.from_numpy(rng.normal(size=(lanes, steps, 5)).astype(np.float32)), counted
 
 
-def by_hand(held: np.ndarray, logits: np.ndarray, counted: np.ndarray, temperature: float) -> tuple[float, float, int]:
+def by_hand(batch: Any, logits: np.ndarray, temperature: float, share: float = 0.0) -> tuple[float, float, int]:
     """(cross-entropy, entropy of the labels, answers that are best), summed over the counted steps, one by one."""
+    held, counted = batch.preference.numpy(), batch.loss_mask.numpy()
     loss = entropy = 0.0
     best = 0
     for lane, step in zip(*np.nonzero(counted), strict=True):
         row, scores = held[lane, step].astype(np.float64), logits[lane, step].astype(np.float64)
         sharp = (row == row.max()).astype(float) if temperature == 0 else (row / row.max()) ** (1 / temperature)
-        target = sharp / sharp.sum()
+        target = (1 - share) * sharp / sharp.sum()
+        target[int(batch.action[lane, step])] += share
         loss -= sum(p * (s - np.log(np.exp(scores).sum())) for p, s in zip(target, scores, strict=True))
         entropy -= sum(p * np.log(p) for p in target if p > 0)
         best += int(row[scores.argmax()] == row.max())
     return loss, entropy, best
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.1, 1.0])
-def test_the_loss_is_the_cross_entropy_at_the_steps_that_count(temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "share"), [(0.0, 0.0), (0.1, 0.0), (1.0, 0.0), (0.5, 0.3), (0.0, 0.9)])
+def test_the_loss_is_the_cross_entropy_at_the_steps_that_count(temperature: float, share: float) -> None:
     batch, logits, counted = given()
     model = Fixed(logits)
-    found, _ = Preferences(temperature).window(model, batch, list(batch.split(3)), (), True)
-    assert batch.preference is not None
-    loss, entropy, best = by_hand(batch.preference.numpy(), logits.numpy(), counted, temperature)
+    found, _ = Preferences(temperature, share).window(model, batch, list(batch.split(3)), (), True)
+    loss, entropy, best = by_hand(batch, logits.numpy(), temperature, share)
     assert float(found.loss.detach()) == pytest.approx(loss, rel=1e-5)
     assert float(found.terms["label_entropy"]) == pytest.approx(entropy, rel=1e-4)
     assert (int(found.score), int(found.counted)) == (best, counted.sum())
@@ -82,7 +83,7 @@ def test_the_loss_is_the_cross_entropy_at_the_steps_that_count(temperature: floa
 def test_the_least_loss_is_the_entropy_of_the_labels() -> None:
     batch, *_ = given()
     assert batch.preference is not None
-    target = labels(batch.preference, batch.loss_mask, 0.5)
+    target = labels(batch.preference, batch.action, batch.loss_mask, 0.5, 0.0)
     model = Fixed((target + 1e-30).log())
     found, _ = Preferences(0.5).window(model, batch, list(batch.split(7)), (), True)
     assert float(found.loss.detach()) == pytest.approx(float(found.terms["label_entropy"]), rel=1e-5)
@@ -90,36 +91,41 @@ def test_the_least_loss_is_the_entropy_of_the_labels() -> None:
 
 def test_ties_are_learned_alike_and_no_temperature_brings_back_what_is_out_of_the_question() -> None:
     held = torch.tensor([[[0.4, 0.0, 0.4, 0.2, 0.0]]], dtype=torch.float16)
+    first, counted = torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1, dtype=torch.bool)
     for temperature in (0.0, 1e-3, 0.1, 1.0):
-        target = labels(held, torch.ones(1, 1, dtype=torch.bool), temperature)[0, 0]
+        target = labels(held, first, counted, temperature, 0.0)[0, 0]
         assert target.dtype == torch.float32
         assert target[0] == target[2] and target[1] == target[4] == 0 and float(target.sum()) == pytest.approx(1.0)
-    assert labels(held, torch.ones(1, 1, dtype=torch.bool), 0.0)[0, 0].tolist() == [0.5, 0, 0.5, 0, 0]
+    assert labels(held, first, counted, 0.0, 0.0)[0, 0].tolist() == [0.5, 0, 0.5, 0, 0]
+    assert labels(held, first, counted, 0.0, 0.5)[0, 0].tolist() == [0.75, 0, 0.25, 0, 0]  # the one that it did
 
 
 def test_of_a_sure_expert_it_is_cloning() -> None:
     batch, logits, _ = given()
-    batch.preference = torch.nn.functional.one_hot(batch.action, 5).to(torch.float16)
     cloned, _ = Cloning().window(Fixed(logits), batch, list(batch.split(3)), (), True)
-    for temperature in (0.0, 0.1, 1.0):
-        found, _ = Preferences(temperature).window(Fixed(logits), batch, list(batch.split(3)), (), True)
+    alone, _ = Preferences(0.1, action_share=1.0).window(Fixed(logits), batch, list(batch.split(3)), (), True)
+    assert float(alone.loss.detach()) == pytest.approx(float(cloned.loss.detach()), rel=1e-6)
+    batch.preference = torch.nn.functional.one_hot(batch.action, 5).to(torch.float16)
+    for temperature, share in ((0.0, 0.0), (0.1, 0.5), (1.0, 0.0)):
+        found, _ = Preferences(temperature, share).window(Fixed(logits), batch, list(batch.split(3)), (), True)
         assert float(found.loss.detach()) == pytest.approx(float(cloned.loss.detach()), rel=1e-6)
         assert int(found.score) == int(cloned.score) and float(found.terms["label_entropy"]) == 0
 
 
 def test_half_precision_is_computed_in_whole() -> None:
-    batch, logits, counted = given()
-    assert batch.preference is not None
+    batch, logits, _ = given()
     halved = logits.to(torch.bfloat16)
     found, _ = Preferences(0.1).window(Fixed(halved), batch, list(batch.split(3)), (), True)
     assert found.loss.dtype == torch.float32
-    loss, *_ = by_hand(batch.preference.numpy(), halved.float().numpy(), counted, 0.1)
+    loss, *_ = by_hand(batch, halved.float().numpy(), 0.1)
     assert float(found.loss.detach()) == pytest.approx(loss, rel=1e-5)
 
 
 def test_what_cannot_be_learned_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature must be from 0 to 1; found 2"):
         Preferences(2)
+    with pytest.raises(ValueError, match=r"action_share must be from 0 to 1; found -0\.5"):
+        Preferences(0.1, action_share=-0.5)
     numbers = TaskSpec("steering", {"state": Vector(2)}, Vector(1, (-1.0,), (1.0,)))
     module = SequenceModule(lambda spec: GRU(spec, d_model=8), 3, objective=Preferences())
     with pytest.raises(
