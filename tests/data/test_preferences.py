@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.collect import CollectionError, Learner, collect
+from data.collect import CollectionError, collect
 from data.dataset import WindowDataset
 from data.index import build_index, shard_name
 from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec
+from envs.labelling import Learner
 from envs.rollout import RandomPolicy
 from tests.data.test_collect import SPEC, Count, Parity, contents, gather
 
