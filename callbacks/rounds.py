@@ -154,13 +154,14 @@ def label(settings: Settings, folder: Path, number: int) -> None:
     share, updates = asked.share_of_expert(number), int(read_checkpoint(path)["global_step"])
     about = {"round": number, "updates": updates, "weights": digest(model), "expert_share": share}
     on_gpu = settings.trainer.get("accelerator") != "cpu"
-    acting = StreamingPolicy(placed(model, length, how["num_envs"], plan.device, on_gpu), length, **plan.acting)
+    acting = {"sample": plan.sample, "target_return": plan.target_return}  # as it will in the report
+    policy = StreamingPolicy(placed(model, length, how["num_envs"], plan.device, on_gpu), length, **acting)
     how |= {
         "expert": family.expert,
         "root": folder_of(folder, number),
         "num_episodes": asked.episodes,
         "seed": seed_of(settings.seed, number),
-        "learner": Learner(acting, share, {**about, "sample": plan.sample}),
+        "learner": Learner(policy, share, {**about, **acting}),
     }
     by = "the policy acts" if not share else f"a step is the expert's with probability {share:.3g}, else the policy's"
     log.info("round %d of %d at update %d: %s, the expert labels", number, asked.number, updates, by)

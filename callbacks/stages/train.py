@@ -101,6 +101,9 @@ def fit(settings: Settings, folder: Path, sinks: list[Any]) -> dict[str, Any]:
         due = part(settings, folder, number)
         if due.is_last or updates < due.until:
             about = fit_part(settings, folder, sinks, due)
+            if about["updates"] < due.until:  # a callback has ended it, or trainer.max_time
+                log.warning("training ended after %d updates: %d rounds were held", about["updates"], number)
+                break
     return about
 
 
@@ -108,6 +111,7 @@ def fit_part(settings: Settings, folder: Path, sinks: list[Any], part: Part | No
     """Train a part of the run, None: all of it, from the last checkpoint where there is one."""
     import lightning
     from lightning.pytorch import Callback
+    from lightning.pytorch.callbacks import ModelSummary
 
     from callbacks.checkpoint import LAST, resume_of, resume_point
     from callbacks.record import Clock, RunRecord
@@ -120,10 +124,12 @@ def fit_part(settings: Settings, folder: Path, sinks: list[Any], part: Part | No
     data.rounds = () if part is None else part.rounds
     record = RunRecord(lambda: accept(settings, folder, data, loop.loggers))
     given: list[Callback] = loop.callbacks  # type: ignore[attr-defined]
+    if data.rounds:  # the part before has shown it
+        given = [callback for callback in given if not isinstance(callback, ModelSummary)]
     choosing = [callback for callback in given if isinstance(callback, RolloutSelection)]
     for callback in choosing:
         callback.is_due_at_the_end = part is None or part.is_last
-    given[:] = [record, *given, clock := Clock(choosing)]
+    loop.callbacks = [record, *given, clock := Clock(choosing)]  # type: ignore[attr-defined]
     resume = resume_point(folder / "checkpoints")
     if resume is not None:
         log.info("going on from %s", resume)
