@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from safetensors.torch import save_file
 
 import elmur
@@ -120,14 +120,18 @@ def exported(tmp_path: Path) -> Path:
 
 def test_load_reads_the_folder_and_its_copy_out_of_a_hub_s_cache(exported: Path, tmp_path: Path) -> None:
     expected = made(partial(GRU, d_model=16, token_format="sa"), CHOOSE).eval()
-    # What huggingface_hub.snapshot_download leaves: a snapshot of links to blobs.
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
-    blobs.mkdir()
-    snapshot.mkdir(parents=True)
+    # The cache of huggingface_hub: a snapshot of links to blobs, which the real client finds, without a network.
+    home, commit = tmp_path / "hub" / "models--me--policy", "0123456789abcdef0123456789abcdef01234567"
+    blobs, snapshot = home / "blobs", home / "snapshots" / commit
+    for folder in (blobs, snapshot, home / "refs"):
+        folder.mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit)
     for number, file in enumerate(sorted(exported.iterdir())):
         shutil.copy(file, blobs / str(number))
         (snapshot / file.name).symlink_to(Path("../../blobs") / str(number))
-    for folder in (exported, snapshot):
+    downloaded = snapshot_download("me/policy", cache_dir=tmp_path / "hub", local_files_only=True)
+    assert Path(downloaded) == snapshot
+    for folder in (exported, Path(downloaded)):
         policy = elmur.load(folder)
         assert policy.context_length == 5 and policy.model.spec == CHOOSE
         for name, tensor in policy.model.state_dict().items():
