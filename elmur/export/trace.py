@@ -111,8 +111,18 @@ def write_onnx(exported: ExportedProgram, program: StepProgram, path: Path) -> N
             custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
             verbose=False,
         )
+        _rename_inside(made.model.graph)
         made.save(content)
     write_bytes(path, content.getvalue())
+
+
+def _rename_inside(graph: Any) -> None:
+    """Give other names to what is called as an input is: inside, names are those of operators, such as `view`."""
+    inputs = {value.name for value in graph.inputs}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in inputs:
+                value.name = f"{value.name}.inside"
 
 
 def onnx_operators() -> Any:

@@ -29,6 +29,7 @@ from elmur.export.program import StepProgram
 from elmur.export.trace import ExportError, example_of, program_of, signature_of, traced, write_onnx
 from elmur.policy import StreamingPolicy, episode_seeds, first_state
 from elmur.sequence_model import Output, SequenceModel
+from elmur.spec import Discrete, TaskSpec, Vector
 from elmur.testing import CHOOSE, REACH, check_step_program, made, random_steps
 
 GRU_16: dict[str, Any] = {"_target_": "elmur.baselines.recurrent.GRU", "d_model": 16, "token_format": "sa"}
@@ -61,6 +62,17 @@ def test_onnx_acts_as_the_policy_for_any_number_of_lanes(tmp_path: Path) -> None
             assert np.array_equal(found["action"], action)
             np.testing.assert_allclose(found["prediction"], policy.prediction, atol=1e-5)
             memory = {name: found[f"next_{name}"] for name in memory}
+
+
+def test_a_part_may_be_called_as_an_operator_is(tmp_path: Path) -> None:
+    spec = TaskSpec("named", {"view": Discrete((3,)), "linear": Vector(2)}, Discrete((3,)))
+    model = made(partial(GRU, d_model=16), spec).eval()
+    program = program_of(model, 2, first_of(model))
+    write_onnx(traced(program, 1), program, tmp_path / "step.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "step.onnx")
+    given = {name: part.numpy() for name, part in example_of(program, 1).items()}
+    answered = dict(zip([output.name for output in session.get_outputs()], session.run(None, given), strict=True))
+    assert np.allclose(answered["prediction"], program(example_of(program, 1))["prediction"].detach(), atol=1e-5)
 
 
 def test_what_a_model_computes_in_place_is_seen_to_be_read() -> None:

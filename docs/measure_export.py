@@ -1,0 +1,99 @@
+"""What bfloat16 and int8 do to an exported step: `python -m docs.measure_export RUN [RUN ...]`, on one thread.
+
+Of the best checkpoint of each run folder: bytes of the file, milliseconds of a step, and how its answers differ from
+the policy's in 1,000 steps of its task, each program with the memory that it has written itself. int8:
+`onnxruntime.quantization.quantize_dynamic`. bfloat16: the program of `torch.export`, traced under autocast.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from callbacks.command.registry import PLATFORM
+from callbacks.evaluation.evaluate import one_thread
+from callbacks.export.programs import Acting, Program, inputs_at, onnx_program, seconds_per_step, torch_program
+from callbacks.export.recording import Recording, record
+from callbacks.report.sheets import Sheet
+from elmur.build import build
+from elmur.checkpoint import checkpoint_in, load_policy
+from elmur.export.program import PREDICTION, StepProgram
+from elmur.export.trace import example_of, program_of, signature_of, traced, write_onnx, write_torch
+from elmur.policy import episode_seeds, first_state
+
+STEPS, FIRST_SEED = 1000, 500_000
+
+
+class Autocast(nn.Module):
+    """A step whose products of matrices are made in bfloat16; what goes in and comes out is as it was."""
+
+    def __init__(self, program: StepProgram) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            made: dict[str, Tensor] = self.program(given)
+        return {name: part.float() if part.dtype is torch.bfloat16 else part for name, part in made.items()}
+
+
+def measure(run: Path) -> list[dict[str, str]]:
+    """A line of the table for each kind of program."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    env: Any = build(json.loads((run / "settings.json").read_text())["env"], "env", "env", PLATFORM)
+    policy = load_policy(checkpoint_in(run))
+    recording = record(policy, env["make"], env["variants"], STEPS, range(FIRST_SEED, FIRST_SEED + STEPS)).lanes(1)
+    program = program_of(policy.model, policy.context_length, first_state(policy.model, episode_seeds(0, [0])[0]))
+    signature, lines = signature_of(program), []
+    with TemporaryDirectory() as folder:
+        names = ("step.onnx", "int8.onnx", "step.pt2", "bfloat16.pt2")
+        exact, small, torch_exact, half = (Path(folder, name) for name in names)
+        write_onnx(traced(program, 1), program, exact)
+        quantize_dynamic(exact, small, weight_type=QuantType.QInt8)
+        write_torch(traced(program, 1), torch_exact)
+        with torch.no_grad():
+            write_torch(torch.export.export(Autocast(program), (example_of(program, 1),), strict=False), half)
+        runners: dict[Path, Callable[[Path], Program]] = {
+            exact: onnx_program, small: onnx_program, torch_exact: torch_program, half: torch_program,
+        }  # fmt: skip
+        for path, runner in runners.items():
+            step = partial(Acting, runner(path), signature, 1)
+            lines.append({"policy": run.parent.name, "program": path.name, "MB": f"{path.stat().st_size / 1e6:.2f}"})
+            lines[-1] |= {"ms a step": f"{latency(step(), recording):.3f}", **differences(step(), recording)}
+    return lines
+
+
+def latency(acting: Acting, recording: Recording) -> float:
+    """Milliseconds of a step, the median."""
+    inputs = [inputs_at(recording, step) for step in range(len(recording.is_first))]
+    return 1000 * seconds_per_step(lambda step: acting.step(inputs[step]), len(inputs))
+
+
+def differences(acting: Acting, recording: Recording) -> dict[str, str]:
+    """How many actions are others, and how far predictions are from the policy's: the mean, and the farthest."""
+    apart, others = [], 0
+    for step in range(len(recording.is_first)):
+        made = acting.step(inputs_at(recording, step))
+        apart.append(np.abs(made[PREDICTION] - recording.prediction[step]).max())
+        others += int((made["action"] != recording.action[step]).any())
+    counted = f"{others} of {len(recording.is_first)}"
+    return {"other actions": counted, "logits differ by": f"{np.mean(apart):.1e}, at most {np.max(apart):.1e}"}
+
+
+if __name__ == "__main__":
+    logging.getLogger().setLevel(logging.ERROR)
+    with one_thread():
+        table = [line for run in sys.argv[1:] for line in measure(Path(run))]
+    Sheet("programs in bfloat16 and int8, one environment, one thread", table).show(Console(width=140))
