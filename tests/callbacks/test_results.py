@@ -14,7 +14,7 @@ from PIL import Image
 from callbacks.loggers import wandb_logger
 from callbacks.report.sheets import Sheet
 from callbacks.results import Result, open_until_the_end, tell_result, tell_settings
-from callbacks.tensorboard import TensorBoard
+from callbacks.tensorboard import TensorBoard, as_gif
 from tests.sinks import tensorboard_run, wandb_run
 
 SETTINGS = {"seed": 3, "model": {"d_model": 16, "memory": {"write": None}}, "env": {"lengths": [9, 30]}}
@@ -50,6 +50,22 @@ def test_tensorboard_has_settings_table_figure_and_video(result: Result, tmp_pat
     assert figure.shape == (30, 40, 3) and (figure == (255, 0, 0)).all()
     video = Image.open(io.BytesIO(found["images"]["video"]))
     assert (video.format, getattr(video, "n_frames"), video.size) == ("GIF", 3, (64, 48))  # noqa: B009
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of imageio's process
+def test_tensorboard_shows_an_mp4_as_a_gif(tmp_path: Path) -> None:
+    """As `evaluation.video` writes it where there is ffmpeg."""
+    pytest.importorskip("imageio_ffmpeg")
+    import imageio.v2
+
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    imageio.v2.mimwrite(tmp_path / "video.mp4", [np.full((48, 64, 3), colour) for colour in colours], fps=20)  # type: ignore[arg-type]
+    size, content = as_gif(tmp_path / "video.mp4")
+    video = Image.open(io.BytesIO(content))
+    assert size == (64, 48) and getattr(video, "n_frames") == 3  # noqa: B009
+    for number, colour in enumerate(colours):
+        video.seek(number)
+        assert np.abs(np.asarray(video.convert("RGB")).mean((0, 1)) - colour).max() < 16, "a codec loses a little"
 
 
 def test_wandb_has_them_under_one_id_and_can_be_sent_later(result: Result, tmp_path: Path) -> None:
