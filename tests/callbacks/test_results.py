@@ -59,7 +59,7 @@ def test_tensorboard_shows_an_mp4_as_a_gif(tmp_path: Path) -> None:
     import imageio.v2
 
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
-    imageio.v2.mimwrite(tmp_path / "video.mp4", [np.full((48, 64, 3), colour) for colour in colours], fps=20)  # type: ignore[arg-type]
+    imageio.v2.mimwrite(tmp_path / "video.mp4", [np.full((48, 64, 3), colour) for colour in colours], fps=20)
     size, content = as_gif(tmp_path / "video.mp4")
     video = Image.open(io.BytesIO(content))
     assert size == (64, 48) and getattr(video, "n_frames") == 3  # noqa: B009
