@@ -165,13 +165,15 @@ class Lasting:
     """How memory and predictions of twins differ at the beginning of a segment, in the mean of the episodes.
 
     memory: distance of each bank's slots over their size. prediction: distance of the predictions' softmax, half the
-    sum of differences. formula: (1 - lambda)^k with k the writes to a slot since the first, None without a blend.
+    sum of differences. seen: share of the steps of the segment before at which the twins saw something else. formula:
+    (1 - lambda)^k with k the writes to a slot since the first, None without a blend.
     """
 
     segment: int
     steps: int
     memory: dict[str, float]
     prediction: float
+    seen: float
     formula: float | None
 
 
@@ -186,9 +188,23 @@ def lasting(model: SequenceModel, own: Recording, twin: Recording) -> list[Lasti
             break
         distances = {name: relative(mine[name][segment], others[name][segment]) for name in mine}
         first, second = (torch.from_numpy(of.predictions[step]).softmax(-1) for of in (own, twin))
-        kept = None if blend is None else (1 - blend) ** max(0, math.ceil((segment - 1) / apart))
-        rows.append(Lasting(segment, step, distances, float((first - second).abs().sum(-1).mean() / 2), kept))
+        kept = None if blend is None else (1 - blend) ** (math.ceil(segment / apart) - 1)
+        prediction = float((first - second).abs().sum(-1).mean() / 2)
+        rows.append(Lasting(segment, step, distances, prediction, seen_apart(own, twin, step - length, step), kept))
     return rows
+
+
+def seen_apart(own: Recording, twin: Recording, begin: int, end: int) -> float:
+    """The share of these steps, of those that both play, at which the observations of twins differ."""
+    apart: list[bool] = []
+    for one, other in zip(own.episodes, twin.episodes, strict=True):
+        assert one.steps is not None and other.steps is not None
+        parts = [
+            (part[begin:end], other.steps.observation[name][begin:end]) for name, part in one.steps.observation.items()
+        ]
+        for step in range(min(len(part) for pair in parts for part in pair)):
+            apart.append(any((mine[step] != its[step]).any() for mine, its in parts))
+    return float(np.mean(apart)) if apart else 0.0
 
 
 def relative(one: np.ndarray, other: np.ndarray) -> float:

@@ -169,6 +169,7 @@ def test_twins_of_a_card_game_tell_how_long_its_first_card_is_held() -> None:
     assert [row.steps for row in rows] == [10, 20, 30, 40, 50]
     for row in rows:
         assert row.prediction == pytest.approx(1.0) and row.memory["suit"] == pytest.approx(rows[0].memory["suit"])
+    assert [row.seen for row in rows] == pytest.approx([0.1, 0, 0, 0, 0]), "one step of the first ten"
     assert how_long(rows, "popgym").lines and rows[0].memory["suit"] > 0
 
 
