@@ -89,7 +89,7 @@ def defaults() -> dict[str, str]:
 
 
 def test_help_prints_every_group_and_option(cli: CommandLine) -> None:
-    done = cli.start("--help")
+    done = cli.run("--help")
     assert done.code == 0, done.stderr
     printed = dict(re.findall(r"^([a-z]+(?:/[a-z]+)?): ([\w, ]+)$", done.stdout.partition("Settings")[0], re.M))
     for group, option in OPTIONS:
@@ -149,5 +149,5 @@ def test_a_choice_is_in_force_in_an_experiment_that_chooses_otherwise(cli: Comma
 
 
 def test_debug_comes_last(cli: CommandLine) -> None:
-    done = cli.start("debug=quick", "--cfg", "job", "--package", "trainer")
+    done = cli.run("debug=quick", "--cfg", "job", "--package", "trainer")
     assert "max_steps: 4\n" in done.stdout and "accelerator: cpu\n" in done.stdout, done.stdout + done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -76,13 +77,7 @@ SCHEMAS = (
 )
 
 
-@pytest.fixture(params=FILES, ids=str)
-def file(request: pytest.FixtureRequest) -> Path:
-    """One source file, relative to the root."""
-    path: Path = request.param
-    return path
-
-
+@functools.cache
 def parse(file: Path) -> ast.Module:
     return ast.parse((ROOT / file).read_text(encoding="utf-8"))
 
@@ -145,13 +140,14 @@ def test_every_room_is_looked_at() -> None:
     assert {file.parts[0] for file in FILES} == {*ROOMS, "run.py"}
 
 
-def test_leans_only_on_whom_it_may(file: Path) -> None:
-    assert trespasses(parse(file), file) == []
+def test_every_file_leans_only_on_whom_it_may() -> None:
+    assert [(str(file), name) for file in FILES for name in trespasses(parse(file), file)] == []
 
 
-def test_functions_fit_a_screen(file: Path) -> None:
+def test_functions_fit_a_screen() -> None:
     long = {
-        node.name: node.end_lineno - node.lineno + 1
+        f"{file}:{node.name}": node.end_lineno - node.lineno + 1
+        for file in FILES
         for node in ast.walk(parse(file))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno is not None
@@ -160,9 +156,9 @@ def test_functions_fit_a_screen(file: Path) -> None:
     assert long == {}
 
 
-def test_takes_few_parameters(file: Path) -> None:
-    found = {name for name in too_many(parse(file), module_of(file)) if name.rpartition(".")[2] not in SCHEMAS}
-    assert found == {name for name in CONFIGURED if name.rpartition(".")[0] == module_of(file)}
+def test_functions_take_few_parameters() -> None:
+    found = {name for file in FILES for name in too_many(parse(file), module_of(file))}
+    assert {name for name in found if name.rpartition(".")[2] not in SCHEMAS} == set(CONFIGURED)
 
 
 def test_what_takes_more_is_named_by_the_configuration() -> None:
@@ -175,9 +171,11 @@ def test_what_takes_more_is_named_by_the_configuration() -> None:
     assert "\ncollect:\n" in targets
 
 
-def test_does_not_print(file: Path) -> None:
-    calls = [node for node in ast.walk(parse(file)) if isinstance(node, ast.Call)]
-    assert [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"] == []
+def test_nothing_prints() -> None:
+    calls = [(str(file), node) for file in FILES for node in ast.walk(parse(file)) if isinstance(node, ast.Call)]
+    assert [
+        (at, node.lineno) for at, node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"
+    ] == []
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Every ```bash, ```sh and ```python block of README.md and docs/*.md is executed, in order, in a copy of the checkout.
 
-Those of README.md run by `make test`, those of docs/ by `make test-slow`. A block runs as it stands, unless an HTML
-comment on the line above says otherwise:
-`<!-- test: slow -->` leaves it to `make test-all`;
+Those of README.md run by `make test`, but for those that it calls slow; those of docs/ by `make test-slow`. A block
+runs as it stands, unless an HTML comment on the line above says otherwise:
+`<!-- test: slow -->` leaves it to `make test-slow`;
 `<!-- test: reduced WORDS -->` appends WORDS to each command line of the block, e.g. `trainer.max_steps=10`;
+`<!-- test: slow reduced WORDS -->` does both;
 `<!-- test: elsewhere REASON -->` leaves it to a machine that has what it needs, such as a GPU.
 """
 
@@ -27,7 +28,7 @@ FEWEST_BLOCKS = 4
 TIMEOUT = 600  # seconds for one block
 
 FENCE = re.compile(
-    r"^(?:<!-- test: (?P<how>slow|reduced|elsewhere)(?P<words>[^\n]*?) *-->\n)?"
+    r"^(?:<!-- test: (?P<slow>slow\b ?)?(?P<how>reduced|elsewhere)?(?P<words>[^\n]*?) *-->\n)?"
     r"```(?P<language>bash|sh|python)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
@@ -65,10 +66,8 @@ def blocks_of(markdown: str, page: str = "README.md") -> list[Block]:
     for found in FENCE.finditer(markdown):
         text = reduced(found["text"], found["words"].strip()) if found["how"] == "reduced" else found["text"]
         line = markdown.count("\n", 0, found.start("language")) + 1
-        how = found["how"]
-        blocks.append(
-            Block(found["language"], text, line, how == "slow" or page != "README.md", how == "elsewhere", page)
-        )
+        is_slow, elsewhere = bool(found["slow"]) or page != "README.md", found["how"] == "elsewhere"
+        blocks.append(Block(found["language"], text, line, is_slow, elsewhere, page))
     return blocks
 
 
@@ -138,15 +137,19 @@ def test_no_block_is_overlooked() -> None:
     fences = [line.strip() for page in PAGES for line in page.read_text(encoding="utf-8").splitlines()]
     assert len(BLOCKS) == sum(fence.startswith(("```bash", "```sh", "```python")) for fence in fences)
     assert len(BLOCKS) >= FEWEST_BLOCKS
-    assert not any(fence.startswith("<!-- test") and "-->" not in fence for fence in fences)
+    told = [fence for fence in fences if fence.startswith("<!-- test")]
+    assert len(told) > 10 and all(re.match(r"<!-- test: (slow|reduced|elsewhere)\b.*-->$", fence) for fence in told)
 
 
 def test_how_a_page_is_read() -> None:
     page = (
         "# T\n```python\nx = 1\n```\n<!-- test: slow -->\n```bash\nmake\n```\n```text\nno\n```\n"
         "<!-- test: reduced a=1 b=2 -->\n```sh\n# why\nrun one  # note\n\nrun \\\n  two\n```\n"
+        "<!-- test: slow reduced a=1 -->\n```sh\nrun\n```\n<!-- test: elsewhere a GPU -->\n```sh\nrun\n```\n"
     )
-    python, bash, sh = blocks_of(page)
+    python, bash, sh, both, elsewhere = blocks_of(page)
     assert (python.language, python.text, python.line, python.slow) == ("python", "x = 1\n", 2, False)
     assert (bash.text, bash.line, bash.slow) == ("make\n", 6, True)
-    assert sh.text == "# why\nrun one a=1 b=2\n\nrun \\\n  two a=1 b=2\n"
+    assert sh.text == "# why\nrun one a=1 b=2\n\nrun \\\n  two a=1 b=2\n" and not sh.slow
+    assert (both.text, both.slow, both.elsewhere) == ("run a=1\n", True, False)
+    assert (elsewhere.text, elsewhere.elsewhere) == ("run\n", True)

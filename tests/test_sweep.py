@@ -33,7 +33,7 @@ def test_a_failed_run_stops_nobody_and_the_same_command_does_the_rest(cli: Comma
     sweep = f"hydra.sweep.dir={cli.folder}/runs"
     (damaged := cli.folder / "shards" / BAD / "shard-00000.h5").parent.mkdir(parents=True)
     damaged.write_bytes(b"no shard")
-    done = cli.start(*TWO, *TINY, sweep)
+    done = cli.run(*TWO, *TINY, sweep)
     assert done.code == 1 and rows(cli.folder / "runs") == [GOOD]
     assert "1 finished, 0 had been finished before, 1 failed" in done.stdout
     (line,) = [line for line in done.stdout.splitlines() if "failed: seed=0 task=popgym_repeat_previous_easy" in line]
@@ -42,7 +42,7 @@ def test_a_failed_run_stops_nobody_and_the_same_command_does_the_rest(cli: Comma
     assert log.name == "output.log" and "error: shard" in log.read_text()
     before = [path.stat().st_mtime_ns for path in cli.folder.rglob("result.json")]
     damaged.unlink()
-    again = cli.start(*TWO, *TINY, sweep)
+    again = cli.run(*TWO, *TINY, sweep)
     assert (again.code, again.stderr) == (0, "") and rows(cli.folder / "runs") == sorted([GOOD, BAD])
     assert "1 finished, 1 had been finished before, 0 failed" in again.stdout
     assert before[0] in [path.stat().st_mtime_ns for path in cli.folder.rglob("result.json")]
