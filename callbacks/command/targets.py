@@ -39,7 +39,7 @@ def guard_composition() -> None:
     @functools.wraps(load)
     def checked(self: Any, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any) -> Any:
         config = load(self, config_name, overrides, *arguments, **options)
-        check_names(OmegaConf.to_container(config, resolve=False), overrides)
+        check_names(config, overrides)
         return config
 
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]
@@ -53,6 +53,8 @@ def check_names(config: Any, overrides: Sequence[str] = ()) -> None:
     from callbacks.command.registry import PLATFORM
     from elmur import build
 
+    whole = config if OmegaConf.is_config(config) else OmegaConf.create(config)
+    config = OmegaConf.to_container(whole, resolve=False)
     hydra = config.get("hydra") or {}
     build.check_names({key: value for key, value in config.items() if key != "hydra"}, "", "run", PLATFORM)
     build.check_names(hydra, "hydra", "hydra", PLATFORM)
@@ -62,7 +64,7 @@ def check_names(config: Any, overrides: Sequence[str] = ()) -> None:
             raise UsageError(
                 f"{path}: {name!r} is refused; give Hydra its own launchers and sweepers by their whole name"
             )
-    typed, whole = tuple(override.lstrip("+").partition("=")[0] for override in overrides), OmegaConf.create(config)
+    typed = tuple(override.lstrip("+").partition("=")[0] for override in overrides)
     for path in TYPED:
         section, _, key = path.rpartition(".")
         if OmegaConf.select(whole, section, default={}).get(key) and path not in typed:
