@@ -15,8 +15,7 @@ from callbacks.command.parts import env_family, evaluation_plan, learner, named,
 from callbacks.command.registry import PLATFORM
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
-from callbacks.evaluation.device import placed
-from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.device import placed, threads
 from callbacks.evaluation.plan import FIRST_SEED_OF_COLLECTION as FIRST_SEED
 from elmur.build import build, call
 from elmur.checkpoint import load_model, read_checkpoint
@@ -165,7 +164,7 @@ def label(settings: Settings, folder: Path, number: int) -> None:
     }
     by = "the policy acts" if not share else f"a step is the expert's with probability {share:.3g}, else the policy's"
     log.info("round %d of %d at update %d: %s, the expert labels", number, asked.number, updates, by)
-    with one_thread():
+    with threads(1):
         call(named("trajectories", "collect"), how, "collect")
 
 

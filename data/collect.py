@@ -29,7 +29,7 @@ from envs.labelling import Labelling, Learner
 from envs.observers import Noise, Recorder
 from envs.rollout import Episode, Observer, Policy, PreferringPolicy, RandomPolicy, Wave, rollout
 from envs.ties import DrawnTies
-from envs.vector import VectorEnv
+from envs.vector import VectorEnv, spec_of
 
 log = logging.getLogger(__name__)
 
@@ -331,11 +331,7 @@ def _check_task(root: Path, make_env: Callable[..., VectorEnv]) -> None:
                 found = shard.spec
         except ShardError:
             continue  # the index says what is wrong, or skips it
-        env = make_env(num_envs=1)
-        try:
-            require_same_task(path, env.spec, found)
-        finally:
-            env.close()
+        require_same_task(path, spec_of(make_env), found)
         return  # that all shards are of one task, the index makes sure
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 
 from rich.filesize import decimal
 
 from data.shard import columns
+from elmur.progress import spelled
 from elmur.spec import TaskSpec
 
 MORE = 5  # steps, beside the first, of the beginning by which the time of a step is told from that of a reset
@@ -37,8 +37,7 @@ def forecast(
     steps = episodes * spec.horizon
     return (
         f"{episodes:,} episodes of {spec.horizon:,} steps at most, {steps:,} in all; {decimal(row)} a step, "
-        f"at most {decimal(steps * row)}; "
-        + ("less than a minute" if all_of_it < 60 else f"about {timedelta(seconds=round(all_of_it))}")
+        f"at most {decimal(steps * row)}; " + spelled(all_of_it)
     )
 
 

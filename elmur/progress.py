@@ -6,12 +6,18 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 PATIENCE = 2.0  # seconds before a bar appears
 REFRESH = 0.25  # seconds between two looks at the figures
 LOG_EVERY = 30.0  # seconds between two lines where there is no terminal (the log of a cluster job)
 log = logging.getLogger(__name__)
+
+
+def spelled(seconds: float) -> str:
+    """A time that something will take, as people say it."""
+    return "less than a minute" if seconds < 60 else f"about {timedelta(seconds=round(seconds))}"
 
 
 class Progress:

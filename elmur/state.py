@@ -6,7 +6,7 @@ resetting, detaching and picking lanes is written once, for every model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -72,6 +72,11 @@ def tensors_of(state: Any) -> list[Tensor]:
 
     map_state(note, state)
     return found
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """What tensors take in memory."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def with_tensors(template: State, tensors: list[Tensor]) -> State:

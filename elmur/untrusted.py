@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elmur.files import check_regular
 from elmur.sequence_model import SequenceModel
-from elmur.state import tensors_of
+from elmur.state import bytes_of, tensors_of
 
 # Keys from which Lightning would build objects that the file names (CVE-2026-58659); we write none of them.
 OBJECTS = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_name")
@@ -134,7 +134,7 @@ def outline(build: Callable[[], SequenceModel]) -> tuple[SequenceModel, int]:
     """A model on the device "meta", and the bytes that one lane's memory will take; nothing is allocated."""
     with torch.device("meta"):
         model = build()
-        return model, sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(model.initial_memory(1)))
+        return model, bytes_of(tensors_of(model.initial_memory(1)))
 
 
 def described(build: Callable[[], SequenceModel], layers: Any, given: int, size: int) -> Mapping[str, Tensor]:

@@ -143,7 +143,6 @@ def rollout_isolated(
     policy: Policy,
     seeds: Sequence[int],
     *,
-    policy_seed: int = 0,
     observers: Sequence[Observer] = (),
 ) -> list[Episode]:
     """The same as `rollout`; where the environment is lost, every episode once more by itself, in the seeds' order.
@@ -151,7 +150,7 @@ def rollout_isolated(
     A model draws by the episode's seed, so that it draws the same again; RandomPolicy does not.
     """
     try:
-        return rollout(env, policy, seeds, policy_seed=policy_seed, observers=observers)
+        return rollout(env, policy, seeds, observers=observers)
     except EnvError as error:
         log.warning("an environment was lost (%s): %d episodes are repeated one by one", error, len(seeds))
     episodes = []
@@ -159,7 +158,7 @@ def rollout_isolated(
     try:
         for seed in seeds:
             try:
-                episodes += rollout(alone, policy, [seed], policy_seed=policy_seed, observers=observers)
+                episodes += rollout(alone, policy, [seed], observers=observers)
             except EnvError as error:
                 log.warning("the episode of seed %d is counted as env_error (%s)", seed, error)
                 episodes.append(Episode(int(seed), 0, 0.0, {}, error=str(error)))

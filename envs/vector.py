@@ -68,6 +68,15 @@ class Rendered(Protocol):
         """What a person sees of each of them now: uint8 [N, h, w, 3]."""
 
 
+def spec_of(make_env: Callable[..., VectorEnv], **variant: Any) -> TaskSpec:
+    """The task of an environment, which is made for that alone."""
+    env = make_env(num_envs=1, **variant)
+    try:
+        return env.spec
+    finally:
+        env.close()
+
+
 def field_dtype(field: Field) -> type[np.generic]:
     """The dtype in which values of a field are stored: int64, float32 or uint8."""
     if isinstance(field, Discrete):

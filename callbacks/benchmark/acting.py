@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from callbacks.benchmark.timing import CPU, GPU, SECONDS, Rows, Work, take_turns, threads
+from callbacks.benchmark.timing import CPU, GPU, SECONDS, Rows, Work, take_turns
 from callbacks.benchmark.training import MAZE_CONTEXT, ROBOT_CONTEXT, maze_model, robot_model
-from callbacks.evaluation.device import operations
+from callbacks.evaluation.device import operations, threads
 from elmur.batch import SegmentBatch
 from elmur.compiled import has_compiler
 from elmur.module import SequenceModule

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from callbacks.benchmark.timing import threads
+from callbacks.evaluation.device import threads
 from elmur.batch import SegmentBatch
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
-from elmur.state import tensors_of
+from elmur.state import bytes_of, tensors_of
 
 TIMED = 60  # steps at least that a figure is the mean of, where the history has so many
 
@@ -58,4 +58,4 @@ def cost_of_acting(
 
 def state_bytes(policy: StreamingPolicy) -> int:
     """The bytes of all that the next actions of all environments depend on."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(policy.snapshot()))
+    return bytes_of(tensors_of(policy.snapshot()))

@@ -38,17 +38,6 @@ def take_turns(works: Mapping[str, Work], seconds: float = SECONDS, least: int =
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Torch on so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def precision_of(name: str) -> Iterator[None]:
     """Products of float32 numbers in this precision."""
     before = torch.get_float32_matmul_precision()

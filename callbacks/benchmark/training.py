@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from callbacks.benchmark.timing import CPU, GPU, SECONDS, Rows, Work, bare_products, precision_of, take_turns, threads
+from callbacks.benchmark.timing import CPU, GPU, SECONDS, Rows, Work, bare_products, precision_of, take_turns
+from callbacks.evaluation.device import threads
 from elmur.batch import SegmentBatch
 from elmur.gpu import OnGpu
 from elmur.memory import LRU
@@ -80,7 +81,7 @@ def made_up(lanes: int, steps: int) -> SegmentBatch:
     return SegmentBatch.of(observation, action, begins=False, ends=False)
 
 
-def training_step(module: SequenceModule, batch: SegmentBatch, clip: float = CLIP) -> Work:
+def training_step(module: SequenceModule, batch: SegmentBatch) -> Work:
     """Forward, backward, clipping and fused AdamW on one window, again and again."""
     module.train()
     optimizer, noise = adamw(module.model, lr=1e-4), torch.Generator().manual_seed(0)
@@ -90,7 +91,7 @@ def training_step(module: SequenceModule, batch: SegmentBatch, clip: float = CLI
         loss = window.loss / window.counted
         optimizer.zero_grad()
         (loss if window.balance is None else loss + window.balance).backward()
-        torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
+        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP)
         optimizer.step()
 
     return step

@@ -97,10 +97,11 @@ def check_room(settings: Settings, spec: TaskSpec, side_by_side: int) -> None:
 
     side_by_side: episodes of an evaluation that have a memory each, as have the lanes of training.
     """
+    from elmur.state import bytes_of
     from elmur.untrusted import outline
 
     model, one = outline(lambda: build(settings.model, "model", "model", spec=spec))
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    weights = bytes_of(model.state_dict().values())
     memories = one * max(settings.data.get("lanes") or 1, side_by_side)
     room = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if weights + memories > room:

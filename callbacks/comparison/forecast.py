@@ -11,14 +11,14 @@ from typing import Any
 import torch
 
 from callbacks.benchmark.policy_cost import cost_of_acting
-from callbacks.benchmark.timing import threads
 from callbacks.benchmark.training import training_step
 from callbacks.command.checks import check_buildable, check_variants
 from callbacks.command.parts import env_family, evaluation_plan, learner
 from callbacks.command.settings import Settings
+from callbacks.evaluation.device import threads
 from elmur.batch import SegmentBatch
 from elmur.module import SequenceModule
-from envs.vector import VectorEnv
+from envs.vector import VectorEnv, spec_of
 
 ENVS = (1, 100)  # side by side, for the table
 UPDATES = 3  # that are timed
@@ -83,9 +83,4 @@ def seconds_of(settings: Settings, cost: Cost) -> float:
 
 def horizons(make: Callable[..., VectorEnv], variants: Mapping[str, Mapping[str, Any]]) -> int:
     """The steps of one episode of each variant together, at the most; 0 for one of a world without a limit."""
-    total = 0
-    for variant in variants.values():
-        env = make(num_envs=1, **variant)
-        total += env.spec.horizon or 0
-        env.close()
-    return total
+    return sum(spec_of(make, **variant).horizon or 0 for variant in variants.values())

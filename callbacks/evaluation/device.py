@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,3 +55,14 @@ def operations(model: SequenceModel, context_length: int) -> int:
     model.train(was_training)
     found: int = counter.get_total_flops()
     return found
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Torch on so many threads: small products gain nothing from more, and wait for them at every step."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

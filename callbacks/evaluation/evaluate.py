@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-import torch
-
+from callbacks.evaluation.device import threads
 from callbacks.evaluation.halfway import Halfway
 from callbacks.evaluation.outcomes import Outcome
 from callbacks.evaluation.plan import EvaluationPlan
@@ -26,7 +24,6 @@ def evaluate(
     variants: Mapping[str, Mapping[str, Any]],
     plan: EvaluationPlan,
     *,
-    policy_seed: int = 0,
     progress: bool = True,
     halfway: Halfway | None = None,
     pause: Callable[[], object] = lambda: None,
@@ -46,7 +43,7 @@ def evaluate(
     mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
     played: dict[tuple[str, int], list[Episode]] = {}
     halfway = halfway or Halfway()
-    with one_thread(), shown("evaluating", len(variants), "variants", progress and rank == 0) as bar:
+    with threads(1), shown("evaluating", len(variants), "variants", progress and rank == 0) as bar:
         for done, (name, variant) in enumerate(variants.items()):
             numbers = [number for variant_name, number in mine if variant_name == name]
             if not numbers:
@@ -64,7 +61,7 @@ def evaluate(
             exact = plan.isolation is None and can_keep(env, policy)
             try:
                 for number in numbers:
-                    wave = partial(_wave, act, waves[number], policy_seed, on_step)
+                    wave = partial(_wave, act, waves[number], on_step)
                     played[name, number] = halfway.wave(name, number, wave, exact)
             finally:
                 env.close()
@@ -72,10 +69,10 @@ def evaluate(
 
 
 def _wave(
-    act: Callable[..., list[Episode]], seeds: range, policy_seed: int, tell: Callable[[int, int], None], *keep: Observer
+    act: Callable[..., list[Episode]], seeds: range, tell: Callable[[int, int], None], *keep: Observer
 ) -> list[Episode]:
     """The episodes of a wave."""
-    return act(seeds, policy_seed=policy_seed, observers=[Telling(tell), *keep])
+    return act(seeds, observers=[Telling(tell), *keep])
 
 
 def gathered(
@@ -97,14 +94,3 @@ def _open(
     if isolation is None:
         return make_env(num_envs=num_envs, **variant)
     return IsolatedVector(make_env, num_envs, variant, isolation)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Small products gain nothing from more threads, and wait for them at every step."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from callbacks.errors import UsageError
-from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.device import threads
 from elmur.files import atomic_open
 from elmur.progress import shown
 from envs.family import EnvFamily
@@ -66,7 +66,7 @@ def film(
     env = make_env(num_envs=episodes, **variant)
     try:
         path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
-        with one_thread(), shown("filming", env.spec.horizon, "steps", progress) as bar, _Writer(path) as writer:
+        with threads(1), shown("filming", env.spec.horizon, "steps", progress) as bar, _Writer(path) as writer:
             camera = Camera(lambda frames: writer.add(tiled(frames)))
             tell = Telling(lambda step, running: bar.update(step))
             played = rollout(env, policy, range(first_seed, first_seed + episodes), observers=[camera, tell])

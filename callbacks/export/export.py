@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.device import threads
 from callbacks.export.card import card
 from callbacks.export.programs import Acting, Program, compare, inputs_at, onnx_program, seconds_per_step, torch_program
 from callbacks.export.recording import Recording, record
@@ -93,7 +93,7 @@ def export(
         making.mkdir(parents=True)
         write_policy(making, checkpoint)
         write_json(making / STEP, signature_of(program))
-        with one_thread():
+        with threads(1):
             recording = record(policy, family.world, family.variants, plan.steps, seeds)
             write_programs(program, plan, making)
             check(making, plan, recording, policy.context_length)

@@ -6,21 +6,21 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 from rich.filesize import decimal
 
 from callbacks.benchmark.training import training_step
-from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.device import threads
 from callbacks.evaluation.plan import EvaluationPlan
-from callbacks.inspect.regime import Finding, Variants, horizon_of, plural
+from callbacks.inspect.regime import Finding, Variants, plural
 from elmur.batch import SegmentBatch
 from elmur.module import SequenceModule
 from elmur.policy import StreamingPolicy
-from elmur.state import map_state, tensors_of
+from elmur.progress import spelled
+from elmur.state import bytes_of, map_state, tensors_of
 from envs.rollout import rollout
-from envs.vector import VectorEnv
+from envs.vector import VectorEnv, spec_of
 
 PLAYED = 20  # steps by which the time of acting is told
 SLOW = 10.0  # seconds of an update from which it is told from one of a few lanes
@@ -69,11 +69,6 @@ class Costs:
         yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints; {told}.", "collect.num_episodes")
 
 
-def spelled(seconds: float) -> str:
-    """A time as people say it."""
-    return "less than a minute" if seconds < 60 else f"about {timedelta(seconds=round(seconds))}"
-
-
 def costs(
     module: SequenceModule,
     window: SegmentBatch,
@@ -92,9 +87,8 @@ def costs(
         times = -(-lanes // window.batch_size)
         whole = map_state(lambda part: part.repeat(times, *[1] * (part.ndim - 1))[:lanes], window)
         update, measured = seconds_of(module, whole), lanes
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in module.model.state_dict().values())
     memories = tensors_of(module.model.initial_memory(lanes, torch.Generator()))
-    checkpoint = 3 * weights + sum(tensor.numel() * tensor.element_size() for tensor in memories)
+    checkpoint = 3 * bytes_of(module.model.state_dict().values()) + bytes_of(memories)
     return Costs(
         seconds_an_update=update,
         updates=update * size.updates,
@@ -124,7 +118,7 @@ def acting(
     side_by_side = min(plan.num_envs, plan.num_episodes)
     env = make_env(num_envs=side_by_side, **last)
     try:
-        with one_thread():
+        with threads(1):
             played = PLAYED if env.spec.horizon is None else min(PLAYED, env.spec.horizon)
             rollout(env, policy, range(side_by_side), max_steps=1)  # what is done once
             begin = time.perf_counter()
@@ -132,5 +126,5 @@ def acting(
             seconds = (time.perf_counter() - begin) / played
     finally:
         env.close()
-    steps = sum(horizon_of(make_env, variant) or 0 for variant in variants.values())
+    steps = sum(spec_of(make_env, **variant).horizon or 0 for variant in variants.values())
     return seconds * steps * len(plan.waves())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.device import threads
 from callbacks.inspect.attention import watched
 from elmur.banks import banks
 from elmur.batch import SegmentBatch
@@ -170,7 +170,7 @@ class Player:
 
         watching = watched(self.model, tell) if attention else nullcontext()
         looking_on = [_Hidden(found.hidden, begin), Recorder(), *observers]
-        with one_thread(), watching:
+        with threads(1), watching:
             found.episodes = rollout(self.env, policy, self.seeds, max_steps=self.max_steps, observers=looking_on)
         return found
 

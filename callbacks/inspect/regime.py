@@ -13,7 +13,7 @@ import torch
 from elmur.memory import LRU, NEVER, Memory, WriteRule
 from elmur.model import MemoryDesign
 from envs.hidden import Demand, demand_of
-from envs.vector import VectorEnv
+from envs.vector import VectorEnv, spec_of
 
 FORGOTTEN = 0.01  # a share that counts as nothing, in the published formula's horizon
 ROUNDS = 3  # of writing to every slot, after which nothing new happens
@@ -58,7 +58,7 @@ class Regime:
         """How episodes of up to `horizon` steps are cut, and what is acted in, if anything."""
         if make_env is None:
             return cls(context_length, backprop_segments, horizon)
-        lengths = [horizon_of(make_env, variant) for variant in variants.values()]
+        lengths = [spec_of(make_env, **variant).horizon for variant in variants.values()]
         longest = max((length for length in lengths if length is not None), default=None)
         return cls(context_length, backprop_segments, horizon, longest, demand_of(make_env))
 
@@ -71,15 +71,6 @@ class Regime:
     def segments_acted(self) -> int:
         """Segments of the longest episode that is acted in."""
         return self.segments if self.longest is None else -(-self.longest // self.context_length)
-
-
-def horizon_of(make_env: Callable[..., VectorEnv], variant: Mapping[str, Any]) -> int | None:
-    """Steps of the longest episode of a variant, None where it does not say."""
-    env = make_env(num_envs=1, **variant)
-    try:
-        return env.spec.horizon
-    finally:
-        env.close()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from elmur.build import build, call
 from elmur.files import read_text
 from elmur.spec import SpecError, TaskSpec
 from envs.family import EnvFamily
+from envs.vector import spec_of
 
 log = logging.getLogger(__name__)
 LARGEST_SPEC = 1 << 20  # bytes of a TaskSpec in JSON
@@ -52,9 +53,5 @@ def task_to_convert_to(settings: Settings, family: EnvFamily) -> TaskSpec | str:
             raise UsageError(f"spec={settings.spec}: expected a TaskSpec in JSON, found {error}") from error
     if family.make is None:
         return family.id
-    env = call(family.make, {"num_envs": 1}, "env.make")
-    try:
-        spec: TaskSpec = env.spec
-    finally:
-        env.close()
+    spec: TaskSpec = call(spec_of, {"make_env": family.make}, "env.make")
     return spec

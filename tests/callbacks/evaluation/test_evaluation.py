@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from callbacks.evaluation.evaluate import evaluate, one_thread
+from callbacks.evaluation.device import threads
+from callbacks.evaluation.evaluate import evaluate
 from callbacks.evaluation.outcomes import Outcome
 from callbacks.evaluation.plan import EvaluationPlan
 from envs.experts.tmaze import TMazeExpert
@@ -105,11 +106,11 @@ def test_the_hint_is_half_and_half() -> None:
 
 
 def test_nothing_global_is_disturbed() -> None:
-    threads = torch.get_num_threads()
+    number = torch.get_num_threads()
     before = torch.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002
     evaluate(TMazeExpert(), make_vector, variants([9]), EvaluationPlan(3, first_seed=0))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert repr(np.random.get_state()) == before[1]  # noqa: NPY002
-    with pytest.raises(ZeroDivisionError), one_thread():
+    with pytest.raises(ZeroDivisionError), threads(number + 1):
         raise ZeroDivisionError
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == number
