@@ -55,3 +55,14 @@ def shards_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 def cli(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
     """`python run.py ...` for the tests of one file, which share what they collect."""
     return CommandLine(tmp_path_factory.mktemp("cli"))
+
+
+@pytest.fixture(scope="module")
+def conf() -> Iterator[None]:
+    """What `hydra.compose` gives is the project's configuration."""
+    import hydra
+
+    import run  # noqa: F401 - the resolvers
+
+    with hydra.initialize_config_dir(str(Path(__file__).parent.parent / "conf"), version_base="1.3"):
+        yield

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-import run
-from tests.command import TINY, CommandLine
+from tests.command import ROOT, TINY, CommandLine
 
-CONF = Path(run.__file__).parent / "conf"
+CONF = ROOT / "conf"
 # Where the values of a group's options come to lie, where it is not where its name says.
 PLACES = {"model/write": "model.memory.write"}
 FAMILIES = ("env=tmaze", "task=popgym_autoencode_easy", "task=mikasa_remember_color_3")
@@ -39,12 +38,6 @@ def options() -> list[tuple[str, str]]:
 
 
 OPTIONS = [(group, option) for group, option in options() if not group.startswith("hydra")]
-
-
-@pytest.fixture(scope="module")
-def conf() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 @functools.cache

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-import run
 from callbacks.command.choices import check_choices
 from callbacks.command.parts import learner
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
 from elmur.model import ELMUR
 from elmur.spec import Image, TaskSpec, Vector
+from tests.command import ROOT
 
-ROOT = Path(run.__file__).parent
 HPARAMS = ROOT.parent / "shared" / "reference" / "task_hparams.json"
 SIZES = {"RememberColor3": 8_954_728, "RememberColor5": 8_954_728, "RememberColor9": 8_954_728, "TakeItBack": 581_320}
 FILES = {
@@ -28,12 +25,6 @@ FILES = {
 }  # fmt: skip
 CAMERAS = {"base_camera": Image(3, 128, 128), "hand_camera": Image(3, 128, 128)}
 EXPERIMENTS = ("mikasa_published", "mikasa_published_code")
-
-
-@pytest.fixture(scope="module")
-def conf() -> Iterator[None]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
 
 
 def settings_of(task: str, experiment: str) -> Settings:

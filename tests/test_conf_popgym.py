@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,27 +10,20 @@ import pytest
 pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
 
 import popgym.envs
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-import run
 from callbacks.command.parts import env_family, learner
 from callbacks.command.settings import Settings
 from elmur.encoders import BoardEncoder
 from elmur.model import ELMUR
 from elmur.spec import Discrete
 from envs import suites
+from tests.command import ROOT
 
-ROOT = Path(run.__file__).parent
 TASKS = sorted(path.stem for path in (ROOT / "conf" / "task").glob("popgym_*.yaml"))
 MODELS = sorted(path.stem for path in (ROOT / "conf" / "model").glob("*.yaml"))
 HPARAMS = ROOT.parent / "shared" / "reference" / "task_hparams.json"
-
-
-@pytest.fixture(scope="module")
-def conf() -> Iterator[None]:
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        yield
 
 
 def settings_of(*overrides: str) -> Settings:

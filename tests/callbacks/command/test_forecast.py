@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 
-import run
 from callbacks.command.forecast import forecast, jobs
+from tests.command import ROOT
 
-CONF = Path(run.__file__).parent / "conf"
+CONF = ROOT / "conf"
 # Counted from the publications: rows by columns by seeds.
 PAPERS = {
     "paper_tmaze_grid": 7 * 3,
@@ -23,12 +20,6 @@ PAPERS = {
     "paper_ablation_memory": 3 * 5 * 3 * 3,
     "paper_cost": 9,
 }
-
-
-@pytest.fixture(scope="module")
-def conf() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
 
 
 @pytest.mark.parametrize("name", sorted(PAPERS))
