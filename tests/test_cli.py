@@ -254,6 +254,7 @@ def test_wandb_goes_offline_without_an_account_and_says_so(cli: CommandLine, tmp
     assert {"table/path", "figure/path", "result/T=30/success"} <= run["history"][-1].keys()
 
 
+@pytest.mark.slow
 def test_each_run_of_a_sweep_is_a_run_of_wandb_and_keeps_its_id_when_it_goes_on(cli: CommandLine) -> None:
     sweep = cli.folder / "wandb_sweep"
     small = [*TINY, *DEEP, "logger=wandb", "logger.mode=offline", "trainer.max_steps=2"]

@@ -74,6 +74,7 @@ def test_another_number_than_was_started(
     assert all(os.environ[name] == value for name, value in environment.items())
 
 
+@pytest.mark.slow
 def test_a_run_with_a_rank_in_its_environment_is_a_run(cli: CommandLine) -> None:
     """From a cold start: Lightning looks at these variables as it is imported."""
     folder = cli.folder / "ranked"
