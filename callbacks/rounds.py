@@ -6,6 +6,7 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,7 +154,7 @@ def label(settings: Settings, folder: Path, number: int) -> None:
     share, updates = asked.share_of_expert(number), int(read_checkpoint(path)["global_step"])
     about = {"round": number, "updates": updates, "weights": digest(model), "expert_share": share}
     on_gpu = settings.trainer.get("accelerator") != "cpu"
-    acting = {"sample": plan.sample, "target_return": plan.target_return}  # as it will in the report
+    acting: dict[str, Any] = {"sample": plan.sample, "target_return": plan.target_return}  # as it will in the report
     policy = StreamingPolicy(placed(model, length, how["num_envs"], plan.device, on_gpu), length, **acting)
     how |= {
         "expert": family.expert,
