@@ -15,7 +15,7 @@ from data.inference import Inference
 from data.provenance import describe
 from data.readers import Described, Pending
 from data.shard import ShardError, check_episode
-from data.writer import ShardWriter
+from data.writer import SHARD_BYTES, ShardWriter
 from elmur.progress import shown
 from elmur.spec import TaskSpec
 
@@ -35,6 +35,7 @@ def convert(
     spec: TaskSpec | str,
     on_bad_file: Literal["fail", "skip"] = "fail",
     normalise: bool = True,
+    shard_bytes: int = SHARD_BYTES,
     progress: bool = True,
 ) -> list[Path]:
     """The shards in `root`, made from the episodes of a reader, in its order.
@@ -55,7 +56,7 @@ def convert(
         count = bar.completed
     about = {"converted": source, "reader": describe(open_reader), "left_out": sorted(bad)}
     about |= {"versions": made_with} if made_with else {}
-    writer = ShardWriter(root, spec, provenance=about, normalise=normalise, replace=True)
+    writer = ShardWriter(root, spec, provenance=about, normalise=normalise, shard_bytes=shard_bytes, replace=True)
     with writer, shown("converting", count - len(bad), "episodes", progress) as bar:
         for where, read in _episodes(open_reader()):
             if where not in bad:
