@@ -26,7 +26,6 @@ from elmur.spec import TaskSpec
 
 log = logging.getLogger(__name__)
 # Keep the draws for different purposes apart although they share a seed.
-ELSEWHERE = "into another folder (env.dataset=NAME) or after deleting this one"
 SPLIT_STREAM, LOADER_STREAM = 0x5B117, 0x10AD
 
 
@@ -174,7 +173,7 @@ class TrajectoryDataModule(LightningDataModule):
         if self.reads.preferences and PREFERENCE not in index.common:
             raise ValueError(
                 f"{self.root}: its shards do not say what their expert held of each action, which module.objective "
-                f"learns from; set collect.preferences=true and collect again, {ELSEWHERE}"
+                "learns from; set collect.preferences=true and collect again, into another folder, shards=FOLDER"
             )
         if self.reads.transitions and not chosen.has_rewards():
             raise ValueError(
