@@ -107,7 +107,9 @@ def contents(memory: Any, cards: np.ndarray) -> Any:
 
 
 def write(headings: str, lines: list[list[Any]]) -> None:
-    """One table as Markdown."""
+    """One table as Markdown, where there is any of it."""
+    if not lines:
+        return
     sys.stdout.write(f"| {headings} |\n{'|---' * (headings.count('|') + 1)}|\n")
     for line in lines:
         sys.stdout.write(f"| {' | '.join(f'{v:.2f}' if isinstance(v, float) else str(v) for v in line)} |\n")
