@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from data.bounds import CLIPPED, clip, tell
+from data.collection import Collection, Served, find_shards, shard_name
 from data.forecast import forecast
-from data.index import Collection, Served, find_shards, shard_name
 from data.provenance import describe, other_versions
 from data.shard import LABEL, PREFERENCE, Shard, ShardError, require_same_task, write_shard
 from elmur.children import follow_parent

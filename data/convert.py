@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.bounds import clip, tell
+from data.collection import Collection, find_shards
 from data.episode import Episode, conform
-from data.index import Collection, find_shards
 from data.inference import Inference
 from data.provenance import describe
 from data.readers import Described, Pending

@@ -14,9 +14,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
+from data.collection import Collection, Served, find_shards
 from data.dataset import WindowDataset
 from data.forecast import step_bytes
-from data.index import Collection, Index, Served, build_index, find_shards, task_of
+from data.index import Index, build_index, task_of
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
 from data.shard import PREFERENCE, Array

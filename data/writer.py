@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from data.bounds import CLIPPED, clip
+from data.collection import COLLECTION, Collection, find_shards, shard_name
 from data.episode import Episode, EpisodeError, conform
-from data.index import COLLECTION, Collection, find_shards, shard_name
 from data.inference import Inference
 from data.shard import REFUSED, ShardError, check_episode, columns, write_shard
 from elmur.files import exclusive

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.index import find_shards
+from data.collection import find_shards
 from data.shard import Shard
 from tests.command import CommandLine, Done
 

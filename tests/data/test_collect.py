@@ -15,8 +15,9 @@ import torch
 import data.collect as collect_module
 from data import provenance
 from data.collect import FIRST_SEED, CollectionError, collect, episode_seed
+from data.collection import shard_name
 from data.dataset import WindowDataset
-from data.index import Index, build_index, shard_name
+from data.index import Index, build_index
 from data.shard import Shard, write_shard
 from elmur.files import leftovers
 from elmur.spec import Discrete, TaskSpec, Vector

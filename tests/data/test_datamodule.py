@@ -12,8 +12,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from data.collection import shard_name
 from data.datamodule import TrajectoryDataModule
-from data.index import build_index, shard_name
+from data.index import build_index
 from data.shard import ShardError, write_shard
 from elmur.batch import SegmentBatch
 from elmur.spec import TaskSpec

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import data.dataset as dataset_module
+from data.collection import shard_name
 from data.dataset import WindowDataset
-from data.index import Index, build_index, shard_name
+from data.index import Index, build_index
 from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec
 

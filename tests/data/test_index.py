@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import data.index as index_module
-from data.index import Collection, Served, build_index, shard_name
+from data.collection import Collection, Served, shard_name
+from data.index import build_index
 from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec, Vector
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from data.collection import shard_name
 from data.datamodule import TrajectoryDataModule
 from data.dataset import WindowDataset
-from data.index import Index, build_index, shard_name
+from data.index import Index, build_index
 from data.kept import keep_images
 from data.shard import ShardError, write_shard
 from elmur.spec import TaskSpec

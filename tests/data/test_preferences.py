@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from data.collect import CollectionError, collect
+from data.collection import shard_name
 from data.dataset import WindowDataset
-from data.index import build_index, shard_name
+from data.index import build_index
 from data.shard import Shard, ShardError, write_shard
 from elmur.spec import TaskSpec
 from envs.labelling import Learner
