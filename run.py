@@ -100,7 +100,7 @@ def prepared(config: DictConfig) -> Settings:
         "model_was_chosen": any(o.startswith("model=") for o in overrides),
         "label": label,
         "command": shlex.join(["run.py", *overrides]),
-        "title": sweeps.title(choices.get("sweep")),
+        "title": sweeps.title(choices.get("sweep"), (HydraConfig.get().callbacks.get("sweep") or {}).get("title")),
     }
     settings = Settings.of(tree, **about)
     if settings.resume is not None:

@@ -142,5 +142,5 @@ def test_a_choice_is_in_force_in_an_experiment_that_chooses_otherwise(cli: Comma
 
 
 def test_debug_comes_last(cli: CommandLine) -> None:
-    done = cli.run("debug=quick", "--cfg", "job", "--package", "trainer")
+    done = cli.run("--cfg", "job", "--package", "trainer", "debug=quick")
     assert "max_steps: 4\n" in done.stdout and "accelerator: cpu\n" in done.stdout, done.stdout + done.stderr

@@ -80,7 +80,7 @@ class Sweep(Callback):
         typed = [] if asked is None or f"sweep={asked}" in overrides else [f"sweep={asked}"]
         report(
             folders, Path(config.hydra.sweep.dir).resolve().parent / "reports" / name, defaults=untyped, below=False,
-            is_asked=asked is not None, title=title(asked) or self._title or TITLE,
+            is_asked=asked is not None, title=title(asked, self._title) or self._title or TITLE,
             command=shlex.join(["run.py", *([] if asked else ["-m"]), *typed, *overrides]),
         )  # fmt: skip
 
@@ -162,7 +162,6 @@ def check_alone(settings: Settings) -> None:
         )
 
 
-def title(sweep: str | None) -> str | None:
-    """The title of the report on a sweep that was chosen by name; None where none was."""
-    asked = HydraConfig.get().callbacks["sweep"].get("title") if sweep else None
-    return asked or (f"What sweep={sweep} reached" if sweep else None)
+def title(sweep: str | None, own: str | None) -> str | None:
+    """The title of the report on a sweep that was chosen by name: its own, or one that names it; None without one."""
+    return (own or f"What sweep={sweep} reached") if sweep else None
