@@ -11,13 +11,15 @@ import pytest
 pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
 pytest.importorskip("mazelib", reason="six of the 48 tasks need mazelib: pip install -e '.[popgym]'")
 
+from docs.measure_agreement import Beside
 from envs.experts.popgym import EXPERTS, expert_for
 from envs.experts.popgym.battleship import FLEET, _Hunter, _placements
 from envs.experts.popgym.minesweeper import MineSweeper
 from envs.experts.popgym.rows import shares
+from envs.labelling import Labelling
 from envs.observers import Noise, Recorder
 from envs.popgym import make_vector
-from envs.rollout import Episode, Policy, PreferringPolicy, RandomPolicy, Trajectory, rollout
+from envs.rollout import Episode, Policy, PreferringPolicy, RandomPolicy, Trajectory, Wave, rollout
 from envs.ties import DrawnTies
 
 PREFERRING = ("Battleship", "Concentration", "HigherLower", "MineSweeper", "MultiarmedBandit")
@@ -227,3 +229,30 @@ def test_drawn_ties_are_uniform() -> None:
     counts = np.bincount(expert.act(blank, np.full(400, True)), minlength=16)
     assert set(np.flatnonzero(counts)) == {0, 3, 12, 15}
     assert counts.sum() == 400 and counts[[0, 3, 12, 15]].min() > 70  # 100 each, deviation 8.7
+
+
+def test_agreement_is_that_of_the_answers_at_the_same_steps() -> None:
+    """Random play acts and the expert is asked; the expert's labels of the same play, recorded another way."""
+    task, seeds = "popgym-MineSweeperEasy-v0", list(range(30))
+    env, expert = make_vector(10, task), expert_for(task)
+    rollout(env, RandomPolicy(env.spec), seeds, observers=[beside := Beside(expert, expert)])
+    watching = [Recorder(labelled=True, preferences=True), _Again(RandomPolicy(env.spec))]
+    steps = [steps_of(episode) for episode in rollout(env, expert, seeds, observers=watching)]
+    done = np.concatenate([one.action for one in steps])
+    held = np.concatenate([one.preference for one in steps if one.preference is not None])
+    said = np.concatenate([one.label for one in steps if one.label is not None])
+    assert len(beside.same) == len(done) and np.mean(beside.same) == np.mean(said == done) > 0
+    worth = held[np.arange(len(done)), done] / held.max(axis=1)
+    assert sorted(beside.worth) == pytest.approx(np.sort(worth))
+    assert np.mean(np.array(beside.worth) == 1) > np.mean(beside.same)
+    rollout(env, expert, seeds, observers=[alike := Beside(expert_for(task), expert)])
+    assert np.mean(alike.same) == np.mean(alike.worth) == 1
+
+
+class _Again(Labelling):
+    """Random play that goes on from wave to wave as it does where it acts itself."""
+
+    def on_reset(self, wave: Wave) -> None:
+        if not hasattr(self, "begun"):
+            super().on_reset(wave)
+        self.begun = True
