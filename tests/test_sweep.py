@@ -29,6 +29,14 @@ def rows(folder: Path) -> list[str]:
     return sorted(json.loads(path.read_text())["task"] for path in folder.rglob("result.json"))
 
 
+def test_a_sweep_by_name_ends_with_its_report(cli: CommandLine) -> None:
+    one = ("sweep=popgym48", "task=popgym_repeat_first_easy", "seed=0", "hydra/launcher=basic")
+    done = cli.run(*one, *TINY, f"hydra.sweep.dir={cli.folder}/runs")
+    assert (done.code, done.stderr) == (0, "") and rows(cli.folder / "runs") == [GOOD]
+    assert (cli.folder / "reports" / "popgym48" / "report.md").read_text().startswith("# What sweep=popgym48 reached")
+
+
+@pytest.mark.slow
 def test_a_failed_run_stops_nobody_and_the_same_command_does_the_rest(cli: CommandLine) -> None:
     sweep = f"hydra.sweep.dir={cli.folder}/runs"
     (damaged := cli.folder / "shards" / BAD / "shard-00000.h5").parent.mkdir(parents=True)
