@@ -34,7 +34,8 @@ def sheet_of(row: Row) -> Sheet:
     about = [row.task, row.model, row.label if row.label != "default" else None]
     about.append(f"seed {'unknown' if row.seed is None else row.seed}")
     about.append(f"{row.actions} actions" if row.actions else None)
-    about.append(f"{len(rounds)} rounds of labelling" if (rounds := row.data.get("rounds")) else None)
+    rounds = len(row.data.get("rounds") or [])
+    about.append(f"{rounds} round{'s' * (rounds > 1)} of labelling" if rounds else None)
     return Sheet(
         " · ".join(filter(None, about)), [_cells(name, outcome, row) for name, outcome in row.outcomes.items()]
     )
