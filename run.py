@@ -26,7 +26,7 @@ from callbacks.command.arguments import expanded, explained
 from callbacks.command.choices import check_choices, in_force
 from callbacks.command.identity import remove_traces
 from callbacks.command.journal import summarise
-from callbacks.command.label import READ, run_label
+from callbacks.command.label import READ, run_label, what_was_set
 from callbacks.command.packages import offer_settings
 from callbacks.command.parts import named
 from callbacks.command.processes import check_shared, is_first_process, settle
@@ -87,7 +87,7 @@ def prepared(config: DictConfig) -> Settings:
     quieten()
     keep_freed_memory()
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
-    label = run_label(overrides, unresolved, without=READ)
+    label = what_was_set(overrides, unresolved, without=READ)
     if HydraConfig.get().job.chdir:  # what is relative was typed where the command was
         for key in ("shards", "checkpoint", "source", "spec"):
             if config.get(key):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from callbacks.command.label import LONGEST
 from tests.command import DEEP, TINY, CommandLine
 
 
@@ -124,6 +125,7 @@ def test_an_evaluation_is_the_checkpoints_own_and_overwrites_no_other(cli: Comma
     row = row_of(folder)
     assert (row["stage"], row["model"], row["seed"], row["updates"]) == ("evaluate", "elmur", 7, 6)
     assert row["label"] == f"{row_of(trained)['label']}+env.lengths=9+evaluation.num_episodes=4"
+    assert "~" not in row["label"] and len(row["label"]) > LONGEST, "only the name of a folder is cut"
     assert (row["settings"]["seed"], row["settings"]["data"]["lanes"]) == (7, 8)
     assert row["settings"]["evaluation"]["num_episodes"] == 4 and row["data"] == row_of(trained)["data"]
     before = contents(folder)

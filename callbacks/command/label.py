@@ -11,18 +11,24 @@ from callbacks.command.identity import counts
 from callbacks.command.settings import leaves
 
 DEFAULT = "default"
-LONGEST = 80  # of a label; what is longer is cut and marked
+LONGEST = 80  # of a folder's name; what is longer is cut and marked
 # What stands in the folder's name by itself, or does not make a run another one.
 ELSEWHERE = ("seed", "env", "model", "task", "sweep")
 READ = ("checkpoint", "source")  # what a stage reads; without effect on a training run, which reads neither
 
 
 def run_label(overrides: Sequence[str], config: Mapping[str, Any] | None = None, without: Collection[str] = ()) -> str:
+    """`what_was_set` as the name of one folder."""
+    return folder_name(what_was_set(overrides, config, without))
+
+
+def what_was_set(
+    overrides: Sequence[str], config: Mapping[str, Any] | None = None, without: Collection[str] = ()
+) -> str:
     """What the overrides of a command set, e.g. `d_model=128+lr=1e-3`; `default` where they set nothing that counts.
 
     A key has as many of its last parts as tell it from all others in sections that count: what another stage reads,
-    or a logger, renames no folder. What is too long or holds signs that a folder's name should not have is cut, and
-    marked with a hash of the whole.
+    or a logger, renames no folder.
     config: the unresolved configuration. without: keys to leave out.
     """
     tree = dict(config or {})
@@ -34,11 +40,14 @@ def run_label(overrides: Sequence[str], config: Mapping[str, Any] | None = None,
         for key, value in given
         if key not in (*ELSEWHERE, *without) and not key.startswith("hydra") and (key in READ or counts(key, tree))
     ]
-    return folder_name("+".join(sorted(parts))) or DEFAULT
+    return "+".join(sorted(parts)) or DEFAULT
 
 
 def folder_name(text: str) -> str:
-    """The text as the name of one folder, the same where it can be."""
+    """The text as the name of one folder, the same where it can be.
+
+    What is too long or holds signs that a folder's name should not have is cut, and marked with a hash of the whole.
+    """
     safe = re.sub(r"[^\w.=,+-]+", "_", text).strip("_")
     if safe == text and len(text) <= LONGEST:
         return text

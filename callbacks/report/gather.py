@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.command.identity import SETTINGS, VALIDATION, essence
-from callbacks.command.label import DEFAULT, folder_name, readable, short
+from callbacks.command.label import DEFAULT, readable, short
 from callbacks.command.settings import leaves
 from callbacks.report.row import ROW, Row, read_row
 from elmur.aliases import renamed
@@ -244,7 +244,9 @@ def _computations(rows: Sequence[Found]) -> dict[str, list[Found]]:
         alike[frozenset(one.computed.items()) if one.row.settings else one.label].append(one)
     by_label: dict[str, list[list[Found]]] = defaultdict(list)
     for same in alike.values():
-        by_label[min((one.label for one in same), key=lambda label: (label != DEFAULT, len(label), label))].append(same)
+        # In rows of before a long label was cut, as the name of their folder is.
+        label = min((one.label for one in same), key=lambda label: (label != DEFAULT, "~" in label, len(label), label))
+        by_label[label].append(same)
     named: dict[str, list[Found]] = {}
     for label, several in by_label.items():
         known = [same[0].computed for same in several]
@@ -252,7 +254,7 @@ def _computations(rows: Sequence[Found]) -> dict[str, list[Found]]:
         differ = [key for key in keys if len({of.get(key, ABSENT) for of in known}) > 1]
         short_names = {key: short(key, keys) for key in differ}
         for same, of in zip(several, known, strict=True):
-            told = folder_name("+".join(_said(key, name, of) for key, name in short_names.items()))
+            told = "+".join(_said(key, name, of) for key, name in short_names.items())
             name = "+".join(filter(None, [label if label != DEFAULT or not told else "", told]))
             named[name if name not in named else f"{name}~{len(named)}"] = same
     return named

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.command.label import LONGEST, folder_name, run_label
+from callbacks.command.label import LONGEST, folder_name, run_label, what_was_set
 
 CONFIG: dict[str, Any] = {
     "model": {"d_model": 64, "dropout": 0.1},
@@ -45,6 +45,13 @@ def test_what_is_long_or_odd_is_cut_readably_and_stays_one_of_its_own() -> None:
     names = [folder_name(text) for text in ("a/b", "a b", "a_b", "x" * 90, "x" * 91)]
     assert len(set(names)) == 5 and names[2] == "a_b"
     assert names[0].startswith("a_b~") and names[3].startswith("xxxx") and all(len(name) <= LONGEST for name in names)
+
+
+def test_a_title_says_all_that_a_folder_has_no_room_for() -> None:
+    typed = [f"model.{letter * 20}={number}" for number, letter in enumerate("abcdef")]
+    whole = "+".join(f"{letter * 20}={number}" for number, letter in enumerate("abcdef"))
+    assert what_was_set(typed, CONFIG) == whole
+    assert run_label(typed, CONFIG) == folder_name(whole) and len(folder_name(whole)) <= LONGEST < len(whole)
 
 
 @pytest.mark.parametrize(
