@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from callbacks.command.registry import PLATFORM
-from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.device import threads
 from callbacks.export.programs import Acting, Arrays, Program, inputs_at, onnx_program, seconds_per_step, torch_program
 from callbacks.export.recording import Recording, record
 from callbacks.report.sheets import Sheet
@@ -106,6 +106,6 @@ def differences(acting: Acting, recording: Recording) -> dict[str, str]:
 
 if __name__ == "__main__":
     logging.getLogger().setLevel(logging.ERROR)
-    with one_thread():
+    with threads(1):
         table = [line for run in sys.argv[1:] for line in measure(Path(run))]
     Sheet("programs in bfloat16 and int8, one environment, one thread", table).show(Console(width=140))

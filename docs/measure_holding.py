@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from callbacks.evaluation.evaluate import one_thread
+from callbacks.evaluation.device import threads
 from callbacks.report.sheets import Sheet
 from elmur.checkpoint import checkpoint_in, load_policy
 from elmur.state import tensors_of
@@ -64,6 +64,6 @@ def apart(memories: list[tuple[int, list[np.ndarray]]]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    with one_thread():
+    with threads(1):
         for folder in sys.argv[1:]:
             Sheet(f"a key's memory from a ball's: {folder}", measure(Path(folder))).show(Console(width=140))

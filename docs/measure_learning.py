@@ -26,7 +26,7 @@ UPDATES = 7
 TMAZE = TaskSpec("T-Maze", {"state": Vector(4)}, Discrete((4,))), (64, 10, 3)  # lanes, steps, segments
 PENDULUM = TaskSpec("Pendulum", {"state": Vector(3)}, Vector(1, (-2.0,), (2.0,))), (16, 32, 4)
 GRU_128 = partial(GRU, d_model=128)
-ROWS: list[tuple[Any, Callable[..., Any], Objective]] = [
+ROWS: list[tuple[tuple[TaskSpec, tuple[int, int, int]], Callable[..., Any], Objective]] = [
     *((task, GRU_128, objective()) for task in (TMAZE, PENDULUM) for objective in (Cloning, CQL, IQL)),
     (PENDULUM, DiffusionPolicy, Cloning()),
 ]

@@ -69,7 +69,7 @@ def main(checkpoint: str, seeds: range) -> None:
                 ago = step // context - seen_at[row] // context
                 found[int(ago)].append(bool(said[row] == wanted[row]))
                 if ago > 0:
-                    looked.note(row, int(seen_at[row]))
+                    looked.note(int(row), int(seen_at[row]))
             held = policy.memory()  # of the last segment, when this ends
             policy.observe(wanted, np.zeros(len(seeds), np.float32))
             result = env.step(wanted, active)
