@@ -89,7 +89,8 @@ def compare(name: str, acting: Acting, recording: Recording) -> float:
         if not same or not largest <= TOLERANCE:
             what = f"predictions differ by {largest:.2g}, more than {TOLERANCE:g}" if same else "it acts otherwise"
             raise ExportError(
-                f"{name} is not the policy: {what}, at step {step} of {len(recording.is_first)}; nothing was exported"
+                f"{name} is not the policy: {what}, at step {step} of {len(recording.is_first)}; nothing was exported. "
+                "A model's step must follow from its inputs alone; or leave this format out of export.formats"
             )
     return largest
 
