@@ -49,7 +49,6 @@ def label_of(overrides: ListConfig, *, _root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("run_label", label_of)
 OmegaConf.register_new_resolver("times", operator.mul)
 OmegaConf.register_new_resolver("rounded_up", lambda number, parts: -(-number // parts))  # of the division
-OmegaConf.register_new_resolver("at_least", max)
 OmegaConf.register_new_resolver("suite", suites.number)
 
 

@@ -276,6 +276,7 @@ MODELS = Registry(
                 "filtered": "elmur.objectives.objective.Filtered",
                 "cql": "elmur.objectives.cql.CQL",
                 "iql": "elmur.objectives.iql.IQL",
+                "balanced": "elmur.objectives.balanced.Balanced",
                 "preferences": "elmur.objectives.preferences.Preferences",
             },
             kind="elmur.objectives.objective.Objective",

@@ -62,6 +62,7 @@ def refused_late(stderr: str, code: int) -> str:
     [
         (["model=diffusion_policy"], ["draws continuous actions", "has 4 to choose from", "model=elmur"]),
         (["module=filtered", "module.objective.fraction=0"], ["module.objective: fraction must be above 0", "found 0"]),
+        (["module=balanced", "module.objective.power=2"], ["module.objective: power must be from 0 to 1; found 2"]),
         (["module=iql", "module.objective.tau=1"], ["module.objective: tau must be between 0 and 1; found 1"]),
         (
             ["module=preferences"],

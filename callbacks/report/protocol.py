@@ -24,6 +24,8 @@ def _labels(row: Row) -> str | None:
     if not isinstance(module, dict):
         return None
     objective = module.get("objective")
+    if isinstance(objective, dict) and str(objective.get("_target_")).endswith(".Balanced"):
+        return f"recorded actions, weighted by their frequency to the power -{objective.get('power')}"
     if isinstance(objective, dict) and str(objective.get("_target_")).endswith(".Preferences"):
         share = objective.get("action_share")
         beside = f", {share} of it the recorded action" if share else ""

@@ -75,11 +75,14 @@ def test_what_acting_takes_and_holds_stands_beside_the_time_where_it_was_measure
 
 def test_labels_of_another_kind_are_named(tmp_path: Path) -> None:
     soft = {"_target_": "elmur.objectives.preferences.Preferences", "temperature": 0.1}
-    for model, objective in (("hard", None), ("soft", soft), ("old", {"_target_": "...Filtered", "fraction": 0.1})):
+    fair = {"_target_": "elmur.objectives.balanced.Balanced", "power": 0.5}
+    kinds = (("hard", None), ("soft", soft), ("old", {"_target_": "...Filtered", "fraction": 0.1}), ("fair", fair))
+    for model, objective in kinds:
         module = {"label_smoothing": 0.0} if objective is None else {"objective": objective}
         lengths(tmp_path / "runs", model, 0, {9: 4}, settings={"module": module})
     told = made(tmp_path / "runs", tmp_path / "out")
-    says = "not the same labels: recorded actions (hard, old); preferences at temperature 0.1 (soft)."
+    fairly = "recorded actions, weighted by their frequency to the power -0.5 (fair)"
+    says = f"not the same labels: {fairly}; recorded actions (hard, old); preferences at temperature 0.1 (soft)."
     assert [line for line in told.differing if "labels" in line] == [f"Success, tmaze: {says}"]
 
 

@@ -1,0 +1,59 @@
+"""Cloning in which rare actions count as much as frequent ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from elmur.batch import SegmentBatch
+from elmur.heads import CategoricalHead, exact
+from elmur.objectives.objective import Cloning, WindowLoss, balance_of, unroll
+from elmur.sequence_model import SequenceModel
+
+
+class Balanced(Cloning):
+    """Cross-entropy in which a step counts by the frequency of its action in the window, to the power -`power`.
+
+    power: 0 is cloning; at 1 all actions that occur in a window have the same share of its loss, so that the one turn
+    of a long corridor is not lost among its steps ahead. The weights' mean is 1.
+    """
+
+    def __init__(self, power: float = 1.0, label_smoothing: float = 0.0) -> None:
+        super().__init__(label_smoothing)
+        if not 0 <= power <= 1:
+            raise ValueError(f"power must be from 0 to 1; found {power}")
+        self.power = power
+
+    def prepare(self, model: SequenceModel) -> None:
+        if not isinstance(model.head, CategoricalHead):
+            raise ValueError(
+                f"balanced cloning counts choices, and {type(model).__name__} ends in a {type(model.head).__name__} "
+                f"for the actions of {model.spec.name}; use module=imitation"
+            )
+
+    def window(
+        self, model: SequenceModel, batch: SegmentBatch, segments: Sequence[SegmentBatch], memory: Any, keep: bool
+    ) -> tuple[WindowLoss, Any]:
+        outputs, memory = unroll(model, segments, memory, keep)
+        target, mask = batch.target, batch.loss_mask
+        logits = torch.cat([output.prediction for output in outputs], dim=1)
+        surprise = F.cross_entropy(
+            exact(logits).flatten(0, 1), target.flatten(), label_smoothing=self.label_smoothing, reduction="none"
+        ).view(mask.shape)
+        loss = (surprise * step_weights(target, mask, logits.shape[-1], self.power)).sum()
+        score = model.head.score(logits.detach(), target, mask)
+        return WindowLoss(loss, score, balance_of(outputs), mask.sum(), {}), memory
+
+
+def step_weights(
+    action: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], actions: int, power: float
+) -> Float[Tensor, "B T"]:
+    """The weight of every step of `mask`, of mean 1 over them; 0 elsewhere."""
+    counts = (F.one_hot(action, actions) * mask.unsqueeze(-1)).sum(dim=(0, 1))
+    weight = counts.clamp(min=1).to(torch.float32).pow(-power)[action] * mask
+    return weight * (mask.sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny))
