@@ -28,7 +28,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "golden_baselines"
 FAMILY, IMAGES = ("dt", "rate_", "rmt_", "trxl_"), "dt_mikasa_images.pt"
 FILES = [OURS, *sorted(path for path in SHARED.glob("*.pt") if path.stem.startswith(FAMILY) and path.name != IMAGES)]
 # Float32 sums in another order: the authors of the files saw 3e-5 between two implementations on large memory vectors.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+TOLERANCE = {"float32": 5e-5, "float64": 1e-10}
 Golden = dict[str, Any]
 
 
