@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 
 from elmur.spec import TaskSpec
-from envs.hidden import hidden_of
+from envs.hidden import hidden_of, twins_of
 from envs.rollout import Episode, Observer, Policy, rollout
 from envs.vector import Observation, TimeStep, VectorEnv
 
 log = logging.getLogger(__name__)
 START_SECONDS = 300.0  # to import and build a simulator
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+LOOKING: dict[str, Callable[[VectorEnv], Any]] = {"hidden": hidden_of, "twin": twins_of}  # of any VectorEnv, see there
 
 
 class EnvError(RuntimeError):
@@ -82,6 +83,11 @@ class IsolatedVector:
         """See Revealing; empty where the environments tell nothing."""
         found: dict[str, np.ndarray] = self._ask("hidden")
         return found
+
+    def twin(self) -> Observation | None:
+        """See Twinned; None where the environments have none."""
+        shown: Observation | None = self._ask("twin")
+        return shown
 
     def render(self) -> np.ndarray:
         """See Rendered; for environments that can."""
@@ -180,7 +186,8 @@ def _serve(pipe: Connection, parent: int, make_env: Callable[..., VectorEnv], ar
         pipe.send((False, (env.spec, tuple(env.metrics))))
         while True:
             name, given = pipe.recv()
-            pipe.send((False, hidden_of(env) if name == "hidden" else getattr(env, name)(*given)))
+            asked = LOOKING.get(name)
+            pipe.send((False, getattr(env, name)(*given) if asked is None else asked(env)))
     except (EOFError, BrokenPipeError):
         pass  # nobody is left to ask
     except Exception as error:

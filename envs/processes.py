@@ -85,6 +85,14 @@ class ProcessVector:
         parts: list[dict[str, np.ndarray]] = self._everywhere("hidden", [()] * len(self._rows))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def twin(self) -> Observation | None:
+        """See Twinned."""
+        parts: list[Observation | None] = self._everywhere("twin", [()] * len(self._rows))
+        shown = [part for part in parts if part is not None]
+        if len(shown) < len(parts):
+            return None
+        return {name: np.concatenate([part[name] for part in shown]) for name in shown[0]}
+
     def demand(self) -> Demand | None:
         """See Revealing."""
         return self._demand

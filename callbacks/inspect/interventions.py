@@ -17,6 +17,7 @@ from elmur.banks import Bank, banks, map_banks
 from elmur.memory import LRU
 from elmur.model import ELMUR
 from elmur.sequence_model import SequenceModel
+from elmur.spec import Vector
 from elmur.state import take_lanes
 from envs.hidden import twins_of
 from envs.rollout import Wave
@@ -164,9 +165,9 @@ def shifted(own: Recording) -> Recording:
 class Lasting:
     """How memory and predictions of twins differ at the beginning of a segment, in the mean of the episodes.
 
-    memory: distance of each bank's slots over their size. prediction: distance of the predictions' softmax, half the
-    sum of differences. seen: share of the steps of the segment before at which the twins saw something else. formula:
-    (1 - lambda)^k with k the writes to a slot since the first, None without a blend.
+    memory: distance of each bank's slots over their size. prediction: see `predicted_apart`. seen: share of the steps
+    of the segment before at which the twins saw something else. formula: (1 - lambda)^k with k the writes to a slot
+    since the first, None without a blend.
     """
 
     segment: int
@@ -187,11 +188,22 @@ def lasting(model: SequenceModel, own: Recording, twin: Recording) -> list[Lasti
         if step >= min(len(own.predictions), len(twin.predictions)):
             break
         distances = {name: relative(mine[name][segment], others[name][segment]) for name in mine}
-        first, second = (torch.from_numpy(of.predictions[step]).softmax(-1) for of in (own, twin))
         kept = None if blend is None else (1 - blend) ** (math.ceil(segment / apart) - 1)
-        prediction = float((first - second).abs().sum(-1).mean() / 2)
+        prediction = predicted_apart(model, own.predictions[step], twin.predictions[step])
         rows.append(Lasting(segment, step, distances, prediction, seen_apart(own, twin, step - length, step), kept))
     return rows
+
+
+def predicted_apart(model: SequenceModel, one: np.ndarray, other: np.ndarray) -> float:
+    """How far predictions `[N, A]` differ, in the mean of N.
+
+    Of logits the total variation of their softmax, half the sum of differences; of actions that are numbers their
+    distance over their size.
+    """
+    if isinstance(model.spec.action, Vector):
+        return relative(one[:, None], other[:, None])
+    first, second = (torch.from_numpy(of).softmax(-1) for of in (one, other))
+    return float((first - second).abs().sum(-1).mean() / 2)
 
 
 def seen_apart(own: Recording, twin: Recording, begin: int, end: int) -> float:

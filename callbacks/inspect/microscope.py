@@ -206,7 +206,8 @@ def how_long(rows: Sequence[Lasting], family: str) -> Sheet:
         {"segment": r.segment, "step": r.steps, **{f"memory, {name}": value for name, value in r.memory.items()},
          "prediction": r.prediction, "seen apart": r.seen, "(1 - lambda)^k": r.formula} for r in chosen
     ]  # fmt: skip
-    notes = ["Distance between the twins' slots over their size, and between their predictions (total variation). Seen "
+    notes = ["Distance between the twins' slots over their size, and between their predictions (total "
+             "variation; of actions that are numbers, distance over size). Seen "
              "apart: share of the steps of the segment before at which the twins saw something else, by what they did; "
              "where it is not 0, memory differs by that too.",
              *[fading(name, [r.memory[name] for r in rows], rows) for name in rows[0].memory]]  # fmt: skip

@@ -90,6 +90,11 @@ class Mikasa(Seeded):
         """What has to be held from the first steps to the last."""
         return demand(self.task_spec.name, self.simulation.horizon)
 
+    def twin(self) -> Observation | None:
+        """The first observation of the same episode with another cue, which is played from here on; None: no twins."""
+        shown = self.simulation.twin()
+        return None if shown is None else _first_row(shown)
+
     def render(self) -> Any:
         """A frame for people, uint8 [h, w, 3], where the task was made with render=True."""
         return self.simulation.frames()[0]
@@ -153,6 +158,14 @@ class MikasaBatch:
     def demand(self) -> Demand:
         """What has to be held from the first steps to the last."""
         return demand(self.spec.name, self.simulation.horizon)
+
+    def twin(self) -> Observation | None:
+        """See Twinned."""
+        shown: Any = self.simulation.twin()
+        if shown is None:
+            return None
+        self._shown = shown
+        return dict(self._shown)
 
     def render(self) -> np.ndarray:
         """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""

@@ -16,10 +16,25 @@ from envs.hidden import Demand
 
 @dataclass(frozen=True)
 class Hidden:
-    """What one family hides: `fields` of the suite's environment, `[n]` or `[n, k]` by name; `what` has to be held."""
+    """What one family hides: `fields` of the suite's environment, `[n]` or `[n, k]` by name; `what` has to be held.
+
+    twin: changes an environment right after its reset into its twin, which shows another cue at first and asks for that
+    (see envs/hidden.py); None where a family has none.
+    """
 
     fields: Callable[[Any], dict[str, Tensor]]
     what: str
+    twin: Callable[[Any], None] | None = None
+
+
+def _next_object(name: str, objects: str) -> Callable[[Any], None]:
+    """A twin that is shown, and asked for, the next object: `name` is the attribute with its number, of `objects`."""
+
+    def twin(env: Any) -> None:
+        env.oracle_info = (getattr(env, name) + 1) % len(getattr(env, objects))
+        setattr(env, name, env.oracle_info)
+
+    return twin
 
 
 def _shown_cubes(env: Any) -> dict[str, Tensor]:
@@ -33,8 +48,12 @@ FAMILIES: dict[str, Hidden] = {
     "Intercept": Hidden(lambda env: {"velocity": env.oracle_info[:, :2]}, "velocity of a ball"),
     "Rotate": Hidden(lambda env: {"angle": env.target_angle}, "angle"),
     "TakeItBack": Hidden(lambda env: {"start": env.oracle_info[:, :2]}, "place"),
-    "RememberColor": Hidden(lambda env: {"colour": env.true_color_indices}, "colour"),
-    "RememberShape": Hidden(lambda env: {"shape": env.true_shape_indices}, "shape"),
+    "RememberColor": Hidden(
+        lambda env: {"colour": env.true_color_indices}, "colour", _next_object("true_color_indices", "cubes")
+    ),
+    "RememberShape": Hidden(
+        lambda env: {"shape": env.true_shape_indices}, "shape", _next_object("true_shape_indices", "shapes")
+    ),
     "RememberShapeAndColor": Hidden(
         lambda env: {"shape": env.true_shapes_info, "colour": env.true_colors_info}, "shape with its colour"
     ),

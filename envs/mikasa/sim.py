@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elmur.spec import Field, Image, TaskSpec, Vector
 from envs.mikasa import scene as scenes
-from envs.mikasa.hidden import hidden
+from envs.mikasa.hidden import family_of, hidden
 
 SUITE, SUITE_VERSION = "mikasa-robo-suite", "1.0.0"
 SIMULATOR, SIMULATOR_VERSION = "mani-skill", "3.0.1"
@@ -83,6 +83,16 @@ class Simulation:
     def hidden(self) -> dict[str, np.ndarray]:
         """What is hidden now, `[n, k]` by name (see envs/mikasa/hidden.py)."""
         return hidden(self.env, self.spec.name)
+
+    def twin(self) -> dict[str, Tensor] | None:
+        """First observations of the twins of what was reset, `[n, ...]`, played from here on; None: a task without."""
+        change = family_of(self.spec.name).twin
+        if change is None:
+            return None
+        if int(torch.as_tensor(self.env.elapsed_steps).max()):
+            raise RuntimeError("twin: expected episodes at their first observation; call reset() first")
+        change(self.env)
+        return self._parts(self.env.get_obs(self.env.get_info()))
 
     def frames(self) -> np.ndarray:
         """What the camera for people sees, uint8 `[n, h, w, 3]`; the simulator must have been made to render."""

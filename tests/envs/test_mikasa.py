@@ -24,14 +24,15 @@ from omegaconf import OmegaConf
 
 from elmur.spec import Image, TaskSpec, Vector
 from envs.experts.mikasa import expert_for
-from envs.hidden import Demand, demand_of, hidden_of
+from envs.hidden import Demand, demand_of, hidden_of, twins_of
+from envs.isolated import EnvError
 from envs.mikasa import TASKS, Mikasa, MikasaBatch, in_this_process, length_of, make_vector
 from envs.mikasa import scene as mikasa_scene
 from envs.mikasa import sim as mikasa_sim
 from envs.mikasa.hidden import demand
 from envs.mikasa.sim import MikasaError, Simulation, registered
-from envs.observers import Recorder
-from envs.rollout import rollout
+from envs.observers import Observer, Recorder
+from envs.rollout import Wave, rollout
 
 # Warnings of ManiSkill and what it imports: nothing here can be mended in this repository.
 pytestmark = [pytest.mark.mikasa, pytest.mark.filterwarnings("ignore")]
@@ -225,6 +226,50 @@ def test_processes_tell_what_is_hidden_in_them_and_what_has_to_be_held() -> None
     assert hidden_of(env)["colour"].tolist() == hidden_of(alone)["colour"].tolist()
     for each in (env, alone):
         each.close()
+
+
+@pytest.mark.parametrize("task", ["RememberColor3-v0", "RememberShape5-v0"])
+def test_a_twin_shows_another_object_at_first_and_looks_the_same_later(task: str) -> None:
+    env, still = make_vector(2, task, processes=1), np.zeros((2, 8), np.float32)
+    shown, cues = [], []
+    for twin in (False, True):
+        first = env.reset([3, 4])
+        seen = [twins_of(env) if twin else first]
+        cues.append(next(iter(hidden_of(env).values()))[:, 0])
+        seen += [env.step(still, np.ones(2, np.bool_)).observation for _ in range(20)]
+        shown.append([np.concatenate([part[name] for name in sorted(part)], axis=1) for part in seen if part])
+    assert len(shown[1]) == 21 and (cues[0] != cues[1]).all()
+    differ = [(one != other).any(axis=1).tolist() for one, other in zip(*shown, strict=True)]
+    assert differ == [[True, True]] * 5 + [[False, False]] * 16, "while the cue is shown"
+    with pytest.raises(EnvError, match="twin: expected episodes at their first observation"):
+        twins_of(env)
+    env.close()
+
+
+class Turned(Observer):
+    """Makes every episode its twin as soon as it has begun."""
+
+    def on_reset(self, wave: Wave) -> None:
+        wave.observation = twins_of(wave.env) or wave.observation
+
+
+def test_who_saw_the_cue_of_the_twin_touches_what_the_twin_asks_for() -> None:
+    env = in_this_process(2, "RememberColor3-v0")
+    own, twins = (rollout(env, expert_for("RememberColor3-v0"), [3, 4], observers=[Recorder(), *more])
+                  for more in ([], [Turned()]))  # fmt: skip
+    for episode, twin in zip(own, twins, strict=True):
+        assert episode.success and twin.success and episode.steps and twin.steps
+        last = [each.steps.observation["joints"][-1, 18:20] for each in (episode, twin) if each.steps]
+        assert np.linalg.norm(last[0] - last[1]) > 0.05, "another cube, at another place"
+    env.close()
+
+
+def test_a_task_without_twins_is_left_as_it_is() -> None:
+    env = in_this_process(1, "TakeItBack-v0")
+    before = env.reset([5])
+    assert twins_of(env) is None
+    assert all((env.seen()[name] == part).all() for name, part in before.items())
+    env.close()
 
 
 def test_what_has_to_be_held_is_said_of_every_task() -> None:

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from envs.experts.tmaze import TMazeExpert
-from envs.hidden import hidden_of
+from envs.hidden import hidden_of, twins_of
 from envs.isolated import EnvError
 from envs.observers import Recorder, Telling
 from envs.processes import ProcessVector
 from envs.rollout import Episode, RandomPolicy, rollout
-from envs.tmaze import make_vector
+from envs.tmaze import HINT, make_vector
 from envs.vector import SUCCESS, Observation, TimeStep, VectorEnv
 
 ROWS, SEEDS = 5, range(12)
@@ -106,6 +106,17 @@ def test_what_is_hidden_in_them_is_told_also_where_one_is_lost(vector: ProcessVe
     assert hidden_of(vector)["cue"].tolist() == [0, 1, 0, 1, 0], "the side of each goal, by its seed"
     os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
     assert hidden_of(vector)["cue"].tolist() == [0, 1, 0, 1, 0] and vector.restarts == 1
+
+
+def test_twins_are_played_in_all_processes_also_where_one_is_lost(vector: ProcessVector) -> None:
+    first = vector.reset(range(ROWS))["state"]
+    shown = twins_of(vector)
+    assert shown is not None
+    changed = np.argwhere(shown["state"] != first)
+    assert changed.tolist() == [[row, HINT] for row in range(ROWS)], "the hint, and nothing else"
+    os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+    assert hidden_of(vector)["cue"].tolist() == [1, 0, 1, 0, 1], "the other side of each goal"
+    assert vector.restarts == 1
 
 
 def test_what_is_lost_at_the_same_place_every_time_is_an_error() -> None:

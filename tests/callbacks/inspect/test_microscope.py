@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from callbacks.inspect.attention import watched
 from callbacks.inspect.controls import controls
-from callbacks.inspect.interventions import knocked_out, lasting, patched, shifted, twins
+from callbacks.inspect.interventions import knocked_out, lasting, patched, predicted_apart, shifted, twins
 from callbacks.inspect.microscope import InspectPlan, how_long, look, stored
 from callbacks.inspect.probes import alike, diffuse, failures, probes, right, spread_over
 from callbacks.inspect.recording import Player
@@ -28,7 +28,7 @@ from elmur.memory import LRU
 from elmur.model import ELMUR, MemoryDesign
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import Output, SequenceModel
-from elmur.spec import TaskSpec
+from elmur.spec import TaskSpec, Vector
 from envs import popgym, tmaze
 from envs.family import EnvFamily
 from envs.observers import Recorder
@@ -171,6 +171,16 @@ def test_twins_of_a_card_game_tell_how_long_its_first_card_is_held() -> None:
         assert row.prediction == pytest.approx(1.0) and row.memory["suit"] == pytest.approx(rows[0].memory["suit"])
     assert [row.seen for row in rows] == pytest.approx([0.1, 0, 0, 0, 0]), "one step of the first ten"
     assert how_long(rows, "popgym").lines and rows[0].memory["suit"] > 0
+
+
+def test_predictions_that_are_numbers_differ_by_their_distance() -> None:
+    """Of two equal actions 0, of two at right angles the root of 2; of logits what the shares of actions differ by."""
+    arm = small()
+    arm.spec = TaskSpec("arm", SPEC.observation, Vector(2), 12)
+    one, other = np.array([[3.0, 4.0], [1.0, 0.0]], np.float32), np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)
+    assert predicted_apart(arm, one, other) == pytest.approx((0.0 + 2**0.5) / 2)
+    first, second = (np.log(np.array([share], np.float32)) for share in ([0.9, 0.1], [0.4, 0.6]))
+    assert predicted_apart(small(), first, second) == pytest.approx(0.5)
 
 
 def test_other_episodes_are_the_donors_where_there_are_no_twins() -> None:
