@@ -30,15 +30,15 @@ class MetricLog(Callback):
         self.path = Path(folder) / FILE
         self.columns: list[str] = list(FIRST)
         self.rows = 0
-        self._kept = 0
+        self._kept, self._begun = 0, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Begin anew; a checkpoint, loaded after this, says how many rows to keep."""
-        self._kept = 0
+        self._kept, self._begun = 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            self.cut(self._kept)
+            self.begin()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
@@ -52,6 +52,7 @@ class MetricLog(Callback):
         chosen = {name: float(value) for name, value in metrics.items() if name.startswith(prefix)}
         if not chosen or not trainer.is_global_zero:
             return
+        self.begin()
         new = [name for name in chosen if name not in self.columns]
         if new or not self.path.exists():
             kept = self.read()
@@ -62,6 +63,12 @@ class MetricLog(Callback):
         row = {"epoch": epoch, "update": trainer.global_step, **chosen}
         append_bytes(self.path, lines(self.columns, [[text(row.get(name)) for name in self.columns]]).encode())
         self.rows += 1
+
+    def begin(self) -> None:
+        """Once: keep the rows that the checkpoint knows of. A training that was over before starts by writing."""
+        if not self._begun:
+            self._begun = True
+            self.cut(self._kept)
 
     def cut(self, rows: int) -> None:
         """Keep the first rows, and the columns that they fill."""

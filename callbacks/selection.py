@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import signals
-from callbacks.checkpoint import LAST, save_resume_point
+from callbacks.checkpoint import LAST, resume_of, save_resume_point
 from callbacks.evaluation.device import placed
 from callbacks.evaluation.evaluate import evaluate
 from callbacks.evaluation.plan import EvaluationPlan
@@ -67,6 +67,13 @@ class RolloutSelection(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.is_due_at_the_end:
             self.select(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose where the run was stopped in its last choice: Lightning calls no hook of a training that is over."""
+        if self.is_due_at_the_end and self.evaluated_at != trainer.global_step:
+            self.select(trainer, pl_module)
+            if (resume := resume_of(trainer)) is not None:
+                resume.save(trainer)
 
     def select(self, trainer: Trainer, module: LightningModule) -> None:
         """Act, log, and keep the checkpoint if none was better; once per update at the most."""

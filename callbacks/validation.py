@@ -33,6 +33,17 @@ class ValidationSelection(Callback):
         """By what the best one was chosen, the higher the better; None before the first validation."""
         return None if self.best is None else SIGN[self.metric] * self.best[self.metric]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate where the run was stopped, or the checkpoint written that it goes on from, before this was done."""
+        loop, by_epoch = trainer.fit_loop.epoch_loop, trainer.check_val_every_n_epoch is not None
+        batches = loop.batch_progress.current.completed if by_epoch else trainer.global_step
+        interval = trainer.val_check_batch or float("inf")  # None: by the clock
+        is_due = batches > 0 and trainer.enable_validation and batches % interval == 0
+        if is_due and self.validated_at != trainer.global_step:
+            trainer.validating = True
+            loop.val_loop.run()
+            trainer.training = True
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking or self.validated_at == trainer.global_step:
             return

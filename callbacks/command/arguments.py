@@ -98,6 +98,8 @@ def explained(error: Exception, arguments: Sequence[str]) -> Exception:
     known = [*groups, *tree, *(path for path, _ in leaves(tree))]
     near = difflib.get_close_matches(key, having, n=1) or difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]}? " if near and near[0] != key else ""
+    if value and any(one in ("-m", "--multirun") or one.startswith("sweep=") for one in arguments):
+        hint += f"where what is swept (task=A,B) brings it, write ++{key}={value}; "
     return UsageError(f"{key}: there is no such setting; {hint}`python run.py --cfg job` shows those there are")
 
 

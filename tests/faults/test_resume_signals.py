@@ -46,6 +46,8 @@ MOMENTS = {
     "USR2 in the last batch of an epoch": (signal.SIGUSR2, in_training_step(14), 15),
     "TERM in the batch before a selection": (signal.SIGTERM, in_training_step(11), 12),
     "USR1 in a selection": (signal.SIGUSR1, in_acting(5, call=2), 12),
+    "TERM in the last batch": (signal.SIGTERM, in_training_step(19), 20),
+    "TERM in the last selection": (signal.SIGTERM, in_acting(5, call=4), 20),
     "TERM while a checkpoint is written": (signal.SIGTERM, in_write("next.ckpt", 2, "before"), 7),
 }
 
