@@ -36,11 +36,11 @@ class ValidationSelection(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validate where the run was stopped, or the checkpoint written that it goes on from, before this was done."""
         loop, by_epoch = trainer.fit_loop.epoch_loop, trainer.check_val_every_n_epoch is not None
-        batches = loop.batch_progress.current.completed if by_epoch else trainer.global_step
+        batches = loop.batch_progress.current.ready if by_epoch else trainer.global_step
         interval = trainer.val_check_batch or float("inf")  # None: by the clock
         is_due = batches > 0 and trainer.enable_validation and batches % interval == 0
         if is_due and self.validated_at != trainer.global_step:
-            trainer.validating = True
+            trainer.validating, loop.val_loop.restarting = True, False  # all of it, not the rest of the one before
             loop.val_loop.run()
             trainer.training = True
 

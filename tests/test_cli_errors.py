@@ -44,7 +44,7 @@ EARLY = {
     "unknown key in a section": (["trainer.nope=1"], ["trainer.nope: there is no such setting"]),
     "a key of what is swept": (
         ["-m", "task=popgym_autoencode_easy,popgym_repeat_first_easy", "recipe.updates=5"],
-        ["recipe.updates: there is no such setting", "where what is swept (task=A,B) brings it, write ++recipe.updates=5"],
+        ["recipe.updates: there is no such setting", "is swept (task=A,B) brings it, write ++recipe.updates=5"],
     ),
     "added key": (["+nope=1"], ["nope: there is no such setting", "known are stage, seed"]),
     "added key, nearly right": (["+checkpiont=a"], ["checkpiont: there is no such setting; did you mean checkpoint?"]),

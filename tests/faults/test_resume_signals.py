@@ -67,6 +67,24 @@ def test_training_saves_and_ends(runs: Faulty, straight: Path, moment: str) -> N
     assert differences(straight, folder) == []
 
 
+BY_VALIDATION = (
+    *(one for one in SMALL if not one.startswith(("callbacks.selection.", "~callbacks"))),
+    "callbacks=validation", "data.validation_fraction=0.2", "+trainer.val_check_interval=6",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("update", [6, 12])
+def test_a_validation_that_was_due_is_made_up_for(runs: Faulty, update: int) -> None:
+    """It comes after the batch in which the run stops. With the second the checkpoint knows the first one's state."""
+    straight, folder = (runs.folder / f"{name}-{update}" for name in ("validated", "stopped"))
+    assert runs.run(*BY_VALIDATION, to=straight) == 0, runs.said
+    fault = sent(signal.SIGTERM, in_training_step(update - 1))
+    assert runs.run(*BY_VALIDATION, to=folder, fault=fault) == 128 + signal.SIGTERM, runs.said
+    assert f"validation at update {update}" not in (folder / "run.log").read_text()
+    assert runs.run(*BY_VALIDATION, to=folder) == 0, runs.said
+    assert differences(straight, folder) == []
+
+
 @pytest.mark.parametrize(("workers", "pause"), [(0, 0.0), (0, 0.02), (0, 0.1), (2, 0.0), (2, 0.05)])
 def test_a_signal_to_the_whole_process_group_and_a_second_one(
     runs: Faulty, straight: Path, workers: int, pause: float
