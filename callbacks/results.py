@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 from callbacks.command.settings import leaves
@@ -38,7 +37,7 @@ class Result:
             for variant, outcome in row.outcomes.items()
             for name in outcome.metrics
         }
-        numbers["hp_metric"] = fmean(outcome.metric(row.metric) for outcome in row.outcomes.values())
+        numbers["hp_metric"] = row.score()
         there = [folder / name for name in (FIGURE, *VIDEOS) if (folder / name).is_file()]
         video = next((path for path in there if path.name in VIDEOS), None)
         return cls(sheet_of(row), numbers, next((path for path in there if path.name == FIGURE), None), video)

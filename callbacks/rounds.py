@@ -88,8 +88,7 @@ def rounds_of(settings: Settings) -> Rounds | None:
     """The rounds that are asked for; None without."""
     if settings.rounds is None:
         return None
-    asked: Rounds = call(Rounds, dict(settings.rounds), "rounds")
-    return asked
+    return call(Rounds, dict(settings.rounds), "rounds")
 
 
 def part(settings: Settings, folder: Path, number: int) -> Part:

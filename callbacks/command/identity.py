@@ -103,8 +103,7 @@ def computed(tree: Mapping[str, Any]) -> dict[str, Any]:
         paths = {key: f"{path}.{key}".lstrip(".") for key in node}
         return {key: kept(value, paths[key]) for key, value in node.items() if counts(paths[key], tree)}
 
-    found: dict[str, Any] = kept(tree, "")
-    return found
+    return kept(tree, "")
 
 
 def portable(settings: Settings) -> dict[str, Any]:

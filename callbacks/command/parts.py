@@ -36,24 +36,21 @@ def env_family(settings: Settings) -> EnvFamily:
     """The world of the settings, its functions built."""
     from envs.family import EnvFamily
 
-    family: EnvFamily = call(EnvFamily, build(settings.env, "env", "env", PLATFORM), "env")
-    return family
+    return call(EnvFamily, build(settings.env, "env", "env", PLATFORM), "env")
 
 
 def evaluation_plan(settings: Settings) -> EvaluationPlan:
     """How a policy is judged."""
     from callbacks.evaluation.plan import EvaluationPlan
 
-    plan: EvaluationPlan = call(EvaluationPlan, dict(settings.evaluation), "evaluation")
-    return plan
+    return call(EvaluationPlan, dict(settings.evaluation), "evaluation")
 
 
 def learner(settings: Settings) -> SequenceModule:
     """The SequenceModule that the settings describe; its network is built later, for a task."""
 
     model = build({**settings.model, "_partial_": True}, "model", "model")
-    module: SequenceModule = build(settings.module, "module", "module", model=model, model_config=settings.model)
-    return module
+    return build(settings.module, "module", "module", model=model, model_config=settings.model)
 
 
 def loggers(settings: Settings) -> list[Any]:
@@ -75,8 +72,7 @@ def trainer(settings: Settings, sinks: list[Any] | None = None) -> Trainer:
         "enable_checkpointing": False,
     }
     asked = {key: value for key, value in settings.trainer.items() if key not in own}
-    made: Trainer = build(asked, "trainer", "trainer", PLATFORM, **own)
-    return made
+    return build(asked, "trainer", "trainer", PLATFORM, **own)
 
 
 def watchable(settings: Settings) -> EnvFamily:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from callbacks.command.parts import evaluation_plan
 from callbacks.command.settings import Settings, leaves
 from callbacks.comparison.forecast import Cost
@@ -59,7 +61,7 @@ class Contender:
         """The point of the highest mean score over the search's seeds, the first of equal ones."""
         if len(self.points) == 1:
             return self.points[0]
-        scores = {point: sum(map(score, rows)) / len(rows) for point, rows in self.searched.items() if rows}
+        scores = {point: float(np.mean([row.score() for row in rows])) for point, rows in self.searched.items() if rows}
         return max(scores, key=lambda point: (scores[point], -self.points.index(point))) if scores else None
 
 
@@ -99,11 +101,6 @@ def named(overrides: Overrides, differ: Collection[str]) -> str:
     model = value_of(overrides, "model") or "the usual model"
     others = [o for o in overrides if o.partition("=")[0] in differ and o.partition("=")[0] not in ("model", "task")]
     return " ".join([model, *others])
-
-
-def score(row: Row) -> float:
-    """What a run is compared by: the mean over the task's variants of the metric that the env is judged by."""
-    return sum(outcome.metric(row.metric) for outcome in row.outcomes.values()) / len(row.outcomes)
 
 
 def rows_of(folders: Sequence[Path]) -> list[Row]:

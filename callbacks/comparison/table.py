@@ -12,10 +12,11 @@ from rich.console import Console
 
 from callbacks.benchmark.run import readable
 from callbacks.comparison.forecast import Cost
-from callbacks.comparison.plan import Contender, score
+from callbacks.comparison.plan import Contender
 from callbacks.report.row import Row
+from callbacks.report.scores import measures
 from callbacks.report.sheets import Sheet, as_csv
-from callbacks.report.statistics import Interval, bootstrap_of_seeds, probability_of_improvement, success_interval
+from callbacks.report.statistics import Interval, above, bootstrap_of_seeds, success_interval
 from elmur.files import write_text
 
 log = logging.getLogger("sweep")
@@ -48,7 +49,7 @@ def scores(task: str, contenders: Sequence[Contender]) -> Sheet:
     for contender in contenders:
         rows = contender.reported
         line: dict[str, Any] = {"model": contender.name, **chosen_values(contender), "seeds": len(rows)}
-        line |= {"score": float(np.mean([score(row) for row in rows])), "95 %": interval(rows)}
+        line |= {"score": float(np.mean([row.score() for row in rows])), "95 %": interval(rows)}
         spent = [row.cost.train_seconds / row.updates for row in rows if row.cost.train_seconds and row.updates]
         cost = cost_of(contender)
         line |= {
@@ -78,33 +79,28 @@ def interval(rows: Sequence[Row]) -> Interval | None:
             [[bool(value) for measure in of_row for value in measure.values] for of_row in measures]
         )
     if len(rows) > 1:
-        return bootstrap_of_seeds({"": [score(row) for row in rows]})
+        return bootstrap_of_seeds({"": [row.score() for row in rows]})
     return measures[0][0].interval if len(measures[0]) == 1 else None
 
 
 def against(task: str, contenders: Sequence[Contender]) -> Sheet:
     """The probability of improvement of each contender over each other."""
-    values = {contender.name: {task: [score(row) for row in contender.reported]} for contender in contenders}
-    lines = []
+    values = {contender.name: [row.score() for row in contender.reported] for contender in contenders}
+    lines: list[dict[str, Any]] = []
     for name, ours in values.items():
-        line: dict[str, Any] = {"model": name}
-        for other, theirs in values.items():
-            line[other] = None if other == name else probability_of_improvement(ours, theirs)[0]
-        lines.append(line)
+        wins = {other: None if other == name else float(above(ours, of).mean()) for other, of in values.items()}
+        lines.append({"model": name, **wins})
     return Sheet(f"{task}: probability of improvement", lines if len(lines) > 1 else [], notes=[BETTER])
 
 
 def variants(task: str, contenders: Sequence[Contender]) -> Sheet:
     """The mean over the seeds in each variant, where there are several."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for contender in contenders:
         rows = contender.reported
-        names = dict.fromkeys(name for row in rows for name in row.outcomes)
-        means = {
-            name: float(np.mean([row.outcomes[name].metric(row.metric) for row in rows if name in row.outcomes]))
-            for name in names
-        }
-        lines.append({"model": contender.name, "seeds": len(rows), **means})
+        lines.append({"model": contender.name, "seeds": len(rows)})
+        for name in dict.fromkeys(name for row in rows for name in row.outcomes):
+            lines[-1][name] = float(np.mean([one.mean for one in measures(rows, name, rows[0].metric)]))
     return Sheet(f"{task}: variants", lines if any(len(line) > 3 for line in lines) else [])
 
 
@@ -117,7 +113,7 @@ def search(task: str, contenders: Sequence[Contender]) -> Sheet:
         rows = [row for of_point in contender.searched.values() for row in of_point]
         line: dict[str, Any] = {"model": contender.name}
         for point, of_point in contender.searched.items():
-            mean = float(np.mean([score(row) for row in of_point])) if of_point else None
+            mean = float(np.mean([row.score() for row in of_point])) if of_point else None
             line[", ".join(short(override) for override in point)] = mean
         updates = sum(row.updates or 0 for row in rows)
         line |= {

@@ -53,8 +53,7 @@ def operations(model: SequenceModel, context_length: int) -> int:
     with FlopCounterMode(display=False) as counter:
         model.step(stream, step, None)
     model.train(was_training)
-    found: int = counter.get_total_flops()
-    return found
+    return counter.get_total_flops()
 
 
 @contextmanager

@@ -111,11 +111,9 @@ def numbers(values: Any) -> Any:
 def chances(prediction: np.ndarray, spec: TaskSpec) -> list[float]:
     """The softmax of a categorical prediction, any other as it is."""
     if not isinstance(spec.action, Discrete):
-        found: list[float] = numbers(prediction)
-        return found
+        return numbers(prediction)
     power = np.exp(prediction - prediction.max())
-    share: list[float] = numbers(power / power.sum())
-    return share
+    return numbers(power / power.sum())
 
 
 def drawn(grid: list[list[str]], seen: Seen, spec: TaskSpec) -> dict[str, Any]:

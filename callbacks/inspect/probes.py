@@ -65,8 +65,7 @@ def right(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
         weights = np.linalg.solve(square + RIDGE * np.eye(len(square)), x[fitted].T @ (y - centre) / fitted.sum())
         scores = (x[asked] @ weights + centre).reshape(int(asked.sum()), items, len(kinds))
         answers[asked] = kinds[scores.argmax(-1)]
-    found: np.ndarray = (answers == classes).sum(0)
-    return found
+    return (answers == classes).sum(0)
 
 
 def some_of(count: int) -> list[int]:

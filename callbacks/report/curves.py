@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from callbacks.report.panels import MOST_LINES, MOST_PANELS, Figure, Lines, grid
 from callbacks.report.row import Row
 from callbacks.report.scores import RESAMPLES, interval, measures, variants
 from callbacks.report.show import NUMBERED
-from callbacks.report.statistics import resampled
+from callbacks.report.statistics import percentiles, resampled
 from callbacks.report.tables import chance, named
 
 LARGEST = 1e30  # of a logged number that is drawn
@@ -89,13 +90,11 @@ def curve(row_path: Path, metric: str) -> dict[int, float]:
     if not path.is_file():
         return {}
     found = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            for line in csv.DictReader(file):
-                if line.get(key) and line.get("update"):
-                    found[int(line["update"])] = float(line[key])
-    except (ValueError, OSError, csv.Error):  # a log of something else, or a torn one: what was read is shown
-        pass
+    # A log of something else, or a torn one: what was read is shown.
+    with suppress(ValueError, OSError, csv.Error), path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            if line.get(key) and line.get("update"):
+                found[int(line["update"])] = float(line[key])
     return {update: value for update, value in found.items() if abs(value) < LARGEST}
 
 
@@ -107,8 +106,7 @@ def _over_seeds(seeds: Sequence[Mapping[int, float]]) -> list[Point]:
         values = [seed[update] for seed in seeds if update in seed]
         low = high = float(np.mean(values))
         if len(values) > 1:
-            drawn = resampled(values, rng)[:RESAMPLES].mean(axis=1)
-            low, high = (float(of) for of in np.quantile(drawn, (0.025, 0.975)))
+            low, high = percentiles(resampled(values, rng)[:RESAMPLES].mean(axis=1))
         points.append(Point(update, float(np.mean(values)), low, high))
     return points
 

@@ -13,7 +13,6 @@ from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.figure import INK, svg
 from callbacks.report.gather import Group
 from callbacks.report.panels import WIDTH, Figure, Lines, label, name
-from callbacks.report.row import Row
 from callbacks.report.scores import by_number, measures, score
 from callbacks.report.tables import named
 
@@ -119,17 +118,13 @@ def _by_settings(groups: Sequence[Group], keys: tuple[str, ...], models: Mapping
             table = np.full((len(axes[0]), len(axes[1])), np.nan)
             for values, group in cells.items():
                 if rows := group.by_task().get(task, []):
-                    table[axes[0].index(values[0]), axes[1].index(values[1])] = _mean(rows)
+                    table[axes[0].index(values[0]), axes[1].index(values[1])] = np.mean([score(row) for row in rows])
             grids.append(Grid(model, (keys[0], titles[0]), (keys[1], titles[1]), table))
             lines += grids[-1].lines("score", model=model, task=task)
         title = f"Score on {task}: {' by '.join(key.replace('_', ' ') for key in keys)}"
         shown = _drawn(grids, groups[0].metric)
         found.append(Figure("-".join([name("grid", groups), *keys, task]), title, shown, lines))
     return found
-
-
-def _mean(rows: Sequence[Row]) -> float:
-    return float(np.mean([score(row) for row in rows]))
 
 
 def _drawn(grids: Sequence[Grid], metric: str) -> str:

@@ -8,13 +8,14 @@ import platform
 import re
 import resource
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
 
 from callbacks.command.identity import ROW as ROW
@@ -98,6 +99,11 @@ class Row:
         if self.reference is None:
             return None
         return (value - self.reference["random"]) / (self.reference["expert"] - self.reference["random"])
+
+    def score(self, chosen: Collection[str] | None = None) -> float:
+        """The metric as it was measured, in the mean of the chosen variants or of all."""
+        names = [name for name in self.outcomes if chosen is None or name in chosen]
+        return float(np.mean([self.outcomes[name].metric(self.metric) for name in names]))
 
     def write(self, path: Path | str) -> None:
         """Publish the row."""

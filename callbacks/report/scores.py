@@ -18,10 +18,12 @@ from callbacks.report.show import NUMBERED
 from callbacks.report.statistics import (
     Interval,
     Scores,
+    above,
     bootstrap_of_seeds,
     interquartile_mean,
     mean,
     percentiles,
+    resampled,
     success_interval,
 )
 
@@ -55,8 +57,7 @@ def variants(rows: Sequence[Row]) -> list[str]:
 
 def score(row: Row, chosen: Collection[str] | None = None) -> float:
     """The score of a run on its task, over the chosen variants or all of its own."""
-    names = [name for name in row.outcomes if chosen is None or name in chosen]
-    value = float(np.mean([row.outcomes[name].metric(row.metric) for name in names]))
+    value = row.score(chosen)
     share = row.normalised(value) if row.metric == RETURN else None
     return value if share is None else share
 
@@ -121,11 +122,11 @@ def compared(ours: Group, theirs: Group, seed: int = 0) -> Comparison | None:
     drawn = []
     for task in x:
         a, b = np.asarray(x[task], np.float64), np.asarray(y[task], np.float64)
-        above = (a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])
-        exact.append((float(a.mean() - b.mean()), float(above.mean())))
+        wins = above(a, b)
+        exact.append((float(a.mean() - b.mean()), float(wins.mean())))
         # How often each run is drawn: means over resampled runs are products with these.
         shares = [rng.multinomial(len(of), [1 / len(of)] * len(of), RESAMPLES) / len(of) for of in (a, b)]
-        drawn.append((shares[0] @ a - shares[1] @ b, ((shares[0] @ above) * shares[1]).sum(axis=1)))
+        drawn.append((shares[0] @ a - shares[1] @ b, ((shares[0] @ wins) * shares[1]).sum(axis=1)))
     known = has_seeds(x) and has_seeds(y)
     (difference, probability), (differences, probabilities) = (np.mean(of, axis=0) for of in (exact, drawn))
     return Comparison(
@@ -139,18 +140,12 @@ def compared(ours: Group, theirs: Group, seed: int = 0) -> Comparison | None:
 
 def over_all(of: Scores) -> dict[str, float | Interval | None]:
     """Mean and interquartile mean over tasks and seeds with their intervals, resampled within each task."""
+    known, rng = has_seeds(of), np.random.default_rng(0)
     runs = np.concatenate([np.asarray(values, np.float64) for values in of.values()])[None]
-    known = has_seeds(of)
-    drawn = None
-    if known:
-        rng = np.random.default_rng(0)
-        drawn = np.concatenate(
-            [np.asarray(values)[rng.integers(len(values), size=(RESAMPLES, len(values)))] for values in of.values()],
-            axis=1,
-        )
+    drawn = np.concatenate([resampled(values, rng, RESAMPLES) for values in of.values()], axis=1)
     return {
         "mean": float(mean(runs)[0]),
-        "95 %": None if drawn is None else percentiles(mean(drawn)),
+        "95 %": percentiles(mean(drawn)) if known else None,
         "interquartile mean": float(interquartile_mean(runs)[0]),
-        "95 % of it": None if drawn is None else percentiles(interquartile_mean(drawn)),
+        "95 % of it": percentiles(interquartile_mean(drawn)) if known else None,
     }

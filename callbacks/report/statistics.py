@@ -46,14 +46,12 @@ def mean_and_error(values: Sequence[float], otherwise: float) -> tuple[float, fl
 
 def mean(scores: Array) -> Array:
     """Mean over tasks and seeds: `[resamples, tasks x seeds] -> [resamples]`."""
-    result: Array = scores.mean(axis=-1)
-    return result
+    return scores.mean(axis=-1)
 
 
 def interquartile_mean(scores: Array) -> Array:
     """Mean of the middle half of all runs, which neither one lucky task nor one hopeless task moves."""
-    result: Array = stats.trim_mean(scores, 0.25, axis=-1)
-    return result
+    return stats.trim_mean(scores, 0.25, axis=-1)
 
 
 def bootstrap(scores: Scores, statistic: Callable[[Array], Array], seed: int = 0) -> Interval:
@@ -82,10 +80,10 @@ def _means(scores: Scores, rng: np.random.Generator) -> Array:
     return np.stack([resampled(values, rng).mean(axis=1) for values in scores.values()])
 
 
-def resampled(values: Sequence[float], rng: np.random.Generator) -> Array:
-    """`[RESAMPLES, seeds]`: the seeds of one task, drawn with replacement."""
+def resampled(values: Sequence[float], rng: np.random.Generator, number: int = RESAMPLES) -> Array:
+    """`[number, seeds]`: the seeds of one task, drawn with replacement."""
     array = np.asarray(values, np.float64)
-    return array[rng.integers(len(array), size=(RESAMPLES, len(array)))]
+    return array[rng.integers(len(array), size=(number, len(array)))]
 
 
 def percentiles(values: Array) -> Interval:
@@ -94,32 +92,16 @@ def percentiles(values: Array) -> Interval:
     return float(low), float(high)
 
 
-def probability_of_improvement(ours: Scores, theirs: Scores, seed: int = 0) -> tuple[float, Interval]:
-    """How probable it is that a run of ours scores above one of theirs on a task of both, and the interval.
+def above(ours: Sequence[float] | Array, theirs: Sequence[float] | Array) -> Array:
+    """`[a, b]`: 1 where a run of ours scores above one of theirs, 1/2 where they are equal.
 
-    The mean over tasks of P(X > Y) + P(X = Y) / 2 (Mann and Whitney's U over the number of pairs). Raises ValueError
-    where they have no task in common.
+    The sum is Mann and Whitney's U, and the mean P(X > Y) + P(X = Y) / 2.
     """
-    tasks = [task for task in ours if task in theirs]
-    if not tasks:
-        raise ValueError("no task in common: there is nothing to compare")
-    rng = np.random.default_rng(seed)
-    exact, drawn = [], []
-    for task in tasks:
-        exact.append(share_above(np.asarray(ours[task])[None], np.asarray(theirs[task])[None])[0])
-        drawn.append(share_above(resampled(ours[task], rng), resampled(theirs[task], rng)))
-    return float(np.mean(exact)), percentiles(np.mean(drawn, axis=0))
-
-
-def share_above(x: Array, y: Array) -> Array:
-    """P(X > Y) + P(X = Y) / 2 over all pairs: `[n, a], [n, b] -> [n]`."""
-    difference = x[:, :, None] - y[:, None, :]
-    result: Array = ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(1, 2))
-    return result
+    x, y = np.asarray(ours)[:, None], np.asarray(theirs)[None]
+    return (x > y) + 0.5 * (x == y)
 
 
 def performance_profile(scores: Scores, thresholds: Sequence[float]) -> Array:
     """The share of runs that score above each threshold, every task weighing the same: `[thresholds]`."""
     tau = np.asarray(thresholds)[:, None]
-    result: Array = np.mean([(np.asarray(values)[None] > tau).mean(axis=1) for values in scores.values()], axis=0)
-    return result
+    return np.mean([(np.asarray(values)[None] > tau).mean(axis=1) for values in scores.values()], axis=0)

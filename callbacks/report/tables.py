@@ -233,7 +233,7 @@ def run(group: Group, one: Found) -> dict[str, Any]:
     data = row.data.get("episodes")
     return {
         "task": row.task, "model": row.model, "settings": group.label, "stage": row.stage,
-        "seed": "unknown" if row.seed is None else row.seed, row.metric: score_of(row), "actions": row.actions,
+        "seed": "unknown" if row.seed is None else row.seed, row.metric: row.score(), "actions": row.actions,
         "updates": row.updates, "selection score": row.selection_score, "episodes of data": data,
         **{name.replace("_", " "): getattr(row.cost, name) for name in (*WALL, *CPU)},
         "peak MB": None if row.cost.peak_memory_bytes is None else row.cost.peak_memory_bytes / 1e6,
@@ -241,8 +241,3 @@ def run(group: Group, one: Found) -> dict[str, Any]:
         "versions": " ".join(f"{name} {version}" for name, version in row.versions.items()),
         "finished": row.finished, "command": row.origin.command, "folder": str(one.path.parent),
     }  # fmt: skip
-
-
-def score_of(row: Row) -> float:
-    """The metric over all variants, as it was measured."""
-    return float(np.mean([outcome.metric(row.metric) for outcome in row.outcomes.values()]))

@@ -53,5 +53,4 @@ def task_to_convert_to(settings: Settings, family: EnvFamily) -> TaskSpec | str:
             raise UsageError(f"spec={settings.spec}: expected a TaskSpec in JSON, found {error}") from error
     if family.make is None:
         return family.id
-    spec: TaskSpec = call(spec_of, {"make_env": family.make}, "env.make")
-    return spec
+    return call(spec_of, {"make_env": family.make}, "env.make")
