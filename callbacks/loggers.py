@@ -36,18 +36,12 @@ def wandb_logger(
     offline = mode == "offline" or (mode == "auto" and not has_account())
     if offline:
         log.warning("wandb: logging offline into %s; send it later with `wandb sync`", Path(save_dir) / "wandb")
-    limits = wandb.Settings(
-        init_timeout=PATIENCE,
-        login_timeout=PATIENCE,
-        finish_timeout=PATIENCE,
-        x_graphql_retry_max=1,
-        x_file_stream_retry_max=1,
-        x_file_transfer_retry_max=1,
-    )
+    limits: dict[str, Any] = dict.fromkeys(("init_timeout", "login_timeout", "finish_timeout"), PATIENCE)
+    limits |= dict.fromkeys(("x_graphql_retry_max", "x_file_stream_retry_max", "x_file_transfer_retry_max"), 1)
 
     def connect() -> Logger:
         made = WandbLogger(
-            project=project, save_dir=save_dir, offline=offline, settings=limits, id=_identity(Path(save_dir)),
+            project=project, save_dir=save_dir, offline=offline, settings=wandb.Settings(**limits), id=_identity(Path(save_dir)),
             resume="allow", **settings,
         )  # fmt: skip
         made.experiment  # noqa: B018 - connects, which may fail
@@ -111,11 +105,11 @@ class Sink(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._tell("log_metrics", dict(metrics), step)
+        self._do(lambda made: made.log_metrics(dict(metrics), step))
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self._tell("log_hyperparams", params, *args, **kwargs)
+        self._do(lambda made: made.log_hyperparams(params, *args, **kwargs))
 
     @rank_zero_only
     def show_result(self, result: Result) -> None:
@@ -126,12 +120,12 @@ class Sink(Logger):
     @rank_zero_only
     def save(self) -> None:
         if self._logger is not None:
-            self._tell("save")
+            self._do(lambda made: made.save())
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._logger is not None:
-            self._tell("finalize", status)
+            self._do(lambda made: made.finalize(status))
 
     def close(self) -> None:
         """End the logger; the next call makes it anew."""
@@ -139,10 +133,6 @@ class Sink(Logger):
             with suppress(Exception):  # what a client raises when its server is gone does not end the run
                 self._close(self._logger)
         self._logger = None
-
-    def _tell(self, method: str, *args: Any, **kwargs: Any) -> None:
-        """Pass a call on."""
-        self._do(lambda made: getattr(made, method)(*args, **kwargs))
 
     def _do(self, what: Callable[[Any], object]) -> None:
         """Do something with the logger; whatever it raises ends the sink."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,9 +21,10 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from callbacks.benchmark.timing import median_seconds
 from callbacks.command.registry import PLATFORM
 from callbacks.evaluation.device import threads
-from callbacks.export.programs import Acting, Arrays, Program, inputs_at, onnx_program, seconds_per_step, torch_program
+from callbacks.export.programs import Acting, Arrays, Program, inputs_at, onnx_program, torch_program
 from callbacks.export.recording import Recording, record
 from callbacks.report.sheets import Sheet
 from elmur.build import build
@@ -89,8 +91,9 @@ def in_bfloat16(program: StepProgram) -> Program:
 
 def latency(acting: Acting, recording: Recording) -> float:
     """Milliseconds of a step, the median."""
-    inputs = [inputs_at(recording, step) for step in range(len(recording.is_first))]
-    return 1000 * seconds_per_step(lambda step: acting.step(inputs[step]), len(inputs))
+    steps = len(recording.is_first)
+    turns = cycle([inputs_at(recording, step) for step in range(steps)])
+    return 1000 * median_seconds(lambda: acting.step(next(turns)), steps, steps // 10)
 
 
 def differences(acting: Acting, recording: Recording) -> dict[str, str]:

@@ -52,10 +52,5 @@ def cost_of_acting(
                 done += 1
                 if history - done < last:
                     took += time.process_time() - begin
-                    held = max(held, state_bytes(policy) // num_envs)
+                    held = max(held, bytes_of(tensors_of(policy.snapshot())) // num_envs)
             yield ActingCost(history, 1e3 * took / last, held)
-
-
-def state_bytes(policy: StreamingPolicy) -> int:
-    """The bytes of all that the next actions of all environments depend on."""
-    return bytes_of(tensors_of(policy.snapshot()))

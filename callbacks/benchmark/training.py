@@ -103,21 +103,19 @@ def measure_training(cases: list[Case], device: torch.device, seconds: float = S
     On the CPU with one and two threads; on a GPU in float32 (TF32) and bfloat16, eager and as a CUDA graph.
     """
     rows: Rows = []
-    numbers, captures = ((1, 2), (False,)) if device == CPU else ((1,), (False, True))
+    on_cpu, on_gpu = ((1, 2), ("float32",), (False,), 1), ((1,), TYPES, (False, True), GPU_REPEATS)
+    numbers, types, captures, times = on_cpu if device == CPU else on_gpu
     for case in cases:
         home, carry, chosen = next(case.module.parameters()).device, case.module._carry, case.module.gpu
         batch = case.batch.to(device)
         case.module.to(device)
-        for number, (name, kind), captured in every(numbers, TYPES.items(), captures):
-            if device == CPU and kind is torch.bfloat16:
-                continue
+        for number, name, captured in every(numbers, types, captures):
             case.module.gpu, case.module._carry = OnGpu(capture="always" if captured else "never"), {}
-            step = under(training_step(case.module, batch), device, kind)
+            step = partial(under, training_step(case.module, batch), device, TYPES[name])
             with threads(number):
                 if not captured:
-                    bare, flop = bare_products(case.module, step, kind, device)
-                times = GPU_REPEATS if device == GPU else 1
-                spent = take_turns({"bare": bare, "step": partial(repeated, step, times)}, seconds)
+                    bare, flop = bare_products(case.module, step, TYPES[name], device)
+                spent = take_turns({"bare": bare, "step": partial(step, times)}, seconds)
             update = spent["step"] / times
             rows.append({
                 "training": case.name, "type": name, "threads": number, "captured": captured,
@@ -129,21 +127,12 @@ def measure_training(cases: list[Case], device: torch.device, seconds: float = S
     return rows
 
 
-def repeated(work: Work, times: int) -> None:
-    """The work so many times."""
+def under(step: Work, device: torch.device, kind: torch.dtype, times: int = 1) -> None:
+    """So many steps as `trainer.precision` has them: 32-true with TF32, or bf16-mixed."""
     for _ in range(times):
-        work()
-
-
-def under(step: Work, device: torch.device, kind: torch.dtype) -> Work:
-    """The step as `trainer.precision` has it: 32-true with TF32, or bf16-mixed."""
-
-    def run() -> None:
         mixed = torch.autocast(device.type, kind) if kind is torch.bfloat16 else nullcontext()
         with precision_of("high" if device == GPU else "highest"), mixed:
             step()
-
-    return run
 
 
 def measure_data(module: SequenceModule, data: Any, seconds: float = SECONDS) -> Rows:

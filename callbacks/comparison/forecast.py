@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from typing import Any
 import torch
 
 from callbacks.benchmark.policy_cost import cost_of_acting
+from callbacks.benchmark.timing import median_seconds
 from callbacks.benchmark.training import training_step
 from callbacks.command.checks import check_buildable, check_variants
 from callbacks.command.parts import env_family, evaluation_plan, learner
 from callbacks.command.settings import Settings
 from callbacks.evaluation.device import threads
 from elmur.batch import SegmentBatch
-from elmur.module import SequenceModule
 from envs.vector import VectorEnv, spec_of
 
 ENVS = (1, 100)  # side by side, for the table
@@ -49,8 +48,9 @@ def measured(settings: Settings) -> Cost:
     module.build_model(spec)
     lanes, length = settings.data["lanes"], module.context_length
     steps = length * settings.data["backprop_segments"]
+    step = training_step(module, SegmentBatch.zeros(spec, lanes, steps))  # which clones whatever else is learned
     with threads(1):
-        seconds = timed(module, SegmentBatch.zeros(spec, lanes, steps))
+        seconds = median_seconds(step, UPDATES, clock=time.process_time)
     sizes = {*ENVS, min(plan.num_envs, plan.num_episodes)}
     acting = {size: next(cost_of_acting(module.model, length, size)) for size in sizes}
     return Cost(
@@ -59,24 +59,13 @@ def measured(settings: Settings) -> Cost:
     )  # fmt: skip
 
 
-def timed(module: SequenceModule, window: SegmentBatch) -> float:
-    """Median processor seconds of an update, cloning whatever else is learned, after one that does not count."""
-    step, taken = training_step(module, window), []
-    for _ in range(1 + UPDATES):
-        begin = time.process_time()
-        step()
-        taken.append(time.process_time() - begin)
-    return statistics.median(taken[1:])
-
-
 def seconds_of(settings: Settings, cost: Cost) -> float:
     """What a run takes at most, with the choice of its checkpoint and its evaluation; environments apart."""
     family, plan = env_family(settings), evaluation_plan(settings)
     updates, chosen = settings.trainer["max_steps"], settings.selection or {}
     looks = -(-updates // chosen.get("every_n_updates", updates)) if settings.callbacks.get("selection") else 0
-    steps = horizons(family.world, family.variants) * len(plan.waves()) + looks * horizons(
-        family.world, family.selection
-    )
+    played, looked = (horizons(family.world, variants) for variants in (family.variants, family.selection))
+    steps = played * len(plan.waves()) + looked * looks
     side_by_side = min(plan.num_envs, plan.num_episodes)
     return START + updates * cost.update_seconds + steps * cost.step_ms[side_by_side] / 1e3
 

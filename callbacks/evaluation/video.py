@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def film(
     env = make_env(num_envs=episodes, **variant)
     try:
         path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
-        with threads(1), shown("filming", env.spec.horizon, "steps", progress) as bar, _Writer(path) as writer:
-            camera = Camera(lambda frames: writer.add(tiled(frames)))
+        with threads(1), shown("filming", env.spec.horizon, "steps", progress) as bar, _file_of_frames(path) as add:
+            camera = Camera(lambda frames: add(tiled(frames)))
             tell = Telling(lambda step, running: bar.update(step))
             played = rollout(env, policy, range(first_seed, first_seed + episodes), observers=[camera, tell])
     finally:
@@ -88,44 +89,28 @@ def tiled(frames: np.ndarray) -> np.ndarray:
     return grid.reshape(rows * height, columns * width, channels)
 
 
-class _Writer:
-    """Frames -> a file that is there whole or not at all."""
+@contextmanager
+def _file_of_frames(path: Path) -> Iterator[Callable[[np.ndarray], object]]:
+    """Takes frames, uint8 [h, w, 3] each; the file is there whole or not at all."""
+    if path.suffix == ".mp4":
+        import imageio.v2
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._pictures: list[Any] = []
-        self._partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
-        self._stream: Any = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+        try:
+            with imageio.v2.get_writer(partial, fps=FRAMES_PER_SECOND, macro_block_size=2) as stream:
+                yield stream.append_data
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return
+    from PIL import Image
 
-    def __enter__(self) -> _Writer:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.suffix == ".mp4":
-            import imageio.v2
-
-            self._stream = imageio.v2.get_writer(self._partial, fps=FRAMES_PER_SECOND, macro_block_size=2)
-        return self
-
-    def add(self, picture: np.ndarray) -> None:
-        """One more frame, uint8 [h, w, 3]."""
-        if self._stream is not None:
-            self._stream.append_data(picture)
-            return
-        from PIL import Image
-
-        self._pictures.append(Image.fromarray(picture).reduce(GIF_STEPS).quantize(128))
-
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            if kind is None:
-                os.replace(self._partial, self._path)
-            else:
-                self._partial.unlink(missing_ok=True)
-        elif kind is None:
-            first, *others = self._pictures
-            with atomic_open(self._path) as file:
-                duration = 1000 // FRAMES_PER_SECOND
-                first.save(file, "GIF", save_all=True, append_images=others, duration=duration, loop=0)
+    pictures: list[Any] = []
+    yield lambda picture: pictures.append(Image.fromarray(picture).reduce(GIF_STEPS).quantize(128))
+    with atomic_open(path) as file:
+        duration = 1000 // FRAMES_PER_SECOND
+        pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
 
 
 def _has_ffmpeg() -> bool:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
+from callbacks.benchmark.timing import median_seconds
 from callbacks.evaluation.device import threads
 from callbacks.export.card import card
-from callbacks.export.programs import Acting, Program, compare, inputs_at, onnx_program, seconds_per_step, torch_program
+from callbacks.export.programs import Acting, Program, compare, inputs_at, onnx_program, torch_program
 from callbacks.export.recording import Recording, record
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet
@@ -154,23 +155,18 @@ def check(folder: Path, plan: ExportPlan, recording: Recording, context_length: 
 def latencies(folder: Path, plan: ExportPlan, recording: Recording, policy: StreamingPolicy) -> dict[str, float]:
     """Milliseconds of a step for one environment, the median of `TIMED`, by the policy and by each program."""
     signature, one = read_json(folder / STEP), recording.lanes(1)
-    steps = [inputs_at(one, step % len(one.is_first)) for step in range(TIMED)]
-    parts = policy.model.spec.observation
+    parts, length = policy.model.spec.observation, min(TIMED, len(one.is_first))
+    turns = cycle([inputs_at(one, step) for step in range(length)])  # the first of them begins an episode
     policy.start(1)
 
-    def act(number: int) -> None:
-        given = steps[number]
-        begins = np.array([True]) if number == 0 else given[IS_FIRST]
-        policy.act({name: given[name] for name in parts}, begins)
+    def act() -> None:
+        given = next(turns)
+        policy.act({name: given[name] for name in parts}, given[IS_FIRST])
 
-    found = {"policy.act": seconds_per_step(act, TIMED)}
+    works: dict[str, Callable[[], object]] = {"policy.act": act}
     for name, (program, _) in loaded(folder, plan).items():
-        found[name] = seconds_per_step(partial(_step, Acting(program, signature, 1), steps), TIMED)
-    milliseconds = {name: round(1000 * seconds, 4) for name, seconds in found.items()}
-    cells = [{"acting with": name, "ms a step": f"{value:.3f}"} for name, value in milliseconds.items()]
+        works[name] = partial(lambda acting: acting.step(next(turns)), Acting(program, signature, 1))
+    found = {name: round(1000 * median_seconds(work, TIMED, TIMED // 10), 4) for name, work in works.items()}
+    cells = [{"acting with": name, "ms a step": f"{value:.3f}"} for name, value in found.items()]
     Sheet(f"latency, one environment, one thread, median of {TIMED} steps", cells).show(Console())
-    return milliseconds
-
-
-def _step(acting: Acting, steps: list[dict[str, np.ndarray]], number: int) -> None:
-    acting.step(steps[number])
+    return found

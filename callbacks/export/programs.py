@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -93,15 +92,3 @@ def compare(name: str, acting: Acting, recording: Recording) -> float:
                 "A model's step must follow from its inputs alone; or leave this format out of export.formats"
             )
     return largest
-
-
-def seconds_per_step(step: Callable[[int], object], steps: int) -> float:
-    """The median of so many steps, each called with its number, after a tenth of them to warm up."""
-    for number in range(max(1, steps // 10)):
-        step(number)
-    taken = []
-    for number in range(steps):
-        begin = time.perf_counter()
-        step(number)
-        taken.append(time.perf_counter() - begin)
-    return float(np.median(taken))

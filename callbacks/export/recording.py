@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from elmur.policy import StreamingPolicy
-from envs.rollout import rollout
+from envs.rollout import Observer, Wave, rollout
 from envs.vector import VectorEnv
 
 
@@ -43,35 +44,24 @@ class Recording:
         )
 
 
-@dataclass
-class _Noted:
-    """A policy that writes down every step. All its episodes draw by the same seed, as those of an export do."""
+class _Notes(Observer):
+    """Every step of a policy. All its episodes draw by the same seed, as those of an export do."""
 
-    policy: StreamingPolicy
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Any]] = []
 
-    def start(self, num_envs: int, seed: int = 0) -> None:
-        self.policy.start(num_envs, 0)
+    def on_reset(self, wave: Wave) -> None:
+        wave.policy.seed_episodes([0])  # type: ignore[attr-defined]
+        self._wanted = np.float32(wave.policy.target_return)  # type: ignore[attr-defined]
 
-    def act(self, observation: Mapping[str, Any], is_first: np.ndarray) -> np.ndarray:
-        if is_first.any():
-            self.policy.seed_episodes([0])
-            self._wanted = np.full(1, self.policy.target_return, np.float32)
-        action = self.policy.act(observation, is_first)
-        self.steps.append(
-            {
-                "observation": {name: np.asarray(part)[0].copy() for name, part in observation.items()},
-                "is_first": bool(is_first[0]),
-                "action": action[0],
-                "return_to_go": self._wanted[0],
-                "prediction": self.policy.prediction[0].float().numpy().copy(),
-            }
-        )
-        return action
-
-    def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
-        self.policy.observe(action, reward)
-        self._wanted = self._wanted - np.asarray(reward, np.float32)
+    def on_step(self, wave: Wave) -> None:
+        prediction = wave.policy.prediction[0].float().numpy().copy()  # type: ignore[attr-defined]
+        self.steps.append({
+            **{f"observation/{name}": np.asarray(part)[0].copy() for name, part in wave.observation.items()},
+            "is_first": wave.count == 1, "action": wave.answer[0], "return_to_go": self._wanted,
+            "prediction": prediction,
+        })  # fmt: skip
+        self._wanted = self._wanted - np.float32(wave.step.reward[0])
 
 
 def record(
@@ -82,23 +72,14 @@ def record(
     seeds: Sequence[int],
 ) -> Recording:
     """So many steps of a policy, as many in each variant, in episodes of these seeds."""
-    noted, each = _Noted(policy), -(-steps // len(variants))
+    notes, each = _Notes(), -(-steps // len(variants))
     for number, variant in enumerate(variants.values(), start=1):
-        env = make_env(num_envs=1, **variant)
+        env, turns = make_env(num_envs=1, **variant), cycle(seeds)
         try:
-            played = 0
-            while len(noted.steps) < min(number * each, steps):
-                left = min(number * each, steps) - len(noted.steps)
-                rollout(env, noted, [seeds[played % len(seeds)]], max_steps=left)
-                played += 1
+            while left := max(0, min(number * each, steps) - len(notes.steps)):
+                rollout(env, policy, [next(turns)], max_steps=left, observers=[notes])
         finally:
             env.close()
-    parts = noted.steps[0]["observation"]
-
-    def whole(name: str) -> np.ndarray:
-        return np.stack([step[name] for step in noted.steps])
-
-    return Recording(
-        {part: np.stack([step["observation"][part] for step in noted.steps]) for part in parts},
-        *(whole(name) for name in ("is_first", "action", "return_to_go", "prediction")),
-    )
+    whole = {name: np.stack([step[name] for step in notes.steps]) for name in notes.steps[0]}
+    observation = {part: whole.pop(f"observation/{part}") for part in policy.model.spec.observation}
+    return Recording(observation, **whole)

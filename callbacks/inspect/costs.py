@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from rich.filesize import decimal
 
+from callbacks.benchmark.timing import median_seconds
 from callbacks.benchmark.training import training_step
 from callbacks.evaluation.device import threads
 from callbacks.evaluation.plan import EvaluationPlan
@@ -103,11 +104,7 @@ def costs(
 def seconds_of(module: SequenceModule, window: SegmentBatch) -> float:
     """The seconds of an update on a window, after one that does not count."""
     module.forget("train")  # of windows with other lanes
-    step = training_step(module, window)
-    step()
-    begin = time.perf_counter()
-    step()
-    return time.perf_counter() - begin
+    return median_seconds(training_step(module, window), 1)
 
 
 def acting(
