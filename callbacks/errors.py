@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from callbacks.text import plain
+from callbacks.report.text import plain
 
 MOST_NAMES = 12  # that an error lists where some are near
 GO_ON_LEANER = "the same command goes on from the last checkpoint, with data.num_workers=0 it needs less"

@@ -41,8 +41,8 @@ def wandb_logger(
 
     def connect() -> Logger:
         made = WandbLogger(
-            project=project, save_dir=save_dir, offline=offline, settings=wandb.Settings(**limits), id=_identity(Path(save_dir)),
-            resume="allow", **settings,
+            project=project, save_dir=save_dir, offline=offline, settings=wandb.Settings(**limits),
+            id=_identity(Path(save_dir)), resume="allow", **settings,
         )  # fmt: skip
         made.experiment  # noqa: B018 - connects, which may fail
         return made

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import run  # noqa: F401  the resolvers of conf/
 from callbacks.benchmark.policy_cost import ActingCost, cost_of_acting
-from callbacks.report.figure import COLOURS, svg
+from callbacks.report.panels import COLOURS, svg
 from elmur.build import build
 from elmur.files import write_text
 from elmur.spec import Discrete, TaskSpec, Vector

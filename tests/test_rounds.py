@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callbacks.rounds import Rounds, digest, seed_of
+from callbacks.stages.rounds import Rounds, digest, seed_of
 from data.collect import episode_seed
 from data.shard import Shard
 from elmur.checkpoint import load_policy

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def check_buildable(settings: Settings) -> None:
     """Build everything once, so that a bad value is found before anything is collected or trained."""
     from callbacks.evaluation.video import check_filmable
-    from callbacks.rounds import check_rounds
     from callbacks.selection import RolloutSelection
+    from callbacks.stages.rounds import check_rounds
     from elmur.compiled import check_compiler
 
     env, plan = env_family(settings), evaluation_plan(settings)

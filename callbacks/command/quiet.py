@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from callbacks.command.processes import is_first_process
-from callbacks.text import plain
+from callbacks.report.text import plain
 
 
 def quieten() -> None:

@@ -98,7 +98,8 @@ def _file_of_frames(path: Path) -> Iterator[Callable[[np.ndarray], object]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
         try:
-            with imageio.v2.get_writer(partial, fps=FRAMES_PER_SECOND, macro_block_size=2) as stream:
+            stream: Any = imageio.v2.get_writer(partial, fps=FRAMES_PER_SECOND, macro_block_size=2)
+            with stream:
                 yield stream.append_data
             os.replace(partial, path)
         finally:

@@ -15,7 +15,7 @@ from callbacks.inspect.costs import Size
 from callbacks.inspect.gradients import Gradients, Knob, gradients, is_dead, knobs, learned, parts, write_path
 from callbacks.inspect.regime import Finding, Regime, examine
 from callbacks.report.sheets import Sheet
-from callbacks.text import plain
+from callbacks.report.text import plain
 from elmur.batch import SegmentBatch
 from elmur.files import write_json
 from elmur.model import ELMUR, MemoryDesign

@@ -12,9 +12,21 @@ import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.metriclog import FILE
-from callbacks.report.figure import COLOURS, INK, svg
 from callbacks.report.gather import Group
-from callbacks.report.panels import MOST_LINES, MOST_PANELS, Figure, Lines, grid, label, name, of_many, size
+from callbacks.report.panels import (
+    COLOURS,
+    INK,
+    MOST_LINES,
+    MOST_PANELS,
+    Figure,
+    Lines,
+    grid,
+    label,
+    name,
+    of_many,
+    size,
+    svg,
+)
 from callbacks.report.row import Row
 from callbacks.report.scores import RESAMPLES, interval, measures, variants
 from callbacks.report.show import NUMBERED

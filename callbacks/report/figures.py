@@ -9,10 +9,23 @@ import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.curves import by_length, learning_curves
-from callbacks.report.figure import COLOURS, INK, svg
 from callbacks.report.gather import Group
 from callbacks.report.heatmaps import heat_maps
-from callbacks.report.panels import MOST_LINES, WIDTH, Figure, Lines, axis, label, legend, name, of_many, plain_powers
+from callbacks.report.panels import (
+    COLOURS,
+    INK,
+    MOST_LINES,
+    WIDTH,
+    Figure,
+    Lines,
+    axis,
+    label,
+    legend,
+    name,
+    of_many,
+    plain_powers,
+    svg,
+)
 from callbacks.report.scores import scores
 from callbacks.report.statistics import performance_profile
 from callbacks.report.tables import ALONE, STATE, cost, microseconds, named

@@ -130,11 +130,6 @@ class Gathered:
         return None
 
 
-def groups(source: Path, defaults: Callable[[], Mapping[str, Any]] = dict) -> list[Group]:
-    """The groups of what lies below a folder. Raises ValueError where there are no rows."""
-    return gather([source], defaults).groups
-
-
 def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = dict, below: bool = True) -> Gathered:
     """The rows below folders, grouped. Raises ValueError where there are none.
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
-from callbacks.report.figure import INK, svg
 from callbacks.report.gather import Group
-from callbacks.report.panels import WIDTH, Figure, Lines, label, name
+from callbacks.report.panels import INK, WIDTH, Figure, Lines, label, name, svg
 from callbacks.report.scores import by_number, measures, score
 from callbacks.report.tables import named
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from callbacks.report.panels import Figure
 from callbacks.report.sheets import Sheet, is_number
-from callbacks.text import file_name, plain
+from callbacks.report.text import file_name, plain
 
 FOLDER = Path(__file__).resolve().parent
 MOST_LINES, MOST_RUNS = 200, 300  # of a table that the page shows; files have all

@@ -1,21 +1,39 @@
-"""What figures over many runs have in common: their names, labels and legends, panels beside each other."""
+"""What figures have in common: SVG, names, colours, labels and legends, panels beside each other."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.gather import Group
-from callbacks.text import plain
+from callbacks.report.text import plain
+from elmur.files import write_bytes
 
 MOST_PANELS = 24  # tasks that one figure shows beside each other
 MOST_LINES = 8  # groups in one panel: more cannot be told apart
 WIDTH = 7.2  # inches
 Lines = list[dict[str, Any]]
+INK = "#010203"  # of lines and text; in an SVG it becomes the colour of the text around it, light or dark
+# Told apart by people of all kinds of colour vision, on white and on black.
+COLOURS = ("#2a7fc9", "#d9730d", "#159a6c", "#c0509a", "#8064d2", "#a88a00", "#5b8f9e", "#c8453a")
+STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: to be found, and in the page's own font
+    "svg.hashsalt": "elmur",  # the same figure is the same file
+    "text.parse_math": False,  # a name with two dollars is no formula
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
 
 
 @dataclass(frozen=True)
@@ -27,6 +45,42 @@ class Figure:
     svg: str
     lines: Lines
     note: str = ""
+
+
+@contextmanager
+def figure(path: Path | str, size: tuple[float, float]) -> Iterator[Any]:
+    """Axes to draw on; the PNG is written at the end. size: width and height in inches."""
+    from matplotlib import rc_context  # takes a second to import, and needs no display without pyplot
+    from matplotlib.figure import Figure
+
+    image = io.BytesIO()
+    with rc_context({"text.parse_math": False}):
+        drawn = Figure(figsize=size, layout="constrained")
+        yield drawn.subplots()
+        drawn.savefig(image, format="png", dpi=150)
+    write_bytes(path, image.getvalue())
+
+
+def svg(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """What `draw` puts on an empty figure, as an `<svg>` element that scales with its place and follows its colour."""
+    import matplotlib
+    from cycler import cycler
+    from matplotlib.figure import Figure
+
+    style: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+    with matplotlib.rc_context(style):
+        drawn, text = Figure(figsize=size, layout="constrained"), io.StringIO()
+        drawn.patch.set_alpha(0)
+        draw(drawn)
+        for axes in drawn.axes:
+            axes.patch.set_alpha(0)
+        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    element = text.getvalue()
+    element = element[element.index("<svg") :].replace(INK, "currentColor")
+    width, height = (round(96 * inches) for inches in size)
+    head, end = element.split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    return f'{head} width="{width}" height="{height}">{end}'
 
 
 def axis(groups: Sequence[Group]) -> str:

@@ -25,7 +25,7 @@ from callbacks.report.published import beside_ours
 from callbacks.report.sheets import Sheet, as_csv
 from callbacks.report.suite import return_sheets, success_sheet
 from callbacks.report.tables import cost, differences, questions, runs, tables, totals
-from callbacks.text import file_name, markdown, plain
+from callbacks.report.text import file_name, markdown, plain
 from elmur.files import write_text
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from callbacks.text import csv_cell, markdown, plain
+from callbacks.report.text import csv_cell, markdown, plain
 
 ABSENT = "–"
 LEAST, SHARE = 24, 0.4  # how wide a column of texts may be before they are folded: characters, share of the terminal

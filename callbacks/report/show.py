@@ -10,10 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from callbacks.evaluation.outcomes import RETURN, Outcome
-from callbacks.report.figure import figure
+from callbacks.report.panels import figure, label
 from callbacks.report.row import ROW, Row
 from callbacks.report.sheets import Sheet
-from callbacks.text import figure_label
 from envs.vector import SUCCESS
 
 log = logging.getLogger(__name__)
@@ -63,14 +62,14 @@ def draw_success(rows: Mapping[str, Row], path: Path | str, chance: float | None
 
     chance: the success of guessing, drawn as a dotted line. Gives False, and draws nothing, where no variant has one.
     """
-    lines = {label: numbered(row) for label, row in rows.items()}
+    lines = {name: numbered(row) for name, row in rows.items()}
     if not any(lines.values()):
         return False
     with figure(path, (7, 3.6)) as axes:
-        for label, points in lines.items():
+        for name, points in lines.items():
             x = [number for number, _ in points]
             y = [outcome.metric(SUCCESS) for _, outcome in points]
-            axes.plot(x, y, marker="o", label=figure_label(label))
+            axes.plot(x, y, marker="o", label=label(name))
             low, high = zip(*[outcome.metrics[SUCCESS].interval or (0.0, 1.0) for _, outcome in points], strict=True)
             axes.fill_between(x, low, high, alpha=0.2)
         found = [NUMBERED.match(name) for row in rows.values() for name in row.outcomes]

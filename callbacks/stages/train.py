@@ -21,7 +21,7 @@ from elmur.files import write_json
 
 if TYPE_CHECKING:
     from callbacks.report.validation import Validation
-    from callbacks.rounds import Part
+    from callbacks.stages.rounds import Part
     from elmur.module import SequenceModule
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def tell_of_other_shards(settings: Settings, folder: Path) -> None:
 
 def fit(settings: Settings, folder: Path, sinks: list[Any]) -> dict[str, Any]:
     """Train to the end, with the rounds that are asked for; what the row says of it."""
-    from callbacks.rounds import label, part, rounds_of, standing
+    from callbacks.stages.rounds import label, part, rounds_of, standing
 
     if (asked := rounds_of(settings)) is None:
         return fit_part(settings, folder, sinks)

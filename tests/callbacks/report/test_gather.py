@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
-from callbacks.report.gather import gather, groups
+from callbacks.report.gather import gather
 from callbacks.report.protocol import overview
 from callbacks.report.report import report
 from callbacks.report.row import Origin, Row, read_row
@@ -51,7 +51,7 @@ def row(folder: Path, seed: int = 0, won: list[bool] | None = None, **about: Any
 
 
 def labels(root: Path, **given: Any) -> dict[str, list[int | None]]:
-    return {group.label: [row.seed for row in group.rows] for group in groups(root, **given)}
+    return {group.label: [row.seed for row in group.rows] for group in gather([root], **given).groups}
 
 
 def test_runs_that_computed_other_things_are_no_seeds_of_one_another(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from callbacks.report.gather import gather, groups
+from callbacks.report.gather import gather
 from callbacks.report.heatmaps import swept
 from callbacks.report.published import published, verdict
 from callbacks.report.report import Report, report
@@ -128,16 +128,16 @@ def test_ties_count_half_and_runs_are_resampled_within_their_task(tmp_path: Path
     for seed in (0, 1):
         lengths(tmp_path, "a", seed, {9: 2 + seed})
         lengths(tmp_path, "b", seed, {9: 3 - seed})
-    a, b = groups(tmp_path)
+    a, b = gather([tmp_path]).groups
     found = compared(a, b)
     assert found is not None and (found.difference, found.probability) == (0.0, 0.5)
     assert found.says == "no difference shown"
     lengths(tmp_path, "c", 0, {9: 4})
-    a, _, c = groups(tmp_path)
+    a, _, c = gather([tmp_path]).groups
     one_seed = compared(a, c)
     assert one_seed is not None and one_seed.difference_interval is None and "not known" in one_seed.says
     lengths(tmp_path, "d", 0, {30: 4})
-    a, *_, d = groups(tmp_path)
+    a, *_, d = gather([tmp_path]).groups
     assert compared(a, d) is None, "no length in common"
 
 
@@ -167,7 +167,7 @@ def test_what_did_not_finish_is_counted_by_how_it_ended(runs: Path) -> None:
 def test_a_setting_that_was_swept_gives_a_heat_map(tmp_path: Path) -> None:
     for trained, won in {30: {9: 4, 90: 2}, 9: {9: 3, 90: 1}}.items():
         lengths(tmp_path / "runs", "elmur", 0, won, label=f"experiment=tmaze_grid+train_length={trained}")
-    found = swept(groups(tmp_path / "runs"))
+    found = swept(gather([tmp_path / "runs"]).groups)
     assert found is not None and found[0] == ("train_length",) and list(found[1]) == [(9.0,), (30.0,)]
     told = made(tmp_path / "runs", tmp_path / "out")
     (grid,) = [figure for figure in told.figures if figure.name.startswith("grid")]
@@ -212,7 +212,7 @@ def test_two_settings_that_were_swept_give_a_heat_map_with_a_panel_for_each_mode
 def test_settings_that_never_share_a_value_are_no_grid(tmp_path: Path) -> None:
     for lanes, slots in ((1, 2), (2, 4)):
         lengths(tmp_path / "runs", "elmur", 0, {9: 4}, label=f"lanes={lanes}+slots={slots}")
-    assert swept(groups(tmp_path / "runs")) is None
+    assert swept(gather([tmp_path / "runs"]).groups) is None
 
 
 def test_learning_curves_are_means_over_seeds(runs: Path, tmp_path: Path) -> None:

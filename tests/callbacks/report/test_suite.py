@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from callbacks.evaluation.outcomes import Outcome
-from callbacks.report.gather import groups
+from callbacks.report.gather import gather
 from callbacks.report.report import report
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet, as_csv
@@ -136,13 +136,13 @@ def test_rows_of_other_settings_are_other_groups_and_damaged_ones_are_named(
     write(runs, EASY, 0, [0.0, 1.0], model="gru")
     (runs / EASY / "gru" / "default" / "seed-0" / "result.json").rename(runs / "result.json")
     (bad := runs / EASY / "elmur" / "default" / "seed-0" / "result.json").write_text("{")
-    found = groups(runs)
+    found = gather([runs]).groups
     assert sorted((group.model, group.metric, len(group.rows)) for group in found) == [
         ("elmur", "return", 4), ("elmur", "success", 2), ("gru", "return", 1),
     ]  # fmt: skip
     assert str(bad) in caplog.text
     with pytest.raises(ValueError, match=r"expected a folder of runs, found no result.json below it"):
-        groups(runs / HARD / "elmur" / "default" / "seed-0" / "none")
+        gather([runs / HARD / "elmur" / "default" / "seed-0" / "none"])
 
 
 def test_the_suite_is_that_of_the_levels_and_of_the_published_sums() -> None:

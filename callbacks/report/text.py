@@ -7,7 +7,7 @@ or a spreadsheet would take for an order is shown as the characters that it is m
 from __future__ import annotations
 
 import hashlib
-import html as _html
+import html
 import re
 import unicodedata
 
@@ -25,25 +25,14 @@ def plain(text: object, keep: str = "", most: int | None = LONGEST) -> str:
     """
     found = str(text)
     found = found if most is None or len(found) <= most else found[: most - 3] + "..."
-    return "".join(
-        character if character in keep or unicodedata.category(character) not in HIDDEN else _code(character)
-        for character in found
-    )
-
-
-def _code(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+    shown = (c if c in keep or unicodedata.category(c) not in HIDDEN else c.encode("unicode_escape") for c in found)
+    return "".join(c if isinstance(c, str) else c.decode() for c in shown)
 
 
 def markdown(text: object) -> str:
     """The text inside a line or a table of Markdown: no markup, link, picture or HTML of its own."""
-    escaped = re.sub(r"([\\`*\[\]|~])", r"\\\1", _html.escape(plain(text), quote=False))
+    escaped = re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(plain(text), quote=False))
     return escaped.replace("://", "&#58;//").replace("www.", "www&#46;")
-
-
-def html(text: object) -> str:
-    """The text inside an element or a quoted attribute of HTML."""
-    return _html.escape(plain(text), quote=True)
 
 
 def csv_cell(value: object) -> object:
@@ -52,12 +41,6 @@ def csv_cell(value: object) -> object:
         return value
     text = plain(value)
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA) or value.startswith(FORMULA) else text
-
-
-def figure_label(text: object) -> str:
-    """The text as a label in a figure: no formulas, and not hidden by a leading underscore."""
-    found = plain(text).replace("\\", "/").replace("$", r"\$")
-    return f" {found}" if found.startswith("_") else found
 
 
 def file_name(text: object) -> str:
