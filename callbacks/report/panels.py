@@ -118,12 +118,10 @@ def plain_powers(axes: Any) -> None:
 
 def grid(drawn: Any, titles: Sequence[str], paint: Callable[[Any, int], None], **about: Any) -> None:
     """Panels beside each other, each with its title."""
-    columns = min(len(titles), 1 if len(titles) == 1 else 2 if len(titles) < 5 else 3)
-    axes = drawn.subplots(math.ceil(len(titles) / columns), columns, squeeze=False, sharey=True)
-    for number, one in enumerate(axes.flat):
-        if number >= len(titles):
-            one.set_visible(False)
-            continue
+    axes = drawn.subplots(*shape(len(titles)), squeeze=False, sharey=True)
+    for one in axes.flat[len(titles) :]:
+        one.set_visible(False)
+    for number, one in enumerate(axes.flat[: len(titles)]):
         paint(one, number)
         if len(titles) > 1:
             one.set_title(label(titles[number], 34), fontsize=8)
@@ -134,10 +132,15 @@ def grid(drawn: Any, titles: Sequence[str], paint: Callable[[Any, int], None], *
     legend(drawn, axes.flat[0], 2)
 
 
+def shape(panels: int) -> tuple[int, int]:
+    """Rows and columns of so many panels."""
+    columns = 1 if panels == 1 else 2 if panels < 5 else 3
+    return math.ceil(panels / columns), columns
+
+
 def size(panels: int, lines: int) -> tuple[float, float]:
     """Inches of a figure with so many panels and so many lines in its legend."""
-    rows = math.ceil(panels / (1 if panels == 1 else 2 if panels < 5 else 3))
-    return WIDTH, max(2.9, 1.9 * rows) + 0.19 * lines
+    return WIDTH, max(2.9, 1.9 * shape(panels)[0]) + 0.19 * lines
 
 
 def of_many(count: int, most: int, noun: str) -> str:

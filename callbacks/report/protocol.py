@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from pathlib import Path
 from typing import Any
 
 from callbacks.report.gather import Gathered, Group
@@ -92,17 +93,16 @@ def overview(gathered: Gathered, is_asked: bool = False) -> list[str]:
         if common := sorted(of[0].common):
             said.append(f"{named(metric, stage)}: all of them with {', '.join(common)}.")
     said += _gaps(gathered.groups)
-    for found, words in (
-        (list(gathered.unfinished), "not finished"),
-        (list(gathered.validated), "on trajectories alone, judged by validation since nobody acted"),
-        (list(gathered.failed.items()), "failed"),
-        (list(gathered.refused.items()), "refused before it began"),
-        (list(gathered.left_out.items()), "left out"),
-    ):
+    others: dict[str, Sequence[Path] | Mapping[Path, str]] = {
+        "not finished": gathered.unfinished,
+        "on trajectories alone, judged by validation since nobody acted": gathered.validated,
+        "failed": gathered.failed, "refused before it began": gathered.refused, "left out": gathered.left_out,
+    }  # fmt: skip
+    for words, found in others.items():
         if found:
-            some = "; ".join(one if isinstance(one, str) else _told(one) for one in found[:MOST])
-            more = f"; and {len(found) - MOST} more" * (len(found) > MOST)
-            said.append(f"{_count(found, 'row' if words == 'left out' else 'run')} {words}: {some}{more}.")
+            told = [f"{path} ({why})" for path, why in found.items()] if isinstance(found, Mapping) else found
+            noun = "row" if words == "left out" else "run"
+            said.append(f"{_count(found, noun)} {words}: {_list(told, '; ', '; and ')}.")
     single = [group.name for group in gathered.groups if any(len(of) == 1 for of in group.by_task().values())]
     if single:
         said.append(
@@ -111,17 +111,14 @@ def overview(gathered: Gathered, is_asked: bool = False) -> list[str]:
     return said
 
 
-def _told(one: Any) -> str:
-    return f"{one[0]} ({one[1]})" if isinstance(one, tuple) else str(one)
-
-
 def _count(of: Sized, noun: str) -> str:
     return f"{len(of)} {noun}{'s' * (len(of) != 1)}"
 
 
-def _list(names: Sequence[object]) -> str:
-    given = [str(name) for name in names]
-    return ", ".join(given[:MOST]) + f" and {len(given) - MOST} more" * (len(given) > MOST)
+def _list(given: Iterable[object], between: str = ", ", last: str = " and ") -> str:
+    """The first of them, and how many more there are."""
+    texts = [str(one) for one in given]
+    return between.join(texts[:MOST]) + f"{last}{len(texts) - MOST} more" * (len(texts) > MOST)
 
 
 def _gaps(groups: Sequence[Group]) -> list[str]:
@@ -136,15 +133,12 @@ def _gaps(groups: Sequence[Group]) -> list[str]:
             by_task = group.by_task()
             if lacking := sorted(tasks - set(by_task)):
                 said.append(f"{group.name} has no run of {len(lacking)} of {len(tasks)} tasks: {_list(lacking)}.")
-            short = {
-                task: [seed for seed in seeds if seed not in {row.seed for row in rows}]
-                for task, rows in by_task.items()
-            }
+            short = {task: sorted(set(seeds) - {row.seed for row in rows}) for task, rows in by_task.items()}
             if any(short.values()) and len(seeds) > 1:
                 task, missing = next((task, missing) for task, missing in short.items() if missing)
-                count = sum(map(len, short.values()))
                 said.append(
-                    f"{group.name} lacks {count} runs of seeds that others have: {task}, seed {_list(missing)}."
+                    f"{group.name} lacks {sum(map(len, short.values()))} runs of seeds that others have: {task}, "
+                    f"seed {_list(missing)}."
                 )
     return said
 
@@ -160,14 +154,13 @@ def differing(groups: Sequence[Group]) -> list[str]:
             for task in tasks:
                 values: dict[str, list[str]] = {}
                 for name, rows in by_task.items():
-                    for value in {str(read(row)) for row in rows.get(task, []) if read(row) is not None}:
+                    for value in dict.fromkeys(str(read(row)) for row in rows.get(task, []) if read(row) is not None):
                         values.setdefault(value, []).append(name)
                 if len(values) > 1:
                     unlike[task] = values
             if unlike:
                 task, values = next(iter(unlike.items()))
-                listed = "; ".join(f"{value} ({_list(names)})" for value, names in list(values.items())[:MOST])
-                more = f"; and {len(values) - MOST} more" * (len(values) > MOST)
+                listed = _list((f"{value} ({_list(names)})" for value, names in values.items()), "; ", "; and ")
                 where = task if len(tasks) == 1 else f"{len(unlike)} of {len(tasks)} tasks, {task} for example"
-                said.append(f"{named(metric, stage)}, {where}: not the same {what}: {listed}{more}.")
+                said.append(f"{named(metric, stage)}, {where}: not the same {what}: {listed}.")
     return said

@@ -74,22 +74,18 @@ def return_sheets(group: Group, is_asked: bool = False) -> list[Sheet]:
     if missing:
         notes.append(f"{len(missing)} of {len(known)} tasks have no run yet.")
     sheets = [Sheet(f"Returns: {group.name}", lines, about, notes + [NOTE] * bool(suite))]
-    scores = normalised(by_task)
     if suite:
-        sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task, scores), about))
+        sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task), about))
     return sheets
 
 
 def task_line(task: str, rows: Sequence[Row], known: suites.SuiteTask | None) -> dict[str, Any]:
     """One task: our return, its references, and what was published."""
-    line: dict[str, Any] = {"task": task, "seeds": len(rows)}
-    names = ("return", "±", "normalised", "norm. ±", "expert", "random")
-    line |= dict.fromkeys(names)
-    if not rows:
-        line["seeds"] = "missing"
-    else:
-        outcomes = [pooled(row) for row in rows]
-        line["return"], line["±"] = mean_and_error([mean for mean, _ in outcomes], outcomes[0][1])
+    line: dict[str, Any] = {"task": task, "seeds": len(rows) or "missing"}
+    line |= dict.fromkeys(("return", "±", "normalised", "norm. ±", "expert", "random"))
+    if rows:
+        errors = [outcome.metrics[RETURN].error for outcome in rows[0].outcomes.values()]
+        line["return"], line["±"] = mean_and_error([row.score() for row in rows], float(np.mean(errors)))
         if reference := rows[0].reference:
             scale = reference["expert"] - reference["random"]
             line |= {"expert": reference["expert"], "random": reference["random"]}
@@ -99,35 +95,18 @@ def task_line(task: str, rows: Sequence[Row], known: suites.SuiteTask | None) ->
     return line
 
 
-def pooled(row: Row) -> tuple[float, float]:
-    """Mean and error of a row's return over its variants."""
-    gained = [outcome.metrics[RETURN] for outcome in row.outcomes.values()]
-    return float(np.mean([of.mean for of in gained])), float(np.mean([of.error for of in gained]))
-
-
-def normalised(by_task: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
-    """The normalised score of each seed, of the tasks that have a reference."""
-    scores: dict[str, list[float]] = {}
-    for task, rows in by_task.items():
-        for row in rows:
-            if (share := row.normalised(pooled(row)[0])) is not None:
-                scores.setdefault(task, []).append(share)
-    return scores
-
-
-def sum_lines(
-    suite: suites.Suite, by_task: Mapping[str, Sequence[Row]], scores: Mapping[str, Sequence[float]]
-) -> list[dict[str, Any]]:
+def sum_lines(suite: suites.Suite, by_task: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     """Sums and normalised means of each group of a suite, over the tasks that have runs."""
     lines = []
     for name in suite.groups:
         members = suite.members(name)
         there = [task for task in members if task in by_task]
         line: dict[str, Any] = {"tasks": f"{name} ({len(members)})", "with runs": len(there)}
-        line["sum"] = float(sum(np.mean([pooled(r)[0] for r in by_task[t]]) for t in there))
+        line["sum"] = float(sum(np.mean([row.score() for row in by_task[task]]) for task in there))
         known = [reference for task in there if (reference := by_task[task][0].reference)]
         line |= {kind: float(sum(reference[kind] for reference in known)) for kind in ("expert", "random")}
-        chosen = {task: scores[task] for task in there if task in scores}
+        scores = {task: [row.normalised(row.score()) for row in by_task[task]] for task in there}
+        chosen = {task: of for task, each in scores.items() if (of := [one for one in each if one is not None])}
         line |= dict.fromkeys(("normalised", "95 %, seeds", "95 %, seeds and tasks", f"above {GOOD}"))
         if chosen:
             means = [float(np.mean(values)) for values in chosen.values()]

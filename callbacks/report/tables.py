@@ -16,6 +16,7 @@ from callbacks.report.scores import compared, measures, over_all, scores, varian
 from callbacks.report.sheets import Estimate, Sheet
 from callbacks.report.statistics import mean_and_error
 
+MEANS = "Mean ± standard error over seeds (of one seed: over its episodes)."
 LATENCY = "ms a step"  # a published metric
 MOST_PAIRS = 28  # of 8 groups; of more, each is compared with the best alone
 ALONE, STATE = "ms a step, alone", "state kB"
@@ -73,15 +74,24 @@ def by_variant(title: str, rows: Mapping[str, Sequence[Row]], names: Sequence[st
     lines: list[dict[str, Any]] = []
     for name, of in rows.items():
         lines.append({"settings": name, "seeds": len(of)} | {variant: cell(of, variant, metric) for variant in names})
-    every = [row for of in rows.values() for row in of]
-    if metric != RETURN and (guessing := chance(every)) is not None:
-        lines.append({"settings": "guessing", "seeds": None} | dict.fromkeys(names, guessing))
-    if metric == RETURN and (reference := next((row.reference for row in every if row.reference), None)):
-        lines += [
-            {"settings": kind, "seeds": None} | dict.fromkeys(names, reference[key])
-            for kind, key in (("expert", "expert"), ("random play", "random"))
-        ]
-    return Sheet(title, lines, notes=["Mean ± standard error over seeds (of one seed: over its episodes)."])
+    for who, value in beside([row for of in rows.values() for row in of], metric).items():
+        if value is not None:
+            lines.append({"settings": who, "seeds": None} | dict.fromkeys(names, value))
+    return Sheet(title, lines, notes=[MEANS])
+
+
+def beside(rows: Sequence[Row], metric: str) -> dict[str, float | None]:
+    """What expert and random play reach by a return, and guessing by a share, where the rows say it."""
+    if metric != RETURN:
+        return {"guessing": chance(rows)}
+    reference = next((row.reference for row in rows if row.reference), {})
+    return {"expert": reference.get("expert"), "random play": reference.get("random")}
+
+
+def without_empty(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The lines without those of these columns in which nothing stands."""
+    empty = [key for key in columns if all(line.get(key) is None for line in lines)]
+    return [{key: value for key, value in line.items() if key not in empty} for line in lines]
 
 
 def by_model(title: str, tasks: Sequence[str], by_task: Mapping[str, Mapping[str, list[Row]]], metric: str) -> Sheet:
@@ -89,29 +99,20 @@ def by_model(title: str, tasks: Sequence[str], by_task: Mapping[str, Mapping[str
     lines = []
     for task in tasks:
         line: dict[str, Any] = {"task": task}
-        there = [row for of in by_task.values() for row in of.get(task, [])]
         for name, of in by_task.items():
             rows = of.get(task, [])
             line[name] = cell(rows, next(iter(rows[0].outcomes)), metric) if rows else None
-        if metric == RETURN:
-            reference = next((row.reference for row in there if row.reference), None) or {}
-            line |= {"expert": reference.get("expert"), "random play": reference.get("random")}
-        else:
-            line["guessing"] = chance(there)
-        lines.append(line)
-    empty = [key for key in ("expert", "random play", "guessing") if all(line.get(key) is None for line in lines)]
-    kept = [{key: value for key, value in line.items() if key not in empty} for line in lines]
-    return Sheet(title, kept, notes=["Mean ± standard error over seeds (of one seed: over its episodes)."])
+        lines.append(line | beside([row for of in by_task.values() for row in of.get(task, [])], metric))
+    return Sheet(title, without_empty(lines, ("expert", "random play", "guessing")), notes=[MEANS])
 
 
 def totals(groups: Sequence[Group]) -> Sheet | None:
     """Mean and interquartile mean over all tasks and seeds of each group, where there are several tasks."""
-    lines = []
-    for group in groups:
-        of = scores(group)
-        if len(of) > 1:
-            about = {"settings": group.name, "tasks": len(of), "runs": sum(map(len, of.values()))}
-            lines.append({**about, **over_all(of)})
+    lines = [
+        {"settings": group.name, "tasks": len(of), "runs": sum(map(len, of.values())), **over_all(of)}
+        for group in groups
+        if len(of := scores(group)) > 1
+    ]
     if not lines:
         return None
     unit = "returns, 0 random play and 1 the expert where that is known" if groups[0].metric == RETURN else "shares"
@@ -152,40 +153,32 @@ def microseconds(row: Row) -> float | None:
     return 1e6 * seconds / steps if steps and seconds else None
 
 
-def side_by_side(row: Row) -> Any:
-    """How many episodes acted at the same time, as the row's settings say."""
-    evaluation: Any = row.settings.get("evaluation")
-    return evaluation.get("num_envs") if isinstance(evaluation, dict) else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
+def _mean(values: Iterable[float | None], unit: float = 1.0) -> float | None:
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return float(np.mean(known)) / unit if known else None
 
 
 def cost(groups: Sequence[Group]) -> Sheet:
     """What a run of each group took: parameters, seconds apart, memory, machine."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for group in groups:
-        rows = group.rows
-        peak = _mean(row.cost.peak_memory_bytes for row in rows)
-        line: dict[str, Any] = {"settings": group.name, "runs": len(rows)}
-        parameters = sorted({row.parameters for row in rows if row.parameters is not None})
-        line["parameters"] = (
-            f"{parameters[0]:,}" + f" to {parameters[-1]:,}" * (len(parameters) > 1) if parameters else None
-        )
-        for name in WALL:
-            line[f"{name.removesuffix('_seconds')} s"] = _mean(getattr(row.cost, name) for row in rows)
-        line["processor s"] = _mean(_sum(getattr(row.cost, name) for name in CPU) for row in rows)
-        line["µs a step"] = _mean(map(microseconds, rows))
-        line[ALONE], line[STATE] = _mean(row.cost.step_ms for row in rows), state_kilobytes(rows)
-        alone = all(side_by_side(row) == 1 for row in rows)  # as what was published
+        rows, costs = group.rows, [row.cost for row in group.rows]
+        sizes = sorted({row.parameters for row in rows if row.parameters is not None})
+        cpu = [[spent for name in CPU if (spent := getattr(of, name)) is not None] for of in costs]
+        evaluations: list[Any] = [row.settings.get("evaluation") for row in rows]
+        alone = all(isinstance(of, dict) and of.get("num_envs") == 1 for of in evaluations)  # as what was published
         of = [one for task in group.by_task() if alone for one in published().get((task, group.model), [])]
-        latency = next((one.value for one in of if one.metric == LATENCY), None)
-        line["published, ms a step"] = latency
-        line["peak MB"] = None if peak is None else peak / 1e6
-        line["on"] = ", ".join(sorted({machine(row) for row in rows}))
-        lines.append(line)
+        lines.append({
+            "settings": group.name, "runs": len(rows),
+            "parameters": f"{sizes[0]:,}" + f" to {sizes[-1]:,}" * (len(sizes) > 1) if sizes else None,
+            **{f"{name.removesuffix('_seconds')} s": _mean(getattr(of, name) for of in costs) for name in WALL},
+            "processor s": _mean(sum(spent) if spent else None for spent in cpu),
+            "µs a step": _mean(map(microseconds, rows)),
+            ALONE: _mean(of.step_ms for of in costs), STATE: _mean((of.state_bytes for of in costs), 1e3),
+            "published, ms a step": next((one.value for one in of if one.metric == LATENCY), None),
+            "peak MB": _mean((of.peak_memory_bytes for of in costs), 1e6),
+            "on": ", ".join(sorted({machine(row) for row in rows})),
+        })  # fmt: skip
     fastest = min((line["µs a step"] for line in lines if line["µs a step"]), default=None)
     for line in lines:
         line["of the fastest"] = line["µs a step"] / fastest if fastest and line["µs a step"] else None
@@ -200,19 +193,7 @@ def cost(groups: Sequence[Group]) -> Sheet:
             "Alone: one episode on one thread, processor time, the last steps of a history of `evaluation.cost_after`; "
             "the state is what the next action depends on, while peak MB is the whole process."
         )
-    unknown = [key for key in OPTIONAL if all(line[key] is None for line in lines)]
-    return Sheet("Cost", [{k: v for k, v in line.items() if k not in unknown} for line in lines], notes=notes)
-
-
-def state_kilobytes(rows: Sequence[Row]) -> float | None:
-    """What one episode's state takes, where rows say it."""
-    held = _mean(row.cost.state_bytes for row in rows)
-    return None if held is None else held / 1e3
-
-
-def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+    return Sheet("Cost", without_empty(lines, OPTIONAL), notes=notes)
 
 
 def machine(row: Row) -> str:
