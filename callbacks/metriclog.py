@@ -18,6 +18,15 @@ FILE = "metrics.csv"
 FIRST = ("epoch", "update")
 
 
+def log_everywhere(trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    """To the sinks of a run and to its own table."""
+    for logger in trainer.loggers:
+        logger.log_metrics(dict(metrics), trainer.global_step)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, MetricLog):
+            callback.write(trainer, metrics)
+
+
 class MetricLog(Callback):
     """Writes `metrics.csv`: a row every `trainer.log_every_n_steps` updates, and one for whatever calls `write`.
 

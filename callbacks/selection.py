@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,9 @@ from callbacks import signals
 from callbacks.checkpoint import LAST, resume_of, save_resume_point
 from callbacks.evaluation.device import placed
 from callbacks.evaluation.evaluate import evaluate
-from callbacks.evaluation.plan import EvaluationPlan
-from callbacks.metriclog import MetricLog
+from callbacks.evaluation.plan import EvaluationPlan, MakeEnv, Variants
+from callbacks.metriclog import log_everywhere
 from elmur.policy import StreamingPolicy
-from envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
 BEST = "best.ckpt"
@@ -35,8 +33,8 @@ class RolloutSelection(Callback):
     def __init__(
         self,
         folder: Path | str,
-        make_env: Callable[..., VectorEnv],
-        variants: Mapping[str, Mapping[str, Any]],
+        make_env: MakeEnv,
+        variants: Variants,
         metric: str = "success",
         every_n_updates: int = 100,
         num_episodes: int = 20,
@@ -85,13 +83,12 @@ class RolloutSelection(Callback):
         model = placed(module.model, length, side_by_side, plan.device, on_gpu)  # type: ignore[arg-type]
         policy = StreamingPolicy(model, length, **plan.acting)  # type: ignore[arg-type]
         alone = trainer.world_size == 1  # of several, none may leave the others waiting
-        outcomes = evaluate(
-            policy,
-            self.make_env,
-            self.variants,
-            plan,
-            pause=lambda: signals.leave(lambda: save_resume_point(trainer)) if alone else None,
-        )
+
+        def pause() -> None:
+            if alone:
+                signals.leave(lambda: save_resume_point(trainer))
+
+        outcomes = evaluate(policy, self.make_env, self.variants, plan, pause=pause)
         module.train(was_training)
         took, cpu = time.monotonic() - begin[0], time.process_time() - begin[1]
         self.seconds, self.cpu_seconds = self.seconds + took, self.cpu_seconds + cpu
@@ -99,11 +96,7 @@ class RolloutSelection(Callback):
         scores = {name: outcome.metric(self.metric) for name, outcome in outcomes.items()}
         score = sum(scores.values()) / len(scores)
         logged = {f"eval/{self.metric}": score, **{f"eval/{self.metric}/{name}": s for name, s in scores.items()}}
-        for logger in trainer.loggers:
-            logger.log_metrics(logged, trainer.global_step)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, MetricLog):
-                callback.write(trainer, logged)
+        log_everywhere(trainer, logged)
         better = self.best is None or score >= self.best
         if trainer.is_global_zero:
             of = f"{plan.num_episodes} episodes of {', '.join(scores)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -75,10 +75,11 @@ def bare_products(module: nn.Module, step: Work, kind: torch.dtype, device: torc
         operations += 2.0 * output.numel() * part.weight[0].numel() * passes
         met.append((F.linear if isinstance(part, nn.Linear) else partial(F.conv2d, stride=part.stride), x, weight))
 
-    hooks = [m.register_forward_hook(note) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    step()
-    for hook in hooks:
-        hook.remove()
+    with ExitStack() as hooks:
+        for part in module.modules():
+            if isinstance(part, nn.Linear | nn.Conv2d):
+                hooks.enter_context(part.register_forward_hook(note))
+        step()
 
     def replay() -> None:
         for function, x, weight in met:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -16,8 +14,9 @@ from callbacks.command.checks import check_buildable, check_variants
 from callbacks.command.parts import env_family, evaluation_plan, learner
 from callbacks.command.settings import Settings
 from callbacks.evaluation.device import threads
+from callbacks.evaluation.plan import MakeEnv, Variants
 from elmur.batch import SegmentBatch
-from envs.vector import VectorEnv, spec_of
+from envs.vector import spec_of
 
 ENVS = (1, 100)  # side by side, for the table
 UPDATES = 3  # that are timed
@@ -70,6 +69,6 @@ def seconds_of(settings: Settings, cost: Cost) -> float:
     return START + updates * cost.update_seconds + steps * cost.step_ms[side_by_side] / 1e3
 
 
-def horizons(make: Callable[..., VectorEnv], variants: Mapping[str, Mapping[str, Any]]) -> int:
+def horizons(make: MakeEnv, variants: Variants) -> int:
     """The steps of one episode of each variant together, at the most; 0 for one of a world without a limit."""
     return sum(spec_of(make, **variant).horizon or 0 for variant in variants.values())

@@ -9,7 +9,7 @@ from typing import Any
 from callbacks.evaluation.device import threads
 from callbacks.evaluation.halfway import Halfway
 from callbacks.evaluation.outcomes import Outcome
-from callbacks.evaluation.plan import EvaluationPlan
+from callbacks.evaluation.plan import EvaluationPlan, MakeEnv, Variants
 from elmur import ranks
 from elmur.progress import shown
 from envs.isolated import IsolatedVector, rollout_isolated
@@ -17,11 +17,14 @@ from envs.observers import Telling, can_keep
 from envs.rollout import Episode, Observer, Policy, rollout
 from envs.vector import VectorEnv
 
+Play = Callable[..., list[Episode]]
+Wave = tuple[str, int]  # a variant, and which of its waves
+
 
 def evaluate(
     policy: Policy,
-    make_env: Callable[..., VectorEnv],
-    variants: Mapping[str, Mapping[str, Any]],
+    make_env: MakeEnv,
+    variants: Variants,
     plan: EvaluationPlan,
     *,
     progress: bool = True,
@@ -41,7 +44,7 @@ def evaluate(
     waves = plan.waves()
     rank, count = ranks.place()
     mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
-    played: dict[tuple[str, int], list[Episode]] = {}
+    played: dict[Wave, list[Episode]] = {}
     halfway = halfway or Halfway()
     with threads(1), shown("evaluating", len(variants), "variants", progress and rank == 0) as bar:
         for done, (name, variant) in enumerate(variants.items()):
@@ -55,7 +58,7 @@ def evaluate(
                     bar.update(done, f"{name} step {step:,}, {running} running")
 
             env = _open(make_env, min(plan.num_envs, plan.num_episodes), variant, plan.isolation)
-            act: Callable[..., list[Episode]] = partial(rollout, env, policy)
+            act: Play = partial(rollout, env, policy)
             if isinstance(env, IsolatedVector):
                 act = partial(rollout_isolated, env, policy)
             exact = plan.isolation is None and can_keep(env, policy)
@@ -68,15 +71,13 @@ def evaluate(
     return gathered(ranks.from_all((played, halfway.spent)), variants, len(waves))
 
 
-def _wave(
-    act: Callable[..., list[Episode]], seeds: range, tell: Callable[[int, int], None], *keep: Observer
-) -> list[Episode]:
+def _wave(act: Play, seeds: range, tell: Callable[[int, int], None], *keep: Observer) -> list[Episode]:
     """The episodes of a wave."""
     return act(seeds, observers=[Telling(tell), *keep])
 
 
 def gathered(
-    shares: list[tuple[dict[tuple[str, int], list[Episode]], dict[str, float]]], variants: Iterable[str], waves: int
+    shares: list[tuple[dict[Wave, list[Episode]], dict[str, float]]], variants: Iterable[str], waves: int
 ) -> dict[str, Outcome]:
     """The outcome of every variant, from what each process played and the seconds that it took."""
     episodes = {item: found for share, _ in shares for item, found in share.items()}
@@ -87,9 +88,7 @@ def gathered(
     }
 
 
-def _open(
-    make_env: Callable[..., VectorEnv], num_envs: int, variant: Mapping[str, Any], isolation: float | None
-) -> VectorEnv:
+def _open(make_env: MakeEnv, num_envs: int, variant: Mapping[str, Any], isolation: float | None) -> VectorEnv:
     """The environments of a variant, in this process or in one of their own."""
     if isolation is None:
         return make_env(num_envs=num_envs, **variant)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from callbacks.evaluation.device import check_device
+from envs.vector import VectorEnv
 
 FIRST_SEED_OF_COLLECTION = 1_000_000  # seeds from here on are trained on
 MOST_FILMED = 64
+Variants = Mapping[str, Mapping[str, Any]]  # of an env: name -> arguments
+MakeEnv = Callable[..., VectorEnv]  # called as make_env(num_envs=N, **variant)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ import numpy as np
 
 from callbacks.errors import UsageError
 from callbacks.evaluation.device import threads
+from callbacks.evaluation.plan import MakeEnv
 from elmur.files import atomic_open
 from elmur.progress import shown
 from envs.family import EnvFamily
 from envs.observers import Telling
 from envs.rollout import Observer, Policy, Wave, rollout
-from envs.vector import Rendered, VectorEnv
+from envs.vector import Rendered
 
 log = logging.getLogger(__name__)
 FRAMES_PER_SECOND = 20
@@ -51,26 +52,20 @@ class Camera(Observer):
 
 
 def film(
-    policy: Policy,
-    make_env: Callable[..., VectorEnv],
-    variant: Mapping[str, Any],
-    episodes: int,
-    first_seed: int,
-    folder: Path,
-    progress: bool = True,
+    policy: Policy, make_env: MakeEnv, variant: Mapping[str, Any], seeds: range, folder: Path, progress: bool = True
 ) -> Path:
-    """The video that was written into `folder`: the episodes of seeds from `first_seed`, as `evaluate` plays them.
+    """The video that was written into `folder`: the episodes of these seeds, as `evaluate` plays them.
 
-    make_env: called as make_env(num_envs=episodes, **variant); gives environments that are `Rendered`. An mp4 where
+    make_env: called for as many as there are seeds; gives environments that are `Rendered`. An mp4 where
     imageio and its ffmpeg are installed, else a gif at a quarter of the size.
     """
-    env = make_env(num_envs=episodes, **variant)
+    env = make_env(num_envs=len(seeds), **variant)
     try:
         path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
         with threads(1), shown("filming", env.spec.horizon, "steps", progress) as bar, _file_of_frames(path) as add:
             camera = Camera(lambda frames: add(tiled(frames)))
             tell = Telling(lambda step, running: bar.update(step))
-            played = rollout(env, policy, range(first_seed, first_seed + episodes), observers=[camera, tell])
+            played = rollout(env, policy, seeds, observers=[camera, tell])
     finally:
         env.close()
     told = ", ".join(f"{episode.seed} {'succeeded' if episode.success else 'failed'}" for episode in played)

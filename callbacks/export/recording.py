@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 
+from callbacks.evaluation.plan import MakeEnv, Variants
 from elmur.policy import StreamingPolicy
 from envs.rollout import Observer, Wave, rollout
-from envs.vector import VectorEnv
 
 
 @dataclass
@@ -65,11 +65,7 @@ class _Notes(Observer):
 
 
 def record(
-    policy: StreamingPolicy,
-    make_env: Callable[..., VectorEnv],
-    variants: Mapping[str, Mapping[str, Any]],
-    steps: int,
-    seeds: Sequence[int],
+    policy: StreamingPolicy, make_env: MakeEnv, variants: Variants, steps: int, seeds: Sequence[int]
 ) -> Recording:
     """So many steps of a policy, as many in each variant, in episodes of these seeds."""
     notes, each = _Notes(), -(-steps // len(variants))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,17 +18,13 @@ Tell = Callable[[str, int, Tensor], object]
 @contextmanager
 def watched(model: nn.Module, tell: Tell) -> Iterator[None]:
     """Inside, every read and write of a layer calls `tell("read" or "write", layer, weights [B, H, Q, K])`."""
-    handles = []
-    for number, layer in enumerate(module for module in model.modules() if isinstance(module, ELMURLayer)):
-        if layer.reader is not None:
-            handles.append(layer.reader.register_forward_hook(_hook("read", number, tell)))
-        if layer.write_rule is not None:
-            handles.append(layer.writer.register_forward_hook(_hook("write", number, tell)))
-    try:
+    with ExitStack() as hooks:
+        for number, layer in enumerate(module for module in model.modules() if isinstance(module, ELMURLayer)):
+            if layer.reader is not None:
+                hooks.enter_context(layer.reader.register_forward_hook(_hook("read", number, tell)))
+            if layer.write_rule is not None:
+                hooks.enter_context(layer.writer.register_forward_hook(_hook("write", number, tell)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _hook(what: str, layer: int, tell: Tell) -> Callable[..., None]:

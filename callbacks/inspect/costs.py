@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +13,15 @@ from rich.filesize import decimal
 from callbacks.benchmark.timing import median_seconds
 from callbacks.benchmark.training import training_step
 from callbacks.evaluation.device import threads
-from callbacks.evaluation.plan import EvaluationPlan
-from callbacks.inspect.regime import Finding, Variants, plural
+from callbacks.evaluation.plan import EvaluationPlan, MakeEnv, Variants
+from callbacks.inspect.regime import Finding, plural
 from elmur.batch import SegmentBatch
 from elmur.module import SequenceModule
 from elmur.policy import StreamingPolicy
 from elmur.progress import spelled
 from elmur.state import bytes_of, map_state, tensors_of
 from envs.rollout import rollout
-from envs.vector import VectorEnv, spec_of
+from envs.vector import spec_of
 
 PLAYED = 20  # steps by which the time of acting is told
 SLOW = 10.0  # seconds of an update from which it is told from one of a few lanes
@@ -74,7 +74,7 @@ def costs(
     module: SequenceModule,
     window: SegmentBatch,
     size: Size,
-    make_env: Callable[..., VectorEnv] | None,
+    make_env: MakeEnv | None,
     variants: Variants,
     plan: EvaluationPlan,
 ) -> Costs:
@@ -107,9 +107,7 @@ def seconds_of(module: SequenceModule, window: SegmentBatch) -> float:
     return median_seconds(training_step(module, window), 1)
 
 
-def acting(
-    module: SequenceModule, make_env: Callable[..., VectorEnv], variants: Variants, plan: EvaluationPlan
-) -> float:
+def acting(module: SequenceModule, make_env: MakeEnv, variants: Variants, plan: EvaluationPlan) -> float:
     """Seconds that the report takes at most, by the first steps of its last variant."""
     policy, (*_, last) = StreamingPolicy(module.model, module.context_length, **plan.acting), variants.values()
     side_by_side = min(plan.num_envs, plan.num_episodes)

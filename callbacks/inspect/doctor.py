@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,19 @@ from rich.console import Console
 from rich.text import Text
 
 from callbacks.inspect.costs import Size
-from callbacks.inspect.gradients import Gradients, Knob, gradients, is_dead, knobs, learned, parts, write_path
+from callbacks.inspect.gradients import (
+    Gradients,
+    Knob,
+    Learner,
+    Sections,
+    gradients,
+    is_dead,
+    knobs,
+    learned,
+    numbered,
+    parts,
+    write_path,
+)
 from callbacks.inspect.regime import Finding, Regime, examine
 from callbacks.report.sheets import Sheet
 from callbacks.report.text import plain
@@ -36,8 +48,8 @@ class Patient:
 
     module: SequenceModule
     windows: Sequence[SegmentBatch]
-    learner: Callable[[Mapping[str, Mapping[str, Any]]], SequenceModule]
-    sections: Mapping[str, Mapping[str, Any]]
+    learner: Learner
+    sections: Sections
     regime: Regime
     size: Size
 
@@ -47,16 +59,11 @@ def design_of(module: SequenceModule) -> MemoryDesign | None:
     return module.model.design if isinstance(module.model, ELMUR) else None
 
 
-def summary(module: SequenceModule, regime: Regime) -> list[Finding]:
-    """What is said at the start of training: what needs no gradient."""
-    return examine(regime, design_of(module))
-
-
 def findings(patient: Patient) -> tuple[list[Finding], Sheet]:
     """All that the doctor finds, but for costs; and the parameters by part."""
     found = gradients(patient.module, patient.windows)
     listed = parts(found, patient.module)
-    said = [*summary(patient.module, patient.regime), *writer(patient.module, found, patient.regime)]
+    said = [*examine(patient.regime, design_of(patient.module)), *writer(patient.module, found, patient.regime)]
     said += dead(found, patient.module)
     said += idle(knobs(patient.sections, patient.learner, patient.windows))
     total = sum(part.size for part in listed)
@@ -93,13 +100,8 @@ def dead(found: Gradients, module: SequenceModule) -> list[Finding]:
     names = [name for name in sizes if is_dead(found[name]) and (name not in writes or "router" in name)]
     if not names:
         return []
-    shown = ", ".join(sorted({part_name(name) for name in names}))
+    shown = ", ".join(sorted({numbered(name) for name in names}))
     return [Finding("dead parameters", f"{sum(sizes[name] for name in names):,} parameters get no gradient: {shown}.")]
-
-
-def part_name(name: str) -> str:
-    """A parameter without the number of its layer."""
-    return ".".join(part if not part.isdigit() else "*" for part in name.removeprefix("model.").split("."))
 
 
 def idle(found: Sequence[Knob]) -> list[Finding]:

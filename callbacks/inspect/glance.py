@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.inspect.attention import watched
 from callbacks.inspect.probes import HARDLY, alike
@@ -16,6 +17,8 @@ from elmur.layer import ELMURLayer
 from elmur.memory import NEVER
 from elmur.module import SequenceModule
 from elmur.moe import MixtureOfExperts
+
+TOLD = ("slot_age", "change", "read_size", "read_unwritten", "unread", "expert_load")  # in the order of a row
 
 
 @dataclass(frozen=True)
@@ -35,77 +38,62 @@ class Glance:
 def glance(module: SequenceModule, window: SegmentBatch) -> Glance:
     """The memory of a window, looked at without a trace: no random number is drawn from the global streams."""
     model, was_training = module.model, module.model.training
-    reads: list[list[Tensor]] = [[]]  # of each segment, of each layer
-    loads: list[Tensor] = []
-    ages, unwritten, unread, changes = [], [], [], []
+    seen: dict[str, list[Tensor]] = defaultdict(list)
+    reads: list[Tensor] = []  # of a segment, of each layer [B, M]
 
     def tell(what: str, layer: int, weights: Tensor) -> None:
         if what == "read":
-            reads[-1].append(weights.mean((1, 2)))  # [B, M]
+            reads.append(weights.mean((1, 2)))
 
-    added: list[Tensor] = []
-    handles = [m.register_forward_hook(_load(loads)) for m in model.modules() if isinstance(m, MixtureOfExperts)]
-    readers = [m.reader for m in model.modules() if isinstance(m, ELMURLayer) and m.reader is not None]
-    handles += [reader.register_forward_hook(_size(added)) for reader in readers]
-    model.eval()
+    memory = model.initial_memory(window.batch_size, torch.Generator().manual_seed(0))
     try:
-        memory = model.initial_memory(window.batch_size, torch.Generator().manual_seed(0))
         # A model that generates its actions draws in its forward.
-        with watched(model, tell), torch.random.fork_rng([module.device] if module.device.type == "cuda" else []):
+        devices = [module.device] if module.device.type == "cuda" else []
+        with watched(model.eval(), tell), torch.random.fork_rng(devices), ExitStack() as hooks:
+            for part in model.modules():
+                if isinstance(part, MixtureOfExperts):
+                    hooks.enter_context(part.register_forward_hook(
+                        lambda of, inputs, _: seen["expert_load"].append(_load(of, inputs[0]))
+                    ))  # fmt: skip
+                elif isinstance(part, ELMURLayer) and part.reader is not None:
+                    hooks.enter_context(part.reader.register_forward_hook(
+                        lambda _, inputs, read: seen["read_size"].append(_share(read, inputs[0]).mean())
+                    ))  # fmt: skip
             for segment in window.split(module.context_length):
                 before = banks(memory)
-                reads.append([])
+                reads.clear()
                 _, memory = model(segment, memory)
-                after = banks(memory)
                 dated = [bank.written_at for bank in before.values() if bank.written_at is not None]
-                for weights, dates in zip(reads[-1], dated, strict=False):
+                for weights, dates in zip(reads, dated, strict=False):
                     held = dates != NEVER
                     if held.any():
-                        ages.append((segment.start.unsqueeze(1) - 1 - dates)[held].float().mean())
-                        unwritten.append((weights * ~held).sum(1)[held.any(1)].mean())
-                        unread.append((weights.mean(0) < HARDLY / weights.shape[1])[held.any(0)].float().mean())
-                changes += [_moved(before[name].slots, after[name].slots) for name in before]
+                        seen["slot_age"].append((segment.start.unsqueeze(1) - 1 - dates)[held].float().mean())
+                        seen["read_unwritten"].append((weights * ~held).sum(1)[held.any(1)].mean())
+                        hardly = weights.mean(0) < HARDLY / weights.shape[1]
+                        seen["unread"].append(hardly[held.any(0)].float().mean())
+                seen["change"] += [_moved(before[name].slots, bank.slots) for name, bank in banks(memory).items()]
     finally:
-        for handle in handles:
-            handle.remove()
         model.train(was_training)
     several = [bank.slots.float().cpu().numpy() for bank in banks(memory).values() if bank.slots.shape[1] > 1]
-    likeness = sum(map(alike, several)) / len(several) if several else None
-    named: dict[str, Sequence[Tensor]] = {
-        "memory/slot_age": ages, "memory/change": changes, "memory/read_size": added,
-        "memory/read_unwritten": unwritten, "memory/unread": unread, "memory/expert_load": loads,
-    }  # fmt: skip
-    numbers = {name: float(torch.stack(list(values)).mean()) for name, values in named.items() if values}
-    if likeness is not None:
-        numbers["memory/alike"] = likeness
-    return Glance(numbers, likeness, numbers.get("memory/unread"))
+    numbers = {f"memory/{name}": float(torch.stack(seen[name]).mean()) for name in TOLD if seen[name]}
+    if several:
+        numbers["memory/alike"] = sum(map(alike, several)) / len(several)
+    return Glance(numbers, numbers.get("memory/alike"), numbers.get("memory/unread"))
+
+
+def _share(part: Tensor, rest: Tensor) -> Tensor:
+    """How long a vector is, over its length and that of another."""
+    length, other = part.float().norm(dim=-1), rest.float().norm(dim=-1)
+    return length / (length + other).clamp(min=1e-12)
 
 
 def _moved(before: Tensor, after: Tensor) -> Tensor:
     """How far the slots that changed went, over their size; 0 where none did."""
-    distance, size = (after - before).float().norm(dim=-1), before.float().norm(dim=-1)
-    changed = distance > 0
-    if not changed.any():
-        return distance.new_zeros(())
-    return (distance / (size + distance).clamp(min=1e-12))[changed].mean()
+    changed = (after != before).any(-1)
+    return _share(after - before, before)[changed].mean() if changed.any() else changed.new_zeros((), dtype=torch.float)
 
 
-def _size(added: list[Tensor]) -> Callable[..., None]:
-    """A hook that notes how long what is read is, over its length and that of the token that reads."""
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        read, token = (part.float().norm(dim=-1) for part in (output, inputs[0]))
-        added.append((read / (read + token).clamp(min=1e-12)).mean())
-
-    return note
-
-
-def _load(loads: list[Tensor]) -> Callable[..., None]:
-    """A hook that notes the largest share of picks of an expert, times the number of experts: 1 is balanced."""
-
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        assert isinstance(module, MixtureOfExperts)
-        picked = (module.route(inputs[0]) > 0).flatten(0, -2).float().mean(0)
-        loads.append(picked.max() * module.num_experts / module.routed_per_token)
-
-    return note
+def _load(experts: MixtureOfExperts, tokens: Tensor) -> Tensor:
+    """The largest share of picks of an expert, times the number of experts: 1 is balanced."""
+    picked = (experts.route(tokens) > 0).flatten(0, -2).float().mean(0)
+    return picked.max() * experts.num_experts / experts.routed_per_token

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from elmur.layer import ELMURLayer
 from elmur.module import SequenceModule
 
 Gradients = dict[str, Tensor | None]
+Sections = Mapping[str, Mapping[str, Any]]  # of a configuration, by name
+Learner = Callable[[Sections], SequenceModule]
 STAGE = "doctor"  # whose memory is carried apart from that of training
 # Of a configuration: what is built, and what acts on the update and not on the gradient.
 NOT_IN_GRADIENTS = ("seed", "gpu", "optimizer", "schedule")
@@ -29,7 +33,6 @@ class Part:
     name: str
     size: int
     dead: int
-    tensors: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,20 @@ def parts(found: Gradients, module: SequenceModule) -> list[Part]:
     for name in sizes:
         grouped.setdefault(part_of(name), []).append(name)
     return [
-        Part(part, sum(sizes[n] for n in names), sum(sizes[n] for n in names if is_dead(found[n])), tuple(names))
+        Part(part, sum(sizes[n] for n in names), sum(sizes[n] for n in names if is_dead(found[n])))
         for part, names in grouped.items()
     ]
 
 
+def numbered(name: str) -> str:
+    """A parameter without the numbers of its layer: `layers.*.writer.query.weight` of `model.layers.3.writer...`."""
+    return re.sub(r"\.\d+(?=\.|$)", ".*", name.removeprefix("model."))
+
+
 def part_of(name: str) -> str:
     """The part that a parameter belongs to: `layers.*.writer` of `model.layers.3.writer.query.weight`."""
-    numbered = re.sub(r"\.\d+\.", ".*.", name.removeprefix("model."))
-    head, star, rest = numbered.partition(".*.")
-    return f"{head}.*.{rest.partition('.')[0]}" if star else numbered.partition(".")[0]
+    head, star, rest = numbered(name).partition(".*.")
+    return f"{head}.*.{rest.partition('.')[0]}" if star else head.partition(".")[0]
 
 
 def write_path(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -106,11 +113,7 @@ def write_path(model: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
-def knobs(
-    sections: Mapping[str, Mapping[str, Any]],
-    learner: Callable[[Mapping[str, Mapping[str, Any]]], SequenceModule],
-    windows: Sequence[SegmentBatch],
-) -> list[Knob]:
+def knobs(sections: Sections, learner: Learner, windows: Sequence[SegmentBatch]) -> list[Knob]:
     """Every number and switch of `sections` (by the name of the section) with whether another value changes anything.
 
     learner: the module of such sections, its network built, with the same random numbers every time. A setting whose
@@ -158,11 +161,8 @@ def others(value: Any) -> list[Any]:
 
 def changed(sections: Mapping[str, Any], path: tuple[str, ...], value: Any) -> Mapping[str, Any]:
     """The sections with another value in one place."""
-    result: Any = copy.deepcopy(dict(sections))
-    node = result
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
+    result = copy.deepcopy(dict(sections))
+    reduce(getitem, path[:-1], result)[path[-1]] = value
     return result
 
 
@@ -173,11 +173,8 @@ def shapes(module: nn.Module) -> dict[str, torch.Size]:
 
 def equal(one: Gradients, other: Gradients) -> bool:
     """Whether two gradients are the same to the bit; nothing and zero are the same."""
-    return one.keys() == other.keys() and all(
-        (is_dead(one[name]) and is_dead(other[name])) or same(one[name], other[name]) for name in one
-    )
 
+    def same(a: Tensor | None, b: Tensor | None) -> bool:
+        return (is_dead(a) and is_dead(b)) or (a is not None and b is not None and torch.equal(a, b))
 
-def same(one: Tensor | None, other: Tensor | None) -> bool:
-    """Whether both are there and the same to the bit."""
-    return one is not None and other is not None and torch.equal(one, other)
+    return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)

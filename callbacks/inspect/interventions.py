@@ -180,7 +180,10 @@ class Lasting:
 
 def lasting(model: SequenceModel, own: Recording, twin: Recording) -> list[Lasting]:
     """Twins compared segment by segment, while both play."""
-    blend, apart = blend_of(model), segments_between_writes(model)
+    design = model.design if isinstance(model, ELMUR) else None
+    rule = design and design.write
+    blend = rule.blend if isinstance(rule, LRU) and 0 < rule.blend < 1 else None
+    apart = design.memory_size / rule.slots_per_write if design and rule else 1.0  # segments between writes to a slot
     mine, others, length = own.slots(), twin.slots(), own.context_length
     rows = []
     for segment in range(1, min(own.segments, twin.segments)):
@@ -223,15 +226,3 @@ def relative(one: np.ndarray, other: np.ndarray) -> float:
     """The distance of two banks `[N, M, D]` over their size, in the mean of N."""
     size = np.sqrt((np.square(one).sum((1, 2)) + np.square(other).sum((1, 2))) / 2)
     return float((np.sqrt(np.square(one - other).sum((1, 2))) / np.maximum(size, 1e-12)).mean())
-
-
-def segments_between_writes(model: SequenceModel) -> float:
-    """After how many segments a slot is written again."""
-    design = model.design if isinstance(model, ELMUR) else None
-    return design.memory_size / design.write.slots_per_write if design and design.write else 1.0
-
-
-def blend_of(model: SequenceModel) -> float | None:
-    """The blend factor of an ELMUR's write rule; None where there is none."""
-    rule = model.design.write if isinstance(model, ELMUR) and model.design else None
-    return rule.blend if isinstance(rule, LRU) and 0 < rule.blend < 1 else None

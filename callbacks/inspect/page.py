@@ -12,10 +12,10 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from scipy.special import softmax
 
 from callbacks.inspect.recording import Recording
 from callbacks.report.sheets import Sheet
-from callbacks.report.sheets import shown as cell
 from elmur.files import write_text
 from elmur.memory import NEVER
 from elmur.spec import Discrete, Image, TaskSpec
@@ -47,16 +47,9 @@ def write_page(path: Path, own: Recording, shown: Sequence[Shown], sheets: Seque
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     told = {"episodes": [episode(own, row, pictures, spec) for row, pictures in enumerate(shown)]}
-    tables = [table(sheet) for sheet in sheets]
     data = json.dumps(told, separators=(",", ":"), allow_nan=False)
     # Inside a script element only this could end it.
-    write_text(path, template.render(task=spec.name, tables=tables, data=data.replace("<", "\\u003c")))
-
-
-def table(sheet: Sheet) -> dict[str, Any]:
-    """A table as the template reads it."""
-    rows = [[cell(line.get(heading)) for heading in sheet.headings] for line in sheet.lines]
-    return {"title": sheet.title, "headings": sheet.headings, "rows": rows, "notes": sheet.notes}
+    write_text(path, template.render(task=spec.name, tables=sheets, data=data.replace("<", "\\u003c")))
 
 
 def episode(own: Recording, row: int, shown: Shown, spec: TaskSpec) -> dict[str, Any]:
@@ -65,7 +58,8 @@ def episode(own: Recording, row: int, shown: Shown, spec: TaskSpec) -> dict[str,
     steps = played.length
     assert played.steps is not None
     segments = -(-steps // length)
-    probabilities = [chances(p[row], spec) for p in own.predictions[:steps]]
+    is_choice = isinstance(spec.action, Discrete)
+    foretold = [prediction[row] for prediction in own.predictions[:steps]]
     return {
         "seed": played.seed,
         "success": played.success,
@@ -74,7 +68,7 @@ def episode(own: Recording, row: int, shown: Shown, spec: TaskSpec) -> dict[str,
         "length": length,
         "actions": [numbers(action) for action in played.steps.action],
         "rewards": numbers(played.steps.reward),
-        "probabilities": probabilities,
+        "probabilities": [numbers(softmax(of) if is_choice else of) for of in foretold],
         "seen": [drawn(grid, seen, spec) for grid, seen in zip(shown.grids, shown.observations, strict=True)][:steps],
         "hidden": {name: numbers(np.stack(of)[: steps + 1, row]) for name, of in own.hidden.items()},
         "banks": [bank(own, name, number, row, segments) for number, name in enumerate(own.slots())],
@@ -106,14 +100,6 @@ def numbers(values: Any) -> Any:
     """An array as nested lists of a few digits."""
     array = np.asarray(values)
     return array.tolist() if array.dtype.kind in "iub" else np.round(array.astype(np.float64), DIGITS).tolist()
-
-
-def chances(prediction: np.ndarray, spec: TaskSpec) -> list[float]:
-    """The softmax of a categorical prediction, any other as it is."""
-    if not isinstance(spec.action, Discrete):
-        return numbers(prediction)
-    power = np.exp(prediction - prediction.max())
-    return numbers(power / power.sum())
 
 
 def drawn(grid: list[list[str]], seen: Seen, spec: TaskSpec) -> dict[str, Any]:

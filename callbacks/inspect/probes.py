@@ -180,14 +180,8 @@ def mismatch(recording: Recording, layer: int, dates: np.ndarray) -> tuple[float
         return 0.0, 0.0
     size = weights.shape[-1]
     never = (weights * ~written).sum(-1)[counted].mean()
-    shares = [
-        (w.mean(0) < HARDLY / size)[on.any(0)] for w, on in _segments(weights, written & counted[..., None], segment)
-    ]
-    return float(never), float(np.concatenate([share.ravel() for share in shares]).mean())
-
-
-def _segments(weights: np.ndarray, written: np.ndarray, segment: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    on, hardly = written & counted[..., None], []
     for number in range(1, segment.max() + 1):
         rows = segment == number
-        if written[rows].any():
-            yield weights[rows], written[rows]
+        hardly.append((weights[rows].mean(0) < HARDLY / size)[on[rows].any(0)])
+    return float(never), float(np.concatenate(hardly).mean())

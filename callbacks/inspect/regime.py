@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from callbacks.evaluation.plan import MakeEnv, Variants
 from elmur.memory import LRU, NEVER, Memory, WriteRule
 from elmur.model import MemoryDesign
 from envs.hidden import Demand, demand_of
-from envs.vector import VectorEnv, spec_of
+from envs.vector import spec_of
 
 FORGOTTEN = 0.01  # a share that counts as nothing, in the published formula's horizon
 ROUNDS = 3  # of writing to every slot, after which nothing new happens
-Variants = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Regime:
     @classmethod
     def of(
         cls,
-        make_env: Callable[..., VectorEnv] | None,
+        make_env: MakeEnv | None,
         variants: Variants,
         horizon: int | None,
         context_length: int,
@@ -107,13 +106,10 @@ class Slots:
 
 def alternatives(rule: WriteRule) -> list[WriteRule]:
     """The rule with two other blend factors, or the rule alone where it has none."""
-    if not isinstance(rule, LRU):
-        return [rule]
-    found: list[WriteRule] = []
-    for blend in (0.5, 1.0):
-        changed = copy.copy(rule)
-        changed.blend = blend
-        found.append(changed)
+    found = [copy.copy(rule) for _ in range(2 if isinstance(rule, LRU) else 1)]
+    for one, blend in zip(found, (0.5, 1.0), strict=False):
+        if isinstance(one, LRU):
+            one.blend = blend
     return found
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.evaluation.plan import MakeEnv, Variants
 from callbacks.inspect.doctor import design_of
 from callbacks.inspect.glance import Glance, glance
 from callbacks.inspect.gradients import is_dead, write_path
 from callbacks.inspect.regime import Regime, examine
-from callbacks.metriclog import MetricLog
+from callbacks.metriclog import log_everywhere
 from envs.hidden import Demand
-from envs.vector import VectorEnv
 
 log = logging.getLogger(__name__)
 COLLAPSED = 0.99  # mean cosine between slots
@@ -43,10 +42,7 @@ class MemoryWatch(Callback):
     """
 
     def __init__(
-        self,
-        make_env: Callable[..., VectorEnv] | None = None,
-        variants: Mapping[str, Mapping[str, Any]] | None = None,
-        every_n_updates: int = 50,
+        self, make_env: MakeEnv | None = None, variants: Variants | None = None, every_n_updates: int = 50
     ) -> None:
         if every_n_updates < 1:
             raise ValueError(f"every_n_updates must be 1 or more; found {every_n_updates}")
@@ -85,16 +81,10 @@ class MemoryWatch(Callback):
         if trainer.global_step % self.every or not trainer.is_global_zero:
             return
         found = glance(pl_module, batch)  # type: ignore[arg-type]
-        logged = dict(found.numbers)
-        if self._gradient is not None:
-            logged["memory/write_grad_norm"] = self._gradient
-        if not logged:
+        gradient = {} if self._gradient is None else {"memory/write_grad_norm": self._gradient}
+        if not (logged := found.numbers | gradient):
             return
-        for logger in trainer.loggers:
-            logger.log_metrics(logged, trainer.global_step)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, MetricLog):
-                callback.write(trainer, logged)
+        log_everywhere(trainer, logged)
         self.judge(found)
 
     def judge(self, found: Glance) -> None:

@@ -101,7 +101,8 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
         row.write(folder / ROW)
         if plan.video:
             assert family.render is not None
-            film(policy, family.render, next(iter(family.variants.values())), plan.video, plan.first_seed, folder)
+            seeds = range(plan.first_seed, plan.first_seed + plan.video)
+            film(policy, family.render, next(iter(family.variants.values())), seeds, folder)
     halfway.remove()
     return row
 
