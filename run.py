@@ -23,7 +23,6 @@ from callbacks import signals
 from callbacks.command import sweeps
 from callbacks.command.allocator import keep_freed_memory
 from callbacks.command.arguments import expanded, explained
-from callbacks.command.choices import check_choices, in_force
 from callbacks.command.identity import remove_traces
 from callbacks.command.journal import summarise
 from callbacks.command.label import READ, run_label, what_was_set
@@ -32,7 +31,7 @@ from callbacks.command.parts import named
 from callbacks.command.processes import check_shared, is_first_process, settle
 from callbacks.command.quiet import quieten, sturdy_output
 from callbacks.command.resume import check_folder, check_folders, resumed
-from callbacks.command.settings import Settings, check_spelling
+from callbacks.command.settings import Settings, check_choices, check_spelling, in_force
 from callbacks.command.targets import allow_typed_plugins, guard_composition, refuse_pickles
 from callbacks.errors import refuse
 from elmur.children import end_with_parent

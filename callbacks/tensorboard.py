@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageSequence
 
-from callbacks.results import Result
+from callbacks.loggers import Result
 
 MILLISECONDS = 50  # a frame, as `callbacks.evaluation.video` has it
 MOST_FRAMES, WIDEST = 400, 320  # of a video: it is kept in the event file, as a GIF

@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 import run  # noqa: F401  the resolvers of conf/
-from callbacks.benchmark.policy_cost import ActingCost, cost_of_acting
+from callbacks.benchmark.acting import ActingCost, cost_of_acting
 from callbacks.report.panels import COLOURS, svg
 from elmur.build import build
 from elmur.files import write_text

@@ -9,9 +9,8 @@ import pytest
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.command.choices import check_choices
 from callbacks.command.parts import learner
-from callbacks.command.settings import Settings
+from callbacks.command.settings import Settings, check_choices
 from callbacks.errors import UsageError
 from elmur.model import ELMUR
 from elmur.spec import Image, TaskSpec, Vector

@@ -37,7 +37,6 @@ SPEAKS_HYDRA = tuple(
     f"callbacks/command/{name}.py"
     for name in (
         "arguments",
-        "forecast",
         "launchers/hydra_plugins/elmur_compare",
         "launchers/hydra_plugins/elmur_local",
         "launchers/hydra_plugins/elmur_optuna",

@@ -1,8 +1,10 @@
-"""Speed of acting: streaming beside recomputing the open segment, and environments with an expert or a policy."""
+"""Speed of acting: streaming beside recomputing the open segment, environments, and what a step costs and keeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import product as every
 from typing import Any
@@ -19,10 +21,12 @@ from elmur.module import SequenceModule
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel, Wrapping
 from elmur.spec import TaskSpec
+from elmur.state import bytes_of, tensors_of
 from envs.observers import Recorder
 from envs.rollout import Policy, rollout
 
 MOST_STEPS, TASK_ENVS = 100, 64
+TIMED = 60  # steps at least that a figure is the mean of, where the history has so many
 Players = Mapping[str, tuple[SequenceModel, int, tuple[int, ...]]]
 
 
@@ -40,10 +44,14 @@ def players(module: SequenceModule, device: torch.device) -> Players:
     return found if device == CPU else {**found, "published RememberColor": (robot_model(), ROBOT_CONTEXT, many[:1])}
 
 
+def blank(spec: TaskSpec, num_envs: int) -> dict[str, np.ndarray]:
+    """An observation of zeros."""
+    return {name: part[:, 0].numpy() for name, part in SegmentBatch.zeros(spec, num_envs, 1).observation.items()}
+
+
 def segment_of_acting(policy: Policy, spec: TaskSpec, num_envs: int, steps: int) -> Work:
     """Acting through one more segment, with all that goes with it: numpy in and out, a write, the next one opened."""
-    batch = SegmentBatch.zeros(spec, num_envs, 1)
-    observation = {name: part[:, 0].numpy() for name, part in batch.observation.items()}
+    observation = blank(spec, num_envs)
     reward, first = np.zeros(num_envs, np.float32), np.ones(num_envs, np.bool_)
     policy.start(num_envs)
     policy.observe(policy.act(observation, first), reward)
@@ -111,3 +119,41 @@ def measure_tasks(module: SequenceModule, tasks: Sequence[Mapping[str, Any]], se
         rates = {f"{name}, env steps/s": steps[name] / spent[name] for name in works}
         rows.append({"task": vector.spec.name, "envs": num_envs, **rates})
     return rows
+
+
+@dataclass(frozen=True)
+class ActingCost:
+    """After `history` steps: `ms` of a step of all environments together, and `state_bytes` of each of them.
+
+    The milliseconds are of processor time, which other work on the machine leaves as they are. The bytes are those of
+    all that the next action depends on (a snapshot of the policy), the most of the steps timed.
+    """
+
+    history: int
+    ms: float
+    state_bytes: int
+
+
+def cost_of_acting(
+    model: SequenceModel, context_length: int, num_envs: int = 1, histories: Sequence[int] = (TIMED,)
+) -> Iterator[ActingCost]:
+    """The cost at each length of history, all of one long episode, numpy in and out, on one thread.
+
+    histories: numbers of steps, rising. Timed are the last steps on the way there, whole segments of them where the
+    history has so many: the writing of memory has its share.
+    """
+    policy = StreamingPolicy(model.eval(), context_length)
+    policy.start(num_envs)
+    observation = blank(model.spec, num_envs)
+    reward, timed, done = np.zeros(num_envs, np.float32), -(-TIMED // context_length) * context_length, 0
+    with threads(1):
+        for history in histories:
+            last, took, held = min(timed, history - done), 0.0, 0
+            while done < history:
+                begin = time.process_time()
+                policy.observe(policy.act(observation, np.full(num_envs, done == 0)), reward)
+                done += 1
+                if history - done < last:
+                    took += time.process_time() - begin
+                    held = max(held, bytes_of(tensors_of(policy.snapshot())) // num_envs)
+            yield ActingCost(history, 1e3 * took / last, held)

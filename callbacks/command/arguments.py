@@ -13,11 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from callbacks.command.choices import CONF
 from callbacks.command.identity import SETTINGS
 from callbacks.command.label import folder_name, run_label
 from callbacks.command.packages import not_allowed
-from callbacks.command.settings import leaves
+from callbacks.command.settings import CONF, leaves
 from callbacks.errors import UsageError, sentence
 
 PATHS = ("checkpoint", "source", "spec", "resume", "shards", "hydra.run.dir", "hydra.sweep.dir")

@@ -13,16 +13,21 @@ import secrets
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
+from joblib import cpu_count
+from rich.filesize import decimal
 
 from callbacks import signals
 from callbacks.command.arguments import untyped, usual
-from callbacks.command.forecast import forecast, jobs
 from callbacks.command.identity import ROW, VALIDATION, check_same_run
 from callbacks.command.journal import JOURNAL, ended, entries, note, summarise
 from callbacks.command.label import folder_name
@@ -32,19 +37,19 @@ from callbacks.command.settings import Settings
 from callbacks.errors import UsageError, sentence
 
 log = logging.getLogger("sweep")
+ANY = "any"  # the unit cost of a run that no override has a cost of its own for
 FULL_ERROR = os.environ.get("HYDRA_FULL_ERROR") == "1"
+Units = Mapping[str, Mapping[str, Any]]  # override -> seconds and megabytes of a run with it, on one core
 
 
 class Sweep(Callback):
     """A Hydra callback: opens the journal when a multirun begins, and ends it with a summary and its exit code.
 
     report: whether it ends with the report on what it ran too. title: of that. costs: what a run takes, as in
-    `callbacks.command.forecast.forecast`, said before the first.
+    `forecast`, said before the first.
     """
 
-    def __init__(
-        self, report: bool = True, title: str | None = None, costs: Mapping[str, Mapping[str, Any]] | None = None
-    ) -> None:
+    def __init__(self, report: bool = True, title: str | None = None, costs: Units | None = None) -> None:
         self._report, self._title, self._costs = report, title, costs or {}
 
     def on_multirun_start(self, config: Any, **kwargs: Any) -> None:
@@ -165,3 +170,30 @@ def check_alone(settings: Settings) -> None:
 def title(sweep: str | None, own: str | None) -> str | None:
     """The title of the report on a sweep that was chosen by name: its own, or one that names it; None without one."""
     return (own or f"What sweep={sweep} reached") if sweep else None
+
+
+def jobs(config: Any) -> list[list[str]]:
+    """The overrides of each run of a multirun, as Hydra's basic sweeper will launch them."""
+    params = config.hydra.sweeper.get("params") or {}
+    given = [f"{key}={value}" for key, value in params.items()] + list(config.hydra.overrides.task)
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    return [list(job) for job in BasicSweeper.split_arguments(parser.parse_overrides(given), None)[0]]
+
+
+def forecast(jobs: Sequence[Sequence[str]], units: Units, at_once: int = 1) -> str:
+    """How many runs there are, how long they take and how much disk.
+
+    units: see Units; the first override of a job that has one gives its cost, else `any`. at_once: runs side by side,
+    -1 for one a core. Raises KeyError where a job has no cost.
+    """
+    costs = [next((units[key] for key in job if key in units), units.get(ANY)) for job in jobs]
+    known = [cost for cost in costs if cost is not None]
+    if len(known) < len(costs):
+        raise KeyError(ANY)
+    side_by_side = max(1, min(len(jobs), cpu_count() if at_once == -1 else at_once))
+    seconds = sum(float(cost["seconds"]) for cost in known) / side_by_side
+    size = round(1e6 * sum(float(cost["megabytes"]) for cost in known))
+    return (
+        f"{len(jobs)} runs, {side_by_side} side by side: about {timedelta(seconds=60 * round(seconds / 60) or 60)} and "
+        f"{decimal(size)} where none is finished; what is finished is kept, and the same command goes on"
+    )

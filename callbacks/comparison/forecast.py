@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from callbacks.benchmark.policy_cost import cost_of_acting
+from callbacks.benchmark.acting import cost_of_acting
 from callbacks.benchmark.timing import median_seconds
 from callbacks.benchmark.training import training_step
 from callbacks.command.checks import check_buildable, check_variants

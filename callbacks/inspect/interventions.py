@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from callbacks.inspect.recording import Player, Recording
-from callbacks.inspect.share import Share
+from callbacks.report.statistics import Share
 from elmur.banks import Bank, banks, map_banks
 from elmur.memory import LRU
 from elmur.model import ELMUR

@@ -19,8 +19,8 @@ from callbacks.inspect.interventions import Effect, Lasting, at_segments, knocke
 from callbacks.inspect.page import Shown, write_page
 from callbacks.inspect.probes import FEWEST, Probe, failures, probes, some_of
 from callbacks.inspect.recording import Player, Recording
-from callbacks.inspect.share import Share
 from callbacks.report.sheets import Sheet
+from callbacks.report.statistics import Share
 from elmur.banks import banks
 from elmur.files import atomic_open, write_json
 from elmur.sequence_model import SequenceModel

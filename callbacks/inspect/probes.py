@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from callbacks.inspect.recording import Recording
-from callbacks.inspect.share import Share
+from callbacks.report.statistics import Share
 
 FOLDS = 5
 RIDGE = 1e-2  # of the mean square of a feature, added to it

@@ -37,7 +37,7 @@ class Cost:
     """What a row took: seconds of wall and of processor time, training without selection; bytes at the most.
 
     step_ms, state_bytes: processor time of a step of one episode alone, and what is kept from it for the next
-    (`callbacks.benchmark.policy_cost`), where `evaluation.cost_after` asked for it.
+    (`callbacks.benchmark.acting`), where `evaluation.cost_after` asked for it.
     """
 
     train_seconds: float | None = None

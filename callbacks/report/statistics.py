@@ -6,7 +6,9 @@ follow Agarwal et al. 2021 (Deep RL at the Edge of the Statistical Precipice): s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,3 +107,29 @@ def performance_profile(scores: Scores, thresholds: Sequence[float]) -> Array:
     """The share of runs that score above each threshold, every task weighing the same: `[thresholds]`."""
     tau = np.asarray(thresholds)[:, None]
     return np.mean([(np.asarray(values)[None] > tau).mean(axis=1) for values in scores.values()], axis=0)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of 0 to 1 and its interval of 95 %; none where nothing was counted, whose value is nan."""
+
+    value: float
+    interval: Interval | None = None
+
+    @classmethod
+    def of(cls, won: int, played: int) -> Share:
+        """Of episodes that went one way or the other: Wilson's interval."""
+        return cls(won / played, wilson(won, played))
+
+    @classmethod
+    def mean(cls, shares: Sequence[float]) -> Share:
+        """The mean of one share for each episode: the bootstrap over episodes."""
+        if not len(shares):
+            return cls(math.nan)
+        return cls(float(np.mean(shares)), bootstrap_of_seeds({"": shares}))
+
+    def __str__(self) -> str:
+        if self.interval is None:
+            return "–"
+        low, high = self.interval
+        return f"{self.value:.2f} ({low:.2f} to {high:.2f})"

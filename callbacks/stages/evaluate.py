@@ -109,7 +109,7 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
 
 def cost_of_one(model: SequenceModel, context_length: int, history: int) -> dict[str, float | int]:
     """What a step of one episode takes and what is held for the next after so many, as a row has it."""
-    from callbacks.benchmark.policy_cost import cost_of_acting
+    from callbacks.benchmark.acting import cost_of_acting
 
     (found,) = cost_of_acting(model, context_length, histories=(history,))
     return {"step_ms": found.ms, "state_bytes": found.state_bytes}

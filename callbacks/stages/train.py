@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 
 def run(settings: Settings) -> None:
     """Collect what is missing, train, act with the best checkpoint on seeds of its own, write row and figure."""
+    from callbacks.loggers import Result, open_until_the_end, tell_result
     from callbacks.report.row import read_row
     from callbacks.report.show import show
-    from callbacks.results import Result, open_until_the_end, tell_result
     from callbacks.selection import chosen
 
     folder, family = Path(settings.run_dir), env_family(settings)
@@ -59,8 +59,8 @@ def run(settings: Settings) -> None:
 
 def validated(settings: Settings, folder: Path, again: bool) -> None:
     """Train on trajectories alone, and say how well the best weights foretell actions that were not trained on."""
+    from callbacks.loggers import open_until_the_end
     from callbacks.report.validation import Validation
-    from callbacks.results import open_until_the_end
 
     found = Validation.read(folder)
     if found is not None and not again:
@@ -170,7 +170,7 @@ def validation_of(settings: Settings, module: SequenceModule, data: Any) -> Vali
 
 def accept(settings: Settings, folder: Path, data: Any, loggers: list[Any]) -> dict[str, Any]:
     """Write down what is trained, now that nothing refuses it; this is kept in its checkpoints too."""
-    from callbacks.results import tell_settings
+    from callbacks.loggers import tell_settings
 
     kept = portable(settings)
     if is_first_process():

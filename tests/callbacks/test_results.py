@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from callbacks.loggers import wandb_logger
+from callbacks.loggers import Result, open_until_the_end, tell_result, tell_settings, wandb_logger
 from callbacks.report.sheets import Sheet
-from callbacks.results import Result, open_until_the_end, tell_result, tell_settings
 from callbacks.tensorboard import TensorBoard, as_gif
 from tests.sinks import tensorboard_run, wandb_run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callbacks.benchmark.policy_cost import cost_of_acting
+from callbacks.benchmark.acting import cost_of_acting
 from elmur.baselines.decision_transformer import DecisionTransformer
 from elmur.baselines.recurrent import GRU
 from elmur.spec import Discrete, TaskSpec, Vector

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hydra import compose
 
-from callbacks.command.forecast import forecast, jobs
+from callbacks.command.sweeps import forecast, jobs
 from tests.command import ROOT
 
 CONF = ROOT / "conf"

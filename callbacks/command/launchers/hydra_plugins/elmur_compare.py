@@ -91,8 +91,7 @@ class Comparison(BasicSweeper):
 
     def _settings(self, overrides: Overrides) -> Settings:
         """What a run with these overrides would compute."""
-        from callbacks.command.choices import check_choices, in_force
-        from callbacks.command.settings import Settings
+        from callbacks.command.settings import Settings, check_choices, in_force
 
         assert self.hydra_context is not None and self.config is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
