@@ -58,11 +58,6 @@ def ask(number: int = signal.SIGTERM) -> None:
     _received.append(number)
 
 
-def newest() -> int:
-    """The signal received last; 0 where there was none."""
-    return _received[-1] if _received else 0
-
-
 def acting() -> None:
     """Say that a signal which is held is being acted on, so that nothing hangs, however long it takes."""
     global _since
@@ -149,7 +144,7 @@ def _end_what_hangs() -> None:
     while not _since or time.monotonic() - _since < PATIENCE:
         time.sleep(1.0)
     why = f"asked to stop {PATIENCE:.0f} s ago, and the work has come to no place where it could"
-    _end(newest() or signal.SIGTERM, why)
+    _end(_received[-1] if _received else signal.SIGTERM, why)
 
 
 def _end(number: int, why: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,12 @@ def usual() -> Mapping[str, Any]:
     """The settings that this command would have if it had chosen from groups alone and typed no value."""
     hydra = HydraConfig.get()
     groups = [override for override in hydra.overrides.task if parts(override)[0] in hydra.runtime.choices]
-    tree: Any = OmegaConf.to_container(_composed(groups), resolve=True)
-    return {**tree, "model_name": hydra.runtime.choices["model"]}
+    return {**_composed(groups, resolve=True), "model_name": hydra.runtime.choices["model"]}
 
 
 def untyped() -> Mapping[str, Any]:
     """The settings of the command that says nothing."""
-    tree: Any = OmegaConf.to_container(_composed(["run_dir=."]), resolve=True)
-    return {**tree, "model_name": "elmur"}
+    return {**_composed(["run_dir=."], resolve=True), "model_name": "elmur"}
 
 
 def explained(error: Exception, arguments: Sequence[str]) -> Exception:
@@ -93,7 +92,7 @@ def explained(error: Exception, arguments: Sequence[str]) -> Exception:
     value = next((given for name, _, given in map(parts, arguments) if name == key), "")
     groups = [path.relative_to(CONF).as_posix() for path in CONF.rglob("*") if path.is_dir()]
     having = [group for group in groups if value and (CONF / group / f"{value}.yaml").is_file()]
-    tree: Any = OmegaConf.to_container(_composed([]), resolve=False)
+    tree = _composed([])
     known = [*groups, *tree, *(path for path, _ in leaves(tree))]
     near = difflib.get_close_matches(key, having, n=1) or difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]}? " if near and near[0] != key else ""
@@ -102,11 +101,10 @@ def explained(error: Exception, arguments: Sequence[str]) -> Exception:
     return UsageError(f"{key}: there is no such setting; {hint}`python run.py --cfg job` shows those there are")
 
 
-def _composed(overrides: list[str]) -> Any:
-    if GlobalHydra.instance().is_initialized():
-        return compose("run", overrides)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("run", overrides)
+def _composed(overrides: list[str], resolve: bool = False) -> Any:
+    there = GlobalHydra.instance().is_initialized()
+    with nullcontext() if there else initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("run", overrides), resolve=resolve)
 
 
 def parts(argument: str) -> tuple[str, str, str]:

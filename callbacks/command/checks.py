@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
 def check_buildable(settings: Settings) -> None:
     """Build everything once, so that a bad value is found before anything is collected or trained."""
+    import torch
+
     from callbacks.evaluation.video import check_filmable
     from callbacks.selection import RolloutSelection
     from callbacks.stages.rounds import check_rounds
+    from elmur.batch import SegmentBatch
     from elmur.compiled import check_compiler
 
     env, plan = env_family(settings), evaluation_plan(settings)
@@ -46,7 +49,9 @@ def check_buildable(settings: Settings) -> None:
         check_room(settings, spec, plan.num_envs)
         module.build_model(spec)
         module.configure_optimizers()
-        check_segment(module.model, module.context_length)
+        with torch.no_grad():  # a segment may be longer than what the model can see: it looks at an empty one
+            begun = module.model.initial_memory(1, torch.Generator())
+            module.model.eval()(SegmentBatch.zeros(spec, 1, module.context_length), begun)
     except (ValueError, TypeError, RuntimeError, LookupError) as error:
         raise error if isinstance(error, BuildError) else BuildError(f"model: {error}") from error
     check_return(module.model, plan)
@@ -60,16 +65,6 @@ def check_recorded(settings: Settings, objective: Objective) -> None:
             f"module.objective: {type(objective).__name__} learns from what the expert held of actions, and "
             "collect.preferences=false; set collect.preferences=true, and collect again where there are shards already"
         )
-
-
-def check_segment(model: SequenceModel, context_length: int) -> None:
-    """Raises ValueError where a segment is longer than what the model can see: it looks at an empty one."""
-    import torch
-
-    from elmur.batch import SegmentBatch
-
-    with torch.no_grad():
-        model.eval()(SegmentBatch.zeros(model.spec, 1, context_length), model.initial_memory(1, torch.Generator()))
 
 
 def check_return(model: SequenceModel, plan: EvaluationPlan) -> None:

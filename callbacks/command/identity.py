@@ -19,7 +19,7 @@ from callbacks.command.registry import PLATFORM
 from callbacks.command.settings import Settings, leaves
 from callbacks.errors import UsageError
 from elmur.aliases import renamed
-from elmur.files import read_json
+from elmur.files import LockError, exclusive, read_json
 
 log = logging.getLogger(__name__)
 SETTINGS, ROW = "settings.json", "result.json"
@@ -68,8 +68,6 @@ OF_A_COMMAND = (
 
 def alone_in(folder: Path) -> AbstractContextManager[None]:
     """A block in which no other run uses the folder; the first process of a run holds the lock for all of them."""
-    from elmur.files import exclusive
-
     return exclusive(folder / ".running") if is_first_process() else nullcontext()
 
 
@@ -220,8 +218,6 @@ def evaluation_identity(settings: Settings, checkpoint: Path) -> str:
 
 def remove_traces(folder: Path) -> None:
     """Remove the folder of a command that was refused, where there is nothing in it but what every command leaves."""
-    from elmur.files import LockError, exclusive
-
     ours = {".hydra", ".running", "run.log"}
     if not is_first_process() or not folder.is_dir() or {path.name for path in folder.iterdir()} - ours:
         return

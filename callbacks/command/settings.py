@@ -34,6 +34,13 @@ NOT_OURS: dict[str, tuple[tuple[Any, ...], str]] = {
     "enable_checkpointing": ((False,), "callbacks.resume writes checkpoints"),
 }
 
+# Sections that may be absent: whether what stands there is named, and what is expected of it.
+OPTIONAL = {
+    "reader": (True, "reader=minari, lerobot, robomimic or npz"),
+    "writer": (True, "writer=minari"),
+    "rounds": (False, "rounds=aggregate, or null"),
+    "logger": (False, "logger=csv, tensorboard, wandb or null"),
+}
 ABOUT = ("model_name", "model_was_chosen", "label", "command", "title")  # fields that are no keys of the configuration
 
 Section = dict[str, Any]  # of a configuration, to be built by `elmur.build.build`
@@ -131,14 +138,10 @@ class Settings:
         for name, callback in self.callbacks.items():
             if not isinstance(callback, dict) or "_target_" not in callback:
                 raise UsageError(f"callbacks.{name}: expected a callback, {{_target_: ..., ...}}; found {callback!r}")
-        if self.reader is not None and (not isinstance(self.reader, dict) or "_target_" not in self.reader):
-            raise UsageError(f"reader: expected reader=minari, lerobot, robomimic or npz; found {self.reader!r}")
-        if self.rounds is not None and not isinstance(self.rounds, dict):
-            raise UsageError(f"rounds: expected rounds=aggregate, or null; found {self.rounds!r}")
-        if self.writer is not None and (not isinstance(self.writer, dict) or "_target_" not in self.writer):
-            raise UsageError(f"writer: expected writer=minari; found {self.writer!r}")
-        if self.logger is not None and not isinstance(self.logger, dict):
-            raise UsageError(f"logger: expected logger=csv, tensorboard, wandb or null; found {self.logger!r}")
+        for name, (is_named, expected) in OPTIONAL.items():
+            found = getattr(self, name)
+            if found is not None and (not isinstance(found, dict) or (is_named and "_target_" not in found)):
+                raise UsageError(f"{name}: expected {expected}; found {found!r}")
         if self.logger and "_target_" not in self.logger:
             key = next(iter(self.logger))
             raise UsageError(

@@ -16,8 +16,8 @@ from callbacks.report.row import ROW, Row, read_row
 
 SWEEP, SEARCH_SWEEP = "sweep=compare", "sweep=compare_search"
 # What contenders on one task have in common: as much training on the same data, chosen and judged in the same way.
-ALIKE = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "data.root", "data.lanes",
-         "data.validation_fraction", "collect", "evaluation", "selection", "env", "observation")  # fmt: skip
+ALIKE = ("trainer.max_steps.", "trainer.max_epochs.", "trainer.max_time.", "data.root.", "data.lanes.",
+         "data.validation_fraction.", "collect.", "evaluation.", "selection.", "env.", "observation.")  # fmt: skip
 
 Overrides = tuple[str, ...]
 
@@ -113,17 +113,13 @@ def check_alike(named: Iterable[tuple[str, Settings]]) -> None:
     first: dict[str, tuple[str, Settings]] = {}
     for name, settings in named:
         other, known = first.setdefault(settings.env["id"], (name, settings))
-        ours, theirs = ({k: v for k, v in leaves(vars(s)) if _is_alike(k)} for s in (settings, known))
+        ours, theirs = ({k: v for k, v in leaves(vars(s)) if f"{k}.".startswith(ALIKE)} for s in (settings, known))
         for key in sorted(ours.keys() | theirs.keys()):
             if ours.get(key) != theirs.get(key):
                 raise UsageError(
                     f"{key}: {ours.get(key)} for {name} and {theirs.get(key)} for {other}, which is no fair "
                     f"comparison; type {key}=VALUE for all of them"
                 )
-
-
-def _is_alike(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in ALIKE)
 
 
 def check_apart(searched: Settings, reported: Settings) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 
 from callbacks.benchmark.run import readable
-from callbacks.comparison.forecast import Cost
 from callbacks.comparison.plan import Contender
 from callbacks.report.row import Row
 from callbacks.report.scores import measures
@@ -45,27 +44,26 @@ def write_tables(contenders: Sequence[Contender], folder: Path) -> None:
 
 def scores(task: str, contenders: Sequence[Contender]) -> Sheet:
     """Of each contender its mean score over the seeds, with the interval (95 %), and its costs."""
-    lines = []
-    for contender in contenders:
+    lines: list[dict[str, Any]] = []
+    costs = [contender.cost for contender in contenders if contender.cost is not None]
+    for contender, cost in zip(contenders, costs, strict=True):
         rows = contender.reported
-        line: dict[str, Any] = {"model": contender.name, **chosen_values(contender), "seeds": len(rows)}
-        line |= {"score": float(np.mean([row.score() for row in rows])), "95 %": interval(rows)}
         spent = [row.cost.train_seconds / row.updates for row in rows if row.cost.train_seconds and row.updates]
-        cost = cost_of(contender)
-        line |= {
+        lines.append({
+            "model": contender.name, **chosen_values(contender), "seeds": len(rows),
+            "score": float(np.mean([row.score() for row in rows])), "95 %": interval(rows),
             "parameters": f"{cost.parameters:,}", "updates": rows[0].updates,
             "steps of an update": f"{cost.steps_per_update:,}",
             "ms an update": readable(1e3 * cost.update_seconds),
             "s an update, runs": readable(float(np.mean(spent))) if spent else None,
             **{f"ms a step, {n} env{'s' * (n > 1)}": readable(cost.step_ms[n]) for n in (1, 100)},
             "state, bytes": f"{cost.state_bytes:,}",
-        }  # fmt: skip
-        lines.append(line)
-    rows = [row for contender in contenders for row in contender.reported]
-    of = f"{rows[0].metric.replace('_', ' ')}, mean over {', '.join(rows[0].outcomes)}"
-    episodes = next(iter(rows[0].outcomes.values())).episodes
+        })  # fmt: skip
+    first = contenders[0].reported[0]
+    of = f"{first.metric.replace('_', ' ')}, mean over {', '.join(first.outcomes)}"
+    episodes = next(iter(first.outcomes.values())).episodes
     note = f"Score: {of}; {episodes} episodes of each, of seeds that nothing was chosen by."
-    sizes = [cost_of(contender).parameters for contender in contenders]
+    sizes = [cost.parameters for cost in costs]
     if max(sizes) > 2 * min(sizes):
         note += f" Parameters differ by more than a factor of two: {min(sizes):,} to {max(sizes):,}."
     return Sheet(f"{task}: scores and costs", lines, notes=[note, COSTS])
@@ -106,22 +104,17 @@ def variants(task: str, contenders: Sequence[Contender]) -> Sheet:
 
 def search(task: str, contenders: Sequence[Contender]) -> Sheet:
     """The mean score of every point that was tried, and what trying them took."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for contender in contenders:
         if not contender.searched:
             continue
-        rows = [row for of_point in contender.searched.values() for row in of_point]
         line: dict[str, Any] = {"model": contender.name}
-        for point, of_point in contender.searched.items():
-            mean = float(np.mean([row.score() for row in of_point])) if of_point else None
+        for point, rows in contender.searched.items():
+            mean = float(np.mean([row.score() for row in rows])) if rows else None
             line[", ".join(short(override) for override in point)] = mean
-        updates = sum(row.updates or 0 for row in rows)
-        line |= {
-            "runs": len(rows),
-            "updates in all": f"{updates:,}",
-            "chosen": ", ".join(chosen_values(contender).values()),
-        }
-        lines.append(line)
+        updates = [row.updates or 0 for rows in contender.searched.values() for row in rows]
+        chosen = ", ".join(chosen_values(contender).values())
+        lines.append({**line, "runs": len(updates), "updates in all": f"{sum(updates):,}", "chosen": chosen})
     seeds = ", ".join(str(seed) for seed in contenders[0].search_seeds)
     note = (
         f"The budget of the search, the same for all: training seeds {seeds}, which are not reported; scores are of "
@@ -133,17 +126,10 @@ def search(task: str, contenders: Sequence[Contender]) -> Sheet:
 
 def chosen_values(contender: Contender) -> dict[str, str]:
     """What was chosen for a contender, by the last part of its key."""
-    parts = [short(override).partition("=") for override in contender.chosen or ()]
-    return {key: value for key, _, value in parts}
+    return dict(short(override).split("=", 1) for override in contender.chosen or ())
 
 
 def short(override: str) -> str:
     """An override with the last part of its key."""
     key, _, value = override.partition("=")
     return f"{key.rpartition('.')[2]}={value}"
-
-
-def cost_of(contender: Contender) -> Cost:
-    """What was measured of a contender."""
-    assert contender.cost is not None
-    return contender.cost

@@ -18,10 +18,12 @@ from callbacks import signals
 from elmur import ranks
 from elmur.checkpoint import CheckpointError, load_plain
 from elmur.files import atomic_open
+from elmur.state import map_state
 from envs.observers import Keep
 from envs.rollout import KEPT, Episode
 
 log = logging.getLogger(__name__)
+Played = dict[str, list[dict[str, Any]]]  # wave -> its episodes
 
 
 class Halfway:
@@ -34,7 +36,7 @@ class Halfway:
     def __init__(self, path: Path | None = None, identity: str = "", every_seconds: float = 30.0) -> None:
         self.path, self.identity, self.every = path, identity, every_seconds
         self.spent: dict[str, float] = {}
-        self._played: dict[str, list[dict[str, Any]]] = {}
+        self._played: Played = {}
         self._wave: dict[str, Any] | None = None
         self._since = time.monotonic()
         if path is not None and path.exists():
@@ -105,7 +107,9 @@ class _Kept(Keep):
 
     def load(self) -> dict[str, Any] | None:
         wave = self.halfway._wave
-        return as_arrays(wave["state"]) if wave is not None and wave["key"] == self.key else None
+        if wave is None or wave["key"] != self.key:
+            return None
+        return map_state(Tensor.numpy, wave["state"])  # type: ignore[arg-type]
 
     def due(self) -> bool:
         return signals.received() or time.monotonic() - self.halfway._since >= self.halfway.every
@@ -116,9 +120,7 @@ class _Kept(Keep):
         signals.leave()
 
 
-def as_kept(
-    found: Mapping[str, Any],
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, float], dict[str, Any] | None]:
+def as_kept(found: Mapping[str, Any]) -> tuple[Played, dict[str, float], dict[str, Any] | None]:
     """What a file holds of an evaluation: waves played, seconds spent, state of a wave; an error for other content."""
     played = {str(key): [_episode(**kept) for kept in episodes] for key, episodes in found["played"].items()}
     spent, wave = {str(name): float(seconds) for name, seconds in found["spent"].items()}, found["wave"]
@@ -142,19 +144,8 @@ def _episode(
 
 def as_tensors(node: Any) -> Any:
     """A nest with its arrays as tensors, which load without pickled code."""
-    return _mapped(node, np.ndarray, torch.from_numpy)
-
-
-def as_arrays(node: Any) -> Any:
-    """A nest with its tensors as arrays again."""
-    return _mapped(node, Tensor, Tensor.numpy)
-
-
-def _mapped(node: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    if isinstance(node, kind):
-        return function(node)
     if isinstance(node, dict):
-        return {key: _mapped(value, kind, function) for key, value in node.items()}
+        return {key: as_tensors(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_mapped(value, kind, function) for value in node]
-    return node
+        return [as_tensors(value) for value in node]
+    return torch.from_numpy(node) if isinstance(node, np.ndarray) else node

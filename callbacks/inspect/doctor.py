@@ -14,7 +14,6 @@ from rich.text import Text
 from callbacks.inspect.costs import Size
 from callbacks.inspect.gradients import (
     Gradients,
-    Knob,
     Learner,
     Sections,
     gradients,
@@ -65,7 +64,11 @@ def findings(patient: Patient) -> tuple[list[Finding], Sheet]:
     listed = parts(found, patient.module)
     said = [*examine(patient.regime, design_of(patient.module)), *writer(patient.module, found, patient.regime)]
     said += dead(found, patient.module)
-    said += idle(knobs(patient.sections, patient.learner, patient.windows))
+    for knob in knobs(patient.sections, patient.learner, patient.windows):
+        if not knob.acts:
+            tried = " or ".join(f"{other:.4g}" for other in knob.tried)
+            text = f"{knob.key}={knob.value}: with {tried} the gradients of a whole episode are the same to the bit."
+            said.append(Finding("knob without effect", text, knob.key))
     total = sum(part.size for part in listed)
     lines = [{"part": part.name, "parameters": f"{part.size:,}", "share": part.size / total,
               "without gradient": f"{part.dead:,}"} for part in listed]  # fmt: skip
@@ -102,20 +105,6 @@ def dead(found: Gradients, module: SequenceModule) -> list[Finding]:
         return []
     shown = ", ".join(sorted({numbered(name) for name in names}))
     return [Finding("dead parameters", f"{sum(sizes[name] for name in names):,} parameters get no gradient: {shown}.")]
-
-
-def idle(found: Sequence[Knob]) -> list[Finding]:
-    """Settings that change nothing in what is learned."""
-    return [
-        Finding(
-            "knob without effect",
-            f"{knob.key}={knob.value}: with {' or '.join(f'{other:.4g}' for other in knob.tried)} the gradients of a "
-            "whole episode are the same to the bit.",
-            knob.key,
-        )
-        for knob in found
-        if not knob.acts
-    ]
 
 
 def schedule(module: SequenceModule, size: Size, window: int) -> list[Finding]:

@@ -25,6 +25,7 @@ from elmur.banks import banks
 from elmur.files import atomic_open, write_json
 from elmur.sequence_model import SequenceModel
 from envs.family import EnvFamily
+from envs.hidden import picture_of
 from envs.observers import Observer
 from envs.rollout import Wave
 
@@ -80,7 +81,8 @@ class _Pictures(Observer):
     def on_action(self, wave: Wave, action: np.ndarray) -> np.ndarray:
         for row, shown in enumerate(self.shown):
             if wave.active[row]:
-                shown.look(wave.env, row, {name: part[row] for name, part in wave.observation.items()})
+                shown.grids.append(picture_of(wave.env, row))
+                shown.observations.append({name: np.array(part[row]) for name, part in wave.observation.items()})
         return action
 
 

@@ -19,8 +19,6 @@ from callbacks.report.sheets import Sheet
 from elmur.files import write_text
 from elmur.memory import NEVER
 from elmur.spec import Discrete, Image, TaskSpec
-from envs.hidden import picture_of
-from envs.vector import VectorEnv
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 THUMBNAIL = 96  # pixels of an image's longer side
@@ -35,11 +33,6 @@ class Shown:
 
     grids: list[list[list[str]]]
     observations: list[Seen]
-
-    def look(self, env: VectorEnv, row: int, observation: Seen) -> None:
-        """Keep this moment."""
-        self.grids.append(picture_of(env, row))
-        self.observations.append({name: np.array(part) for name, part in observation.items()})
 
 
 def write_page(path: Path, own: Recording, shown: Sequence[Shown], sheets: Sequence[Sheet], spec: TaskSpec) -> None:

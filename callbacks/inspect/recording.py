@@ -136,10 +136,6 @@ class Player:
     acting: dict[str, Any] = field(default_factory=dict)
     max_steps: int | None = None
 
-    def __post_init__(self) -> None:
-        if len(self.seeds) > self.env.num_envs:
-            raise ValueError(f"expected at most {self.env.num_envs} seeds, as many as environments; found {self.seeds}")
-
     def __call__(
         self,
         change: Change = lambda number, memory: memory,

@@ -169,13 +169,8 @@ def _common(group: Group, of: Sequence[Group]) -> frozenset[str]:
 
 def _place(group: Group) -> tuple[Any, ...]:
     """Runs before what acted again, models by name, settings by the numbers in them."""
-    parts = re.split(r"(\d+(?:\.\d+)?)", group.label)
-    return (
-        group.stage != "train",
-        group.metric,
-        group.model,
-        [(float(p) if i % 2 else 0.0, p) for i, p in enumerate(parts)],
-    )
+    parts = [(float(p) if i % 2 else 0.0, p) for i, p in enumerate(re.split(r"(\d+(?:\.\d+)?)", group.label))]
+    return group.stage != "train", group.metric, group.model, parts
 
 
 def _folders(sources: Sequence[Path], below: bool) -> Iterable[tuple[Path, list[str]]]:

@@ -39,11 +39,11 @@ class Grid:
 def swept(groups: Sequence[Group]) -> tuple[tuple[str, ...], dict[tuple[float, ...], Group]] | None:
     """The one or two settings, numbers, in which labels differ, with the group of each combination; else None.
 
-    Of two settings at least two combinations share a value, for else nothing is to be seen in a grid.
+    They are in alphabetical order. Of two settings at least two combinations share a value, for else nothing is to be seen in a grid.
     """
     parts = [dict(part.partition("=")[::2] for part in group.label.split("+")) for group in groups]
     keys = dict.fromkeys(key for part in parts for key in part)
-    differ = tuple(key for key in keys if len({part.get(key) for part in parts}) > 1)
+    differ = tuple(sorted(key for key in keys if len({part.get(key) for part in parts}) > 1))
     if len(groups) < 2 or len(differ) not in (1, 2) or any(key not in part for part in parts for key in differ):
         return None
     try:
@@ -71,16 +71,10 @@ def heat_maps(groups: Sequence[Group]) -> list[Figure]:
         if len(keys) == 1:
             found += _by_variant(groups, model, keys[0], cells)
         else:
-            pairs.setdefault(tuple(sorted(keys)), {})[model] = _ordered(cells, keys)
+            pairs.setdefault(keys, {})[model] = cells
     for both, models in pairs.items():
         found += _by_settings(groups, both, models)
     return found
-
-
-def _ordered(cells: Cells, keys: tuple[str, ...]) -> Cells:
-    """The cells with their values in the alphabetical order of their keys."""
-    order = sorted(range(len(keys)), key=lambda at: keys[at])
-    return {tuple(values[at] for at in order): group for values, group in cells.items()}
 
 
 def _tasks(groups: Sequence[Group]) -> list[str]:

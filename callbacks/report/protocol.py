@@ -58,10 +58,6 @@ def _seeds(row: Row) -> str:
     return f"{len(seeds)} from {seeds[0]}"
 
 
-def _versions(row: Row) -> str:
-    return ", ".join(f"{name} {version}" for name, version in row.versions.items() if name != "elmur")
-
-
 # What rows beside each other should have in common, and how it is read from a row.
 PROTOCOL: dict[str, Callable[[Row], Any]] = {
     "training data": _data,
@@ -73,7 +69,7 @@ PROTOCOL: dict[str, Callable[[Row], Any]] = {
     "actions": lambda row: row.actions,
     "observations": lambda row: row.settings.get("observation"),
     "code": lambda row: row.origin.code and row.origin.code[:12],
-    "versions": _versions,
+    "versions": lambda row: ", ".join(f"{name} {of}" for name, of in row.versions.items() if name != "elmur"),
 }
 
 

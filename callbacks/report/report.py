@@ -17,7 +17,7 @@ from rich.text import Text
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.figures import figures
-from callbacks.report.gather import Gathered, Group, gather
+from callbacks.report.gather import Gathered, gather
 from callbacks.report.page import page
 from callbacks.report.panels import Figure
 from callbacks.report.protocol import differing, overview
@@ -95,7 +95,9 @@ def compiled(gathered: Gathered, is_asked: bool = False) -> Report:
     details: list[Sheet] = []
     drawn: list[Figure] = []
     for of in questions(found).values():
-        every = [sheet for group in of for sheet in detailed(group, is_asked)]
+        every: list[Sheet] = []  # every task and variant of each group
+        for group in of:
+            every += return_sheets(group, is_asked) if group.metric == RETURN else [success_sheet(group)]
         if len(of) > 1:
             sheets += [*tables(of), *filter(None, (totals(of), differences(of)))]
             details += every
@@ -105,11 +107,6 @@ def compiled(gathered: Gathered, is_asked: bool = False) -> Report:
     if (beside := beside_ours([group for group in found if group.stage == "train"])) is not None:
         sheets.append(beside)
     return Report(overview(gathered, is_asked), differing(found), [*sheets, cost(found)], details, runs(found), drawn)
-
-
-def detailed(group: Group, is_asked: bool = False) -> list[Sheet]:
-    """Every task and variant of one group."""
-    return return_sheets(group, is_asked) if group.metric == RETURN else [success_sheet(group)]
 
 
 def report(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
-from callbacks.report.gather import Found, Group
+from callbacks.report.gather import Group
 from callbacks.report.published import published
 from callbacks.report.row import Row
 from callbacks.report.scores import compared, measures, over_all, scores, variants
@@ -204,21 +204,19 @@ def machine(row: Row) -> str:
 
 
 def runs(groups: Sequence[Group]) -> Sheet:
-    """A line for each run with all that is needed to repeat it."""
-    return Sheet("Runs", [run(group, one) for group in groups for one in group.found])
-
-
-def run(group: Group, one: Found) -> dict[str, Any]:
-    """One run: what it is, how it did, how it came about."""
-    row = one.row
-    data = row.data.get("episodes")
-    return {
-        "task": row.task, "model": row.model, "settings": group.label, "stage": row.stage,
-        "seed": "unknown" if row.seed is None else row.seed, row.metric: row.score(), "actions": row.actions,
-        "updates": row.updates, "selection score": row.selection_score, "episodes of data": data,
-        **{name.replace("_", " "): getattr(row.cost, name) for name in (*WALL, *CPU)},
-        "peak MB": None if row.cost.peak_memory_bytes is None else row.cost.peak_memory_bytes / 1e6,
-        "machine": machine(row), "commit": row.origin.commit, "code": row.origin.code,
-        "versions": " ".join(f"{name} {version}" for name, version in row.versions.items()),
-        "finished": row.finished, "command": row.origin.command, "folder": str(one.path.parent),
-    }  # fmt: skip
+    """A line for each run with all that is needed to repeat it: what it is, how it did, how it came about."""
+    lines = []
+    for group, one in ((of, one) for of in groups for one in of.found):
+        row = one.row
+        lines.append({
+            "task": row.task, "model": row.model, "settings": group.label, "stage": row.stage,
+            "seed": "unknown" if row.seed is None else row.seed, row.metric: row.score(), "actions": row.actions,
+            "updates": row.updates, "selection score": row.selection_score,
+            "episodes of data": row.data.get("episodes"),
+            **{name.replace("_", " "): getattr(row.cost, name) for name in (*WALL, *CPU)},
+            "peak MB": _mean([row.cost.peak_memory_bytes], 1e6),
+            "machine": machine(row), "commit": row.origin.commit, "code": row.origin.code,
+            "versions": " ".join(f"{name} {version}" for name, version in row.versions.items()),
+            "finished": row.finished, "command": row.origin.command, "folder": str(one.path.parent),
+        })  # fmt: skip
+    return Sheet("Runs", lines)

@@ -20,7 +20,6 @@ from elmur.registry import MODELS
 
 if TYPE_CHECKING:
     from callbacks.report.row import Row
-    from elmur.sequence_model import SequenceModel
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +67,7 @@ def run(settings: Settings) -> None:
 
 def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, Any]) -> Row:
     """Act with a checkpoint in every variant of the env, on report seeds, and write the row."""
+    from callbacks.benchmark.acting import cost_of_acting
     from callbacks.evaluation.device import placed
     from callbacks.evaluation.evaluate import evaluate
     from callbacks.evaluation.halfway import Halfway
@@ -95,7 +95,8 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     sampled = plan.sample or policy.model.head.generative
     about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if sampled else "argmax"}
     if plan.cost_after:
-        about |= cost_of_one(model, length, plan.cost_after)
+        (spent,) = cost_of_acting(model, length, histories=(plan.cost_after,))
+        about |= {"step_ms": spent.ms, "state_bytes": spent.state_bytes}
     row = row_of(settings, family, checkpoint, outcomes, about)
     if is_first_process():
         row.write(folder / ROW)
@@ -105,11 +106,3 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
             film(policy, family.render, next(iter(family.variants.values())), seeds, folder)
     halfway.remove()
     return row
-
-
-def cost_of_one(model: SequenceModel, context_length: int, history: int) -> dict[str, float | int]:
-    """What a step of one episode takes and what is held for the next after so many, as a row has it."""
-    from callbacks.benchmark.acting import cost_of_acting
-
-    (found,) = cost_of_acting(model, context_length, histories=(history,))
-    return {"step_ms": found.ms, "state_bytes": found.state_bytes}

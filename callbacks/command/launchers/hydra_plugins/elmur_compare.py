@@ -79,10 +79,8 @@ class Comparison(BasicSweeper):
             if searched:
                 check_apart(search := self._settings(searched[0]), reported)
                 seconds += len(searched) * seconds_of(search, one.cost)
-            seconds, runs = (
-                seconds + len(one.seeds) * seconds_of(reported, one.cost),
-                runs + len(searched) + len(one.seeds),
-            )
+            seconds += len(one.seeds) * seconds_of(reported, one.cost)
+            runs += len(searched) + len(one.seeds)
         log.info(
             "%d contenders, %d runs: %s if all of them are new and come one after another, collecting and the "
             "environments' own time apart", len(there), runs, timedelta(seconds=round(seconds)),
