@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ class MetricLog(Callback):
         # Not trainer.current_epoch: a run resumed from the end of an epoch counts one without batches.
         epoch = max(trainer.global_step - 1, 0) // int(trainer.num_training_batches)
         row = {"epoch": epoch, "update": trainer.global_step, **chosen}
-        append_bytes(self.path, lines(self.columns, [[text(row.get(name)) for name in self.columns]]).encode())
+        append_bytes(self.path, lines(self.columns, [[row.get(name) for name in self.columns]]).encode())
         self.rows += 1
 
     def begin(self) -> None:
@@ -107,15 +106,8 @@ class MetricLog(Callback):
         self._kept = int(state_dict["rows"])
 
 
-def text(value: float | None) -> str:
-    """A number as it is written; nothing for None."""
-    if value is None:
-        return ""
-    return str(value) if isinstance(value, int) or not math.isfinite(value) else repr(value)
-
-
-def lines(columns: list[str], rows: Iterable[list[str]]) -> str:
-    """Rows as CSV, filled up to the number of columns."""
+def lines(columns: list[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV, filled up to the number of columns; nothing for None."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(row + [""] * (len(columns) - len(row)) for row in rows)
+    csv.writer(out, lineterminator="\n").writerows([*row, *[""] * (len(columns) - len(row))] for row in rows)
     return out.getvalue()

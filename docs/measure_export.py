@@ -24,8 +24,7 @@ from torch import Tensor, nn
 from callbacks.benchmark.timing import median_seconds
 from callbacks.command.registry import PLATFORM
 from callbacks.evaluation.device import threads
-from callbacks.export.programs import Acting, Arrays, Program, inputs_at, onnx_program, torch_program
-from callbacks.export.recording import Recording, record
+from callbacks.export.programs import Acting, Arrays, Program, Recording, inputs_at, onnx_program, record, torch_program
 from callbacks.report.sheets import Sheet
 from elmur.build import build
 from elmur.checkpoint import checkpoint_in, load_policy

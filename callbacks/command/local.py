@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from joblib import cpu_count
 
 from callbacks import signals
@@ -92,9 +93,7 @@ def arguments(folder: Path) -> list[str]:
 
 def quoted(text: Path | str) -> str:
     """A text as a value in Hydra's grammar, whatever signs are in it."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", str(text))
-    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-    return "'" + escaped.replace("${", "\\${") + "'"
+    return QuotedString(str(text), Quote.single).with_quotes().replace("${", "\\${")
 
 
 def how_it_failed(code: int, output: Path) -> str | None:

@@ -16,8 +16,16 @@ from rich.console import Console
 from callbacks.benchmark.timing import median_seconds
 from callbacks.evaluation.device import threads
 from callbacks.export.card import card
-from callbacks.export.programs import Acting, Program, compare, inputs_at, onnx_program, torch_program
-from callbacks.export.recording import Recording, record
+from callbacks.export.programs import (
+    Acting,
+    Program,
+    Recording,
+    compare,
+    inputs_at,
+    onnx_program,
+    record,
+    torch_program,
+)
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet
 from elmur.checkpoint import CONFIG, TASK, WEIGHTS, is_export

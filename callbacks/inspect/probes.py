@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import entropy
 
 from callbacks.inspect.recording import Recording
 from callbacks.report.statistics import Share
@@ -15,6 +16,7 @@ RIDGE = 1e-2  # of the mean square of a feature, added to it
 FEWEST = 20  # episodes that a probe needs
 MOST_SEGMENTS = 40  # at which something is asked
 MOST_VALUES = 64  # different numbers that count as classes; more are cut at their quartiles
+TINY = 1e-30  # for what is 0, of which there is no logarithm
 HARDLY = 0.1  # of the uniform share: a slot that is read less is hardly read
 
 
@@ -151,8 +153,7 @@ def alike(slots: np.ndarray) -> float:
 def spread_over(slots: np.ndarray) -> float:
     """exp of the entropy of the squared singular values of an episode's slots, over the number of slots."""
     values = np.linalg.svd(slots, compute_uv=False) ** 2
-    share = values / np.maximum(values.sum(-1, keepdims=True), 1e-30)
-    return float(np.exp(-(share * np.log(np.maximum(share, 1e-30))).sum(-1)).mean() / slots.shape[1])
+    return float(np.exp(entropy(np.maximum(values, TINY), axis=-1)).mean() / slots.shape[1])
 
 
 def diffuse(rows: list[np.ndarray]) -> float:
@@ -160,8 +161,7 @@ def diffuse(rows: list[np.ndarray]) -> float:
     values = []
     for weights in rows:
         seen = (weights > 0).sum(-1)
-        entropy = -(weights * np.log(np.maximum(weights, 1e-30))).sum(-1)
-        values.append((entropy / np.log(np.maximum(seen, 2)))[seen > 1])
+        values.append((entropy(np.maximum(weights, TINY), axis=-1) / np.log(np.maximum(seen, 2)))[seen > 1])
     joined = np.concatenate(values)
     return float(joined.mean()) if len(joined) else 0.0
 

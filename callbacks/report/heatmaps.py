@@ -39,7 +39,7 @@ class Grid:
 def swept(groups: Sequence[Group]) -> tuple[tuple[str, ...], dict[tuple[float, ...], Group]] | None:
     """The one or two settings, numbers, in which labels differ, with the group of each combination; else None.
 
-    They are in alphabetical order. Of two settings at least two combinations share a value, for else nothing is to be seen in a grid.
+    They are in alphabetical order. Of two at least two combinations share a value, else a grid would show nothing.
     """
     parts = [dict(part.partition("=")[::2] for part in group.label.split("+")) for group in groups]
     keys = dict.fromkeys(key for part in parts for key in part)

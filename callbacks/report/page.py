@@ -25,39 +25,23 @@ def page(
     from jinja2 import Environment, FileSystemLoader
     from markupsafe import Markup
 
-    made = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    made = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: plain(value, most=LONGEST) if type(value) is str else value,
+    )  # fmt: skip
     contents = [("what", "What was run"), ("tables", "Tables")]
     contents += [("figures", "Figures")] * bool(figures) + [("details", "Details")] * bool(details)
-    contents += [("runs", "Runs")]
+    drawn = [{**vars(one), "name": file_name(one.name), "svg": Markup(one.svg)} for one in figures]
     return made.get_template("page.html.j2").render(
-        **{key: _plain(value) for key, value in parts.items()},
-        contents=contents,
-        sheets=[_table(sheet) for sheet in sheets],
-        details=[_table(sheet) for sheet in details],
-        runs=_table(runs, "runs.csv"),
-        figures=[
-            {
-                "id": file_name(one.name), "title": plain(one.title), "note": plain(one.note), "svg": Markup(one.svg),
-                "data": f"figures/{file_name(one.name)}.csv", "picture": f"figures/{file_name(one.name)}.svg",
-            }
-            for one in figures
-        ],
-        most=MOST_LINES,
-        most_runs=MOST_RUNS,
+        **parts, contents=[*contents, ("runs", "Runs")], sheets=[_table(sheet) for sheet in sheets],
+        details=[_table(sheet) for sheet in details], runs=_table(runs, "runs.csv"), figures=drawn,
+        most=MOST_LINES, most_runs=MOST_RUNS,
     )  # fmt: skip
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return None if value is None else plain(value, most=LONGEST)
 
 
 def _table(sheet: Sheet, file: str = "report.csv") -> dict[str, Any]:
     """A table for the template; kinds: whether a column is of text."""
-    rows = [[plain(cell, most=LONGEST) for cell in cells] for cells in sheet.cells()]
+    rows = sheet.cells()
     columns = list(zip(*rows, strict=True)) or [()] * len(sheet.headings)
-    return {
-        "title": plain(sheet.title), "headings": [plain(heading) for heading in sheet.headings], "rows": rows,
-        "kinds": [not all(map(is_number, column)) for column in columns], "notes": _plain(sheet.notes), "file": file,
-    }  # fmt: skip
+    kinds = [not all(map(is_number, column)) for column in columns]
+    return {**vars(sheet), "headings": sheet.headings, "rows": rows, "kinds": kinds, "file": file}

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from callbacks.export.export import ExportPlan, export
-from callbacks.export.programs import Acting, compare
-from callbacks.export.recording import Recording, record
+from callbacks.export.programs import Acting, Recording, compare, record
 from elmur.export.program import StepProgram
 from elmur.export.trace import ExportError, signature_of
 from elmur.model import ELMUR
