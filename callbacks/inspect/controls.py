@@ -47,25 +47,19 @@ def controls(model: SequenceModel, recording: Recording) -> list[Control]:
         return []
     length = recording.context_length
     kept = [episode.steps for episode in recording.episodes if episode.steps is not None]
-    begins = Counter((len(steps.reward) - 1) // length * length for steps in kept)
-    begin = begins.most_common(1)[0][0]
-    chosen = [steps for steps in kept if (len(steps.reward) - 1) // length * length == begin]
+    begins = [(len(steps.reward) - 1) // length * length for steps in kept]
+    ((begin, _),) = Counter(begins).most_common(1)
+    chosen = [steps for steps, at in zip(kept, begins, strict=True) if at == begin]
     if begin < length:
         return []
     end = min(len(steps.reward) for steps in chosen)
-    told = {
-        name: retold(model, chosen, order(np.arange(begin)), (begin, end), length) for name, order in ORDERS.items()
-    }
-    true_memory, true_answers = retold(model, chosen, np.arange(begin), (begin, end), length)
-    return [
-        Control(
-            name,
-            {bank: relative(true_memory[bank], held) for bank, held in memory.items()},
-            float(same_actions(answers, true_answers).mean()),
-            len(chosen),
-        )
-        for name, (memory, answers) in told.items()
-    ]
+    last, found = (begin, end), []
+    true_memory, true_answers = retold(model, chosen, np.arange(begin), last, length)
+    for name, order in ORDERS.items():
+        memory, answers = retold(model, chosen, order(np.arange(begin)), last, length)
+        apart = {bank: relative(true_memory[bank], held) for bank, held in memory.items()}
+        found.append(Control(name, apart, float(same_actions(answers, true_answers).mean()), len(chosen)))
+    return found
 
 
 @torch.no_grad()

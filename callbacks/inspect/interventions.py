@@ -214,11 +214,9 @@ def seen_apart(own: Recording, twin: Recording, begin: int, end: int) -> float:
     apart: list[bool] = []
     for one, other in zip(own.episodes, twin.episodes, strict=True):
         assert one.steps is not None and other.steps is not None
-        parts = [
-            (part[begin:end], other.steps.observation[name][begin:end]) for name, part in one.steps.observation.items()
-        ]
-        for step in range(min(len(part) for pair in parts for part in pair)):
-            apart.append(any((mine[step] != its[step]).any() for mine, its in parts))
+        mine, its = one.steps.observation, other.steps.observation
+        for step in range(begin, min(end, one.length, other.length)):
+            apart.append(any((mine[name][step] != its[name][step]).any() for name in mine))
     return float(np.mean(apart)) if apart else 0.0
 
 

@@ -125,48 +125,43 @@ def life(design: MemoryDesign, rule: WriteRule, regime: Regime, segments: int) -
         memory = rule.commit(memory, torch.full((1, written, 1), number + 1.0), plan)
 
 
-def cutting(regime: Regime) -> list[Finding]:
+def cutting(regime: Regime) -> Iterator[Finding]:
     """How an episode becomes segments and windows."""
     length, window = regime.context_length, regime.backprop_segments
     if regime.horizon is None:
-        return [Finding("segments", f"A window is {window} segments of {length} steps; how long episodes are is not "
-                        "known.", "module.context_length, data.backprop_segments")]  # fmt: skip
+        said = f"A window is {window} segments of {length} steps; how long episodes are is not known."
+        yield Finding("segments", said, "module.context_length, data.backprop_segments")
+        return
     said = f"An episode of {regime.horizon:,} steps is {plural(regime.segments, 'segment')} of {length} steps"
     if regime.segments == 1:
-        held = "attention sees all of it at once, and nothing is ever read from memory"
-        return [Finding("segments", f"{said}: {held}; a context below {regime.horizon} steps needs the memory.",
-                        "module.context_length")]  # fmt: skip
+        said += ": attention sees all of it at once, and nothing is ever read from memory; a context below "
+        yield Finding("segments", f"{said}{regime.horizon} steps needs the memory.", "module.context_length")
+        return
     windows = -(-regime.segments // window)
     back = "all of them" if windows == 1 else f"{window} at a time, in {windows} windows"
-    found = [Finding("segments", f"{said}; the gradient goes through {back}.", "data.backprop_segments")]
+    yield Finding("segments", f"{said}; the gradient goes through {back}.", "data.backprop_segments")
     if regime.longest is not None and regime.longest > regime.horizon:
-        found.append(
-            Finding(
-                "segments",
-                f"The longest episode that is acted in has {regime.longest:,} steps, {regime.segments_acted:,} "
-                f"segments: {regime.segments_acted / regime.segments:,.0f} times those of training.",
-                "env.variants",
-            )
-        )
-    return found
+        said = f"The longest episode that is acted in has {regime.longest:,} steps, {regime.segments_acted:,} segments"
+        times = f"{regime.segments_acted / regime.segments:,.0f} times those of training"
+        yield Finding("segments", f"{said}: {times}.", "env.variants")
 
 
-def slots(design: MemoryDesign | None, regime: Regime) -> list[Finding]:
+def slots(design: MemoryDesign | None, regime: Regime) -> Iterator[Finding]:
     """What the slots of ELMUR's memory go through, in training and in the longest episode that is acted in."""
     if design is None or regime.segments < 2:
-        return []
+        return
     if design.write is None:
         held = "the slots are noise to the end" if design.read_unwritten else "and what is not written is not read"
-        return [Finding("writes", f"Memory is never written: {held}.", "model/write=lru", True)]
+        yield Finding("writes", f"Memory is never written: {held}.", "model/write=lru", True)
+        return
     size, trained = design.memory_size, Slots.of(design, regime, regime.segments)
     acted = Slots.of(design, regime, regime.segments_acted)
-    found = [*written(design, trained, regime)]
+    yield from written(design, trained, regime)
     if not design.read:
-        found.append(Finding("reads", "Memory is never read.", "model.memory.read", True))
-    found += rewriting(size, trained, acted, regime)
+        yield Finding("reads", "Memory is never read.", "model.memory.read", True)
+    yield from rewriting(acted, regime)
     if isinstance(design.write, LRU):
-        found += blending(design.write.blend, size, trained, acted, regime)
-    return found
+        yield from blending(design.write.blend, size, trained, acted, regime)
 
 
 def written(design: MemoryDesign, trained: Slots, regime: Regime) -> Iterator[Finding]:
@@ -191,14 +186,13 @@ def written(design: MemoryDesign, trained: Slots, regime: Regime) -> Iterator[Fi
         )
 
 
-def rewriting(size: int, trained: Slots, acted: Slots, regime: Regime) -> Iterator[Finding]:
+def rewriting(acted: Slots, regime: Regime) -> Iterator[Finding]:
     """Whether a slot that was written before is written again under the loss, if acting does that."""
     if acted.first_rewrite is None or acted.first_rewrite > regime.segments_acted - 2:
         return
     window, first = regime.backprop_segments, acted.first_rewrite
-    under_loss = [s for s in range(first, regime.segments - 1) if s % window != window - 1]
-    if under_loss:
-        return
+    if any(segment % window != window - 1 for segment in range(first, regime.segments - 1)):
+        return  # under the loss
     lacks = f"a window of more than {first + 1} segments" if regime.segments > first + 1 else (
         f"segments of {max(1, (regime.horizon or 1) // (first + 2))} steps or less"
     )  # fmt: skip
@@ -240,24 +234,25 @@ def blending(blend: float, size: int, trained: Slots, acted: Slots, regime: Regi
     )
 
 
-def context(regime: Regime, design: MemoryDesign | None) -> list[Finding]:
+def context(regime: Regime, design: MemoryDesign | None) -> Iterator[Finding]:
     """How the context and the memory compare with what the task must hold, where the task tells."""
     demand = regime.demand
     if demand is None:
-        return []
-    held = f"The task holds {demand.items} {demand.what} for up to {demand.steps:,} steps"
+        return
+    held, key = f"The task holds {demand.items} {demand.what} for up to {demand.steps:,} steps", "module.context_length"
     if demand.steps < regime.context_length:
-        text = f"{held}: less than the context of {regime.context_length}, so it can be solved without memory."
-        return [Finding("capacity", text, "module.context_length")]
-    if design is None:
-        return [Finding("capacity", f"{held}, a segment shows {regime.context_length}.", "module.context_length")]
-    size = design.memory_size
-    text = f"{held}, a segment shows {regime.context_length} steps and a layer has {plural(size, 'slot')}"
-    if size >= demand.items:
-        return [Finding("capacity", f"{text}: one for each.", "model.memory.memory_size")]
-    each = demand.items / size
-    text += f": a slot has to hold {each:.3g} of them; one each would be M={demand.items}."
-    return [Finding("capacity", text, f"model.memory.memory_size={demand.items}", warns=each > 4)]
+        less = f"less than the context of {regime.context_length}, so it can be solved without memory"
+        yield Finding("capacity", f"{held}: {less}.", key)
+    elif design is None:
+        yield Finding("capacity", f"{held}, a segment shows {regime.context_length}.", key)
+    else:
+        size, key, each = design.memory_size, "model.memory.memory_size", demand.items / design.memory_size
+        held += f", a segment shows {regime.context_length} steps and a layer has {plural(size, 'slot')}"
+        if size >= demand.items:
+            yield Finding("capacity", f"{held}: one for each.", key)
+        else:
+            held += f": a slot has to hold {each:.3g} of them; one each would be M={demand.items}."
+            yield Finding("capacity", held, f"{key}={demand.items}", warns=each > 4)
 
 
 def examine(regime: Regime, design: MemoryDesign | None) -> list[Finding]:

@@ -57,11 +57,6 @@ class Published:
         reach = max(ROUNDED, (error or 0.0) * float(stats.norm.ppf((1 + CONFIDENCE) / 2)))
         return mean - reach, mean + reach
 
-    def is_of(self, group: Group, task: str) -> bool:
-        """Whether this number is of what the group computed."""
-        there = (self.task, self.model, self.metric) == (task, group.model, group.metric)
-        return there and self.setting <= set(group.label.split("+"))
-
 
 @cache
 def published() -> Mapping[tuple[str, str], list[Published]]:
@@ -103,7 +98,8 @@ def beside_ours(groups: Sequence[Group]) -> Sheet | None:
         for task, rows in group.by_task().items():
             for one in published().get((task, group.model), []):
                 names = [one.variant] if one.variant else list(rows[0].outcomes)[:1]
-                if not one.is_of(group, task) or not (found := measures(rows, names[0], group.metric)):
+                applies = one.metric == group.metric and one.setting <= set(group.label.split("+"))
+                if not applies or not (found := measures(rows, names[0], group.metric)):
                     continue
                 ours = interval(found)
                 lines.append({

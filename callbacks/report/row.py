@@ -145,23 +145,14 @@ def row_of(
     spent = {key.name: about.get(key.name) for key in fields(Cost)}
     spent["evaluation_seconds"] = sum(outcome.wall_seconds for outcome in outcomes.values())
     known = {
-        "stage": settings.stage,
-        "task": family.id,
-        "model": settings.model_name,
-        "seed": settings.seed,
-        "label": settings.label,
-        "metric": family.metric,
-        "suite": family.suite,
-        "checkpoint": str(checkpoint),
-        "updates": found.get("global_step"),
-        "selection_score": selection_score(checkpoint, found),
-        "settings": portable(settings),
-        "data": (found.get(RECORD) or {}).get("data") or {},
+        "task": family.id, "metric": family.metric, "suite": family.suite, "outcomes": outcomes,
+        "stage": settings.stage, "model": settings.model_name, "seed": settings.seed, "label": settings.label,
+        "settings": portable(settings), "checkpoint": str(checkpoint), "updates": found.get("global_step"),
+        "selection_score": selection_score(checkpoint, found), "data": (found.get(RECORD) or {}).get("data") or {},
         "reference": None if family.reference is None else dict(vars(family.reference)),
         "cost": Cost(**{**spent, "peak_memory_bytes": peak_memory()}),
         "origin": Origin(settings.command, commit(), code_hash(), machine(), torch.get_num_threads()),
-        "outcomes": outcomes,
-    }
+    }  # fmt: skip
     return Row(**{**known, **{name: value for name, value in about.items() if name not in spent}})
 
 

@@ -60,12 +60,11 @@ class Sheet:
             more = f"{len(self.lines) - most} more lines stand in the files."
             return replace(self, lines=self.lines[:most], notes=[more, *self.notes]).show(console)
         rows = [[Text(plain(cell)) for cell in cells] for cells in (self.headings, *self.cells())]
-        headings, widths = rows[0], [max(cell.cell_len for cell in column) for column in zip(*rows, strict=True)]
-        most = max(LEAST, round(SHARE * console.width))  # of a text that others stand behind
-        widths = [
-            min(width, most) if of[-1].plain[:1].isalpha() else width
-            for width, of in zip(widths, zip(*rows, strict=True), strict=True)
-        ]
+        headings, columns = rows[0], list(zip(*rows, strict=True))
+        widths, most = [max(cell.cell_len for cell in of) for of in columns], max(LEAST, round(SHARE * console.width))
+        for at, of in enumerate(columns):
+            if of[-1].plain[:1].isalpha():  # a text that others stand behind
+                widths[at] = min(widths[at], most)
         number = len(widths)
         while number > 1 and sum(widths[:number]) + 2 * (number - 1) > console.width:
             number -= 1
