@@ -68,80 +68,30 @@ def wandb_logger(
 
     A server that does not answer within PATIENCE, or goes away later, ends the sending and nothing else.
     """
-    import wandb  # an extra
-    from lightning.pytorch.loggers import WandbLogger
+    import wandb  # noqa: F401 - an extra, and whoever lacks it is told so before the run
 
     if mode not in ("auto", "online", "offline"):
         raise ValueError(f"logger.mode must be auto, online or offline; found {mode!r}")
     offline = mode == "offline" or (mode == "auto" and not has_account())
     if offline:
         log.warning("wandb: logging offline into %s; send it later with `wandb sync`", Path(save_dir) / "wandb")
-    limits: dict[str, Any] = dict.fromkeys(("init_timeout", "login_timeout", "finish_timeout"), PATIENCE)
-    limits |= dict.fromkeys(("x_graphql_retry_max", "x_file_stream_retry_max", "x_file_transfer_retry_max"), 1)
-
-    def connect() -> Logger:
-        made = WandbLogger(
-            project=project, save_dir=save_dir, offline=offline, settings=wandb.Settings(**limits),
-            id=_identity(Path(save_dir)), resume="allow", **settings,
-        )  # fmt: skip
-        made.experiment  # noqa: B018 - connects, which may fail
-        return made
-
-    # Closed in the end, else the next run of this process, of a sweep, would be logged into this one.
-    return [Sink("wandb", connect, save_dir, show=_show_in_wandb, close=lambda made: made.experiment.finish())]
+    return [Wandb(save_dir, project=project, offline=offline, **settings)]
 
 
-def _show_in_wandb(made: Any, result: Result) -> None:
-    import wandb
+class Wandb(Logger):
+    """Weights & Biases, connected to when it is first needed; at its first error it is given up with a warning.
 
-    shown: dict[str, Any] = {"table": wandb.Table(columns=[*result.sheet.headings], data=result.sheet.cells())}
-    if result.figure is not None:
-        shown["figure"] = wandb.Image(str(result.figure))
-    if result.video is not None:
-        shown["video"] = wandb.Video(str(result.video), format="gif" if result.video.suffix == ".gif" else "mp4")
-    made.experiment.log({**shown, **result.numbers})
-
-
-def _identity(folder: Path) -> str:
-    """The id under which the run in this folder is known, the same when it goes on."""
-    path = folder / "wandb.id"
-    if not path.exists():
-        write_text(path, secrets.token_hex(4))
-    return path.read_text().strip()
-
-
-class Sink(Logger):
-    """A logger that is made when it is first needed; at its first error it is given up with a warning.
-
-    connect: makes the logger, in whatever time it is given by its own settings. show: tells it of a result. close: ends
-    it when the run is over.
+    It is closed when the run is over, else the next run of this process, of a sweep, would be logged into this one.
+    settings: as Lightning's WandbLogger takes them.
     """
 
-    def __init__(
-        self,
-        name: str,
-        connect: Callable[[], Logger],
-        save_dir: str,
-        show: Callable[[Any, Result], None] | None = None,
-        close: Callable[[Any], object] | None = None,
-    ) -> None:
+    name, version, save_dir = "wandb", "logs", ""
+
+    def __init__(self, save_dir: str, **settings: Any) -> None:
         super().__init__()
-        self._show, self._close = show, close
-        self._name, self._save_dir = name, save_dir
-        self._connect: Callable[[], Logger] | None = connect
-        self._logger: Logger | None = None
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def version(self) -> str:
-        return "logs"
-
-    @property
-    def save_dir(self) -> str:
-        return self._save_dir
+        self.save_dir, self._settings = save_dir, settings
+        self._logger: Any = None
+        self._is_given_up = False
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -153,9 +103,20 @@ class Sink(Logger):
 
     @rank_zero_only
     def show_result(self, result: Result) -> None:
-        """Pass on how the run went."""
-        if (show := self._show) is not None:
-            self._do(lambda made: show(made, result))
+        """Table, figure, video and numbers."""
+
+        def show(made: Any) -> None:
+            import wandb
+
+            shown: dict[str, Any] = {"table": wandb.Table(columns=[*result.sheet.headings], data=result.sheet.cells())}
+            if result.figure is not None:
+                shown["figure"] = wandb.Image(str(result.figure))
+            if result.video is not None:
+                kind = "gif" if result.video.suffix == ".gif" else "mp4"
+                shown["video"] = wandb.Video(str(result.video), format=kind)
+            made.experiment.log({**shown, **result.numbers})
+
+        self._do(show)
 
     @rank_zero_only
     def save(self) -> None:
@@ -169,22 +130,39 @@ class Sink(Logger):
 
     def close(self) -> None:
         """End the logger; the next call makes it anew."""
-        if self._logger is not None and self._close is not None:
+        if self._logger is not None:
             with suppress(Exception):  # what a client raises when its server is gone does not end the run
-                self._close(self._logger)
+                self._logger.experiment.finish()
         self._logger = None
 
     def _do(self, what: Callable[[Any], object]) -> None:
         """Do something with the logger; whatever it raises ends the sink."""
-        if self._connect is None:
+        if self._is_given_up:
             return
         try:
-            self._logger = self._logger or self._connect()
+            self._logger = self._logger or self._connected()
             what(self._logger)
         except Exception as error:  # a client raises what it likes when its server or its process is gone
             reason = " ".join(str(error).split()) or type(error).__name__
-            log.warning("%s: given up, the run goes on with its local files alone (%s)", self._name, reason)
-            self._connect = self._logger = None
+            log.warning("wandb: given up, the run goes on with its local files alone (%s)", reason)
+            self._logger, self._is_given_up = None, True
+
+    def _connected(self) -> Any:
+        """Lightning's logger, under an id that is kept beside the run: the same when it goes on."""
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+
+        path = Path(self.save_dir, "wandb.id")
+        if not path.exists():
+            write_text(path, secrets.token_hex(4))
+        limits: dict[str, Any] = dict.fromkeys(("init_timeout", "login_timeout", "finish_timeout"), PATIENCE)
+        limits |= dict.fromkeys(("x_graphql_retry_max", "x_file_stream_retry_max", "x_file_transfer_retry_max"), 1)
+        made = WandbLogger(
+            save_dir=self.save_dir, settings=wandb.Settings(**limits), id=path.read_text().strip(), resume="allow",
+            **self._settings,
+        )  # fmt: skip
+        made.experiment  # noqa: B018 - connects, which may fail
+        return made
 
 
 def has_account() -> bool:
@@ -220,5 +198,5 @@ def open_until_the_end(loggers: Iterable[Any]) -> Iterator[None]:
         yield
     finally:
         for logger in loggers:
-            if isinstance(logger, Sink):
+            if isinstance(logger, Wandb):
                 logger.close()
