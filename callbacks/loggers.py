@@ -112,7 +112,7 @@ class Wandb(Logger):
             if result.figure is not None:
                 shown["figure"] = wandb.Image(str(result.figure))
             if result.video is not None:
-                kind = "gif" if result.video.suffix == ".gif" else "mp4"
+                kind: Literal["gif", "mp4"] = "gif" if result.video.suffix == ".gif" else "mp4"
                 shown["video"] = wandb.Video(str(result.video), format=kind)
             made.experiment.log({**shown, **result.numbers})
 

@@ -34,19 +34,11 @@ MOST_SHOWN = 60  # lines of a table in the terminal
 
 
 @dataclass
-class About:
-    """What a report is of: its title, the folders, the command that repeats it."""
-
-    title: str = TITLE
-    sources: list[str] = field(default_factory=list)
-    command: str | None = None
-
-
-@dataclass
 class Report:
     """All that is told of many runs.
 
-    sheets: tables for each question. details: of each group of runs, where several stand in one table.
+    sheets: tables for each question. details: of each group of runs, where several stand in one table. about: its
+    title, the folders, the command that repeats it.
     """
 
     overview: list[str]
@@ -55,7 +47,7 @@ class Report:
     details: list[Sheet]
     runs: Sheet
     figures: list[Figure]
-    about: About = field(default_factory=About)
+    about: dict[str, Any] = field(default_factory=lambda: {"title": TITLE, "sources": [], "command": None})
 
     def show(self, console: Console) -> None:
         """Print it, as wide as the console is."""
@@ -67,7 +59,7 @@ class Report:
 
     def markdown(self) -> str:
         """The whole of it but the runs, with the figures beside it."""
-        lines = [f"# {markdown(self.about.title)}", ""]
+        lines = [f"# {markdown(self.about['title'])}", ""]
         lines += [f"- {markdown(plain(sentence, most=None))}" for sentence in (*self.overview, *self.differing)]
         lines += ["", *[sheet.markdown() for sheet in (*self.sheets, *self.details)]]
         for one in self.figures:
@@ -77,7 +69,7 @@ class Report:
     def write(self, folder: Path) -> None:
         """report.html, report.md, report.csv, runs.csv and a folder of figures."""
         made = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
-        parts = {**vars(self.about), "made": made, "overview": self.overview, "differing": self.differing}
+        parts = {**self.about, "made": made, "overview": self.overview, "differing": self.differing}
         write_text(folder / "report.html", page(parts, self.sheets, self.figures, self.details, self.runs))
         write_text(folder / "report.md", self.markdown())
         write_text(folder / "report.csv", as_csv([*self.sheets, *self.details]))
@@ -118,13 +110,13 @@ def report(
 ) -> Report:
     """Show what the runs in these folders reached, and write it into `folder`.
 
-    defaults: as in `gather`. about: `below` of `gather`, `is_asked` of `compiled`, fields of `About`.
+    defaults: as in `gather`. about: `below` of `gather`, `is_asked` of `compiled`, a title, the command.
     Raises ValueError where there are no rows.
     """  # fmt: skip
     given = [sources] if isinstance(sources, Path) else list(sources)
     made = compiled(gather(given, defaults, about.pop("below", True)), about.pop("is_asked", False))
     names = [str(source) for source in given[:5]] + [f"and {len(given) - 5} more"] * (len(given) > 5)
-    made.about = About(sources=names, **about)
+    made.about |= {"sources": names, **about}
     made.write(folder)
     made.show(console or Console())
     log.info("written: %s", ", ".join(str(path) for path in sorted(folder.glob("[!.]*.*"))))
