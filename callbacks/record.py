@@ -100,12 +100,8 @@ class Clock(Timer):
     def spent(self) -> dict[str, float]:
         """The seconds, named as `callbacks.report.row.Cost` names them."""
         found = self._seconds()
-        selection, selection_cpu = found["selection_seconds"], found["selection_cpu_seconds"]
-        train = {
-            "train_seconds": self.time_elapsed() - selection,
-            "train_cpu_seconds": found["cpu_seconds"] - selection_cpu,
-        }
-        return {**train, "selection_seconds": selection, "selection_cpu_seconds": selection_cpu}
+        cpu = found.pop("cpu_seconds") - found["selection_cpu_seconds"]
+        return {"train_seconds": self.time_elapsed() - found["selection_seconds"], "train_cpu_seconds": cpu, **found}
 
     def _seconds(self) -> dict[str, float]:
         here = (

@@ -27,7 +27,6 @@ def evaluate(
     variants: Variants,
     plan: EvaluationPlan,
     *,
-    progress: bool = True,
     halfway: Halfway | None = None,
     pause: Callable[[], object] = lambda: None,
 ) -> dict[str, Outcome]:
@@ -46,7 +45,7 @@ def evaluate(
     mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
     played: dict[Wave, list[Episode]] = {}
     halfway = halfway or Halfway()
-    with threads(1), shown("evaluating", len(variants), "variants", progress and rank == 0) as bar:
+    with threads(1), shown("evaluating", len(variants), "variants", rank == 0) as bar:
         for done, (name, variant) in enumerate(variants.items()):
             numbers = [number for variant_name, number in mine if variant_name == name]
             if not numbers:

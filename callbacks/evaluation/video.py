@@ -51,9 +51,7 @@ class Camera(Observer):
     on_step = on_reset
 
 
-def film(
-    policy: Policy, make_env: MakeEnv, variant: Mapping[str, Any], seeds: range, folder: Path, progress: bool = True
-) -> Path:
+def film(policy: Policy, make_env: MakeEnv, variant: Mapping[str, Any], seeds: range, folder: Path) -> Path:
     """The video that was written into `folder`: the episodes of these seeds, as `evaluate` plays them.
 
     make_env: called for as many as there are seeds; gives environments that are `Rendered`. An mp4 where
@@ -62,7 +60,7 @@ def film(
     env = make_env(num_envs=len(seeds), **variant)
     try:
         path = folder / ("video.mp4" if _has_ffmpeg() else "video.gif")
-        with threads(1), shown("filming", env.spec.horizon, "steps", progress) as bar, _file_of_frames(path) as add:
+        with threads(1), shown("filming", env.spec.horizon, "steps") as bar, _file_of_frames(path) as add:
             camera = Camera(lambda frames: add(tiled(frames)))
             tell = Telling(lambda step, running: bar.update(step))
             played = rollout(env, policy, seeds, observers=[camera, tell])

@@ -20,6 +20,7 @@ from elmur.module import SequenceModule
 from elmur.policy import StreamingPolicy
 from elmur.progress import spelled
 from elmur.state import bytes_of, map_state, tensors_of
+from envs.family import EnvFamily
 from envs.rollout import rollout
 from envs.vector import spec_of
 
@@ -70,14 +71,7 @@ class Costs:
         yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints; {told}.", "collect.num_episodes")
 
 
-def costs(
-    module: SequenceModule,
-    window: SegmentBatch,
-    size: Size,
-    make_env: MakeEnv | None,
-    variants: Variants,
-    plan: EvaluationPlan,
-) -> Costs:
+def costs(module: SequenceModule, window: SegmentBatch, size: Size, family: EnvFamily, plan: EvaluationPlan) -> Costs:
     """Time, memory and disk of the run, from updates with all lanes and a few steps of acting.
 
     window: of a few lanes, which are repeated.
@@ -93,7 +87,7 @@ def costs(
     return Costs(
         seconds_an_update=update,
         updates=update * size.updates,
-        acting=0.0 if make_env is None else acting(module, make_env, variants, plan),
+        acting=0.0 if family.make is None else acting(module, family.make, family.variants, plan),
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         disk=CHECKPOINTS * checkpoint,
         size=size,

@@ -47,16 +47,16 @@ def at_segments(count: int, most: int) -> list[int]:
     return sorted({round(at) for at in np.linspace(count - 1, 1, min(most, count - 1))})
 
 
-def knocked_out(play: Player, undisturbed: Recording, segments: Sequence[int], seed: int = 0) -> Iterator[Effect]:
+def knocked_out(play: Player, undisturbed: Recording, segments: Sequence[int]) -> Iterator[Effect]:
     """All of memory set to new, held as it is from there on, or replaced by noise of its own size."""
     for segment in segments:
-        for kind, change in changes(play.model, segment, seed).items():
+        for kind, change in changes(play.model, segment).items():
             yield effect(kind, "all", segment, play(change=change), undisturbed)
 
 
-def changes(model: SequenceModel, segment: int, seed: int) -> dict[str, Callable[[int, Any], Any]]:
+def changes(model: SequenceModel, segment: int) -> dict[str, Callable[[int, Any], Any]]:
     """The ways in which memory is changed at a segment: functions of (number of the segment, memory)."""
-    generator, held = torch.Generator().manual_seed(seed), {}
+    generator, held = torch.Generator().manual_seed(0), {}
 
     def reset(number: int, memory: Any) -> Any:
         lanes = next(iter(banks(memory).values())).slots.shape[0]

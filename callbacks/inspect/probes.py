@@ -77,12 +77,12 @@ def some_of(count: int) -> list[int]:
     return [int(at) for at in np.unique(np.geomspace(1, count, MOST_SEGMENTS).astype(int))]
 
 
-def probes(recording: Recording, seed: int = 0) -> Iterator[Probe]:
+def probes(recording: Recording) -> Iterator[Probe]:
     """Every item of every hidden field, for each bank at the beginning of each segment but the first.
 
     A field that changes is asked for as it is when the segment begins. Episodes that have ended by then are left out.
     """
-    rng, length, slots = np.random.default_rng(seed), recording.context_length, recording.slots()
+    rng, length, slots = np.random.default_rng(0), recording.context_length, recording.slots()
     lengths = np.array([episode.length for episode in recording.episodes])
     for name, values in recording.hidden.items():
         for segment in some_of(recording.segments - 1):

@@ -73,8 +73,8 @@ PROTOCOL: dict[str, Callable[[Row], Any]] = {
 }
 
 
-def overview(gathered: Gathered, is_asked: bool = False) -> list[str]:
-    """Sentences that the report begins with. is_asked: a sweep asked for these runs, so what is missing is named."""
+def overview(gathered: Gathered) -> list[str]:
+    """Sentences that the report begins with."""
     rows = [row for group in gathered.groups for row in group.rows if row.stage == "train"]
     again = sum(len(group.rows) for group in gathered.groups if group.stage != "train")
     said = []

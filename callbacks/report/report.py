@@ -98,7 +98,7 @@ def compiled(gathered: Gathered, is_asked: bool = False) -> Report:
         drawn += figures(of)
     if (beside := beside_ours([group for group in found if group.stage == "train"])) is not None:
         sheets.append(beside)
-    return Report(overview(gathered, is_asked), differing(found), [*sheets, cost(found)], details, runs(found), drawn)
+    return Report(overview(gathered), differing(found), [*sheets, cost(found)], details, runs(found), drawn)
 
 
 def report(

@@ -28,7 +28,7 @@ def wilson(won: int, played: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def success_interval(successes: Sequence[Sequence[bool]], seed: int = 0) -> Interval:
+def success_interval(successes: Sequence[Sequence[bool]]) -> Interval:
     """The interval of the mean success over seeds, from each seed's episodes.
 
     Wilson's of all episodes together tells nothing of how seeds differ, and a bootstrap over seeds nothing where all
@@ -37,7 +37,7 @@ def success_interval(successes: Sequence[Sequence[bool]], seed: int = 0) -> Inte
     low, high = wilson(sum(sum(one) for one in successes), sum(len(one) for one in successes))
     if len(successes) == 1:
         return low, high
-    over_seeds = bootstrap({"": [float(np.mean(one)) for one in successes]}, mean, seed)
+    over_seeds = bootstrap({"": [float(np.mean(one)) for one in successes]}, mean)
     return min(low, over_seeds[0]), max(high, over_seeds[1])
 
 
@@ -56,21 +56,21 @@ def interquartile_mean(scores: Array) -> Array:
     return stats.trim_mean(scores, 0.25, axis=-1)
 
 
-def bootstrap(scores: Scores, statistic: Callable[[Array], Array], seed: int = 0) -> Interval:
+def bootstrap(scores: Scores, statistic: Callable[[Array], Array]) -> Interval:
     """The interval of a statistic over all runs: percentiles over resamples of the seeds within each task."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = [resampled(values, rng) for values in scores.values()]
     return percentiles(statistic(np.concatenate(drawn, axis=1)))
 
 
-def bootstrap_of_seeds(scores: Scores, seed: int = 0) -> Interval:
+def bootstrap_of_seeds(scores: Scores) -> Interval:
     """The interval of the mean over tasks of their means over seeds, however many seeds each has."""
-    return percentiles(_means(scores, np.random.default_rng(seed)).mean(axis=0))
+    return percentiles(_means(scores, np.random.default_rng(0)).mean(axis=0))
 
 
-def bootstrap_of_tasks(scores: Scores, seed: int = 0) -> Interval:
+def bootstrap_of_tasks(scores: Scores) -> Interval:
     """The same where tasks are drawn too: for what would be said of others of their kind."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means = _means(scores, rng)
     task = rng.integers(len(means), size=means.shape)
     resample = rng.integers(RESAMPLES, size=means.shape)  # a task that is drawn twice brings two resamples of its seeds

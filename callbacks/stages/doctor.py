@@ -25,7 +25,7 @@ def run(settings: Settings) -> None:
         windows, patient = examined(settings, Path(folder))
     said, sheet = doctor.findings(patient)
     said += doctor.schedule(patient.module, patient.size, windows[0].num_steps)
-    said += costs(patient.module, windows[0], patient.size, family.make, family.variants, plan).findings()
+    said += costs(patient.module, windows[0], patient.size, family, plan).findings()
     doctor.show(said, [sheet], Path(settings.run_dir), {"label": settings.label, "model": settings.model_name})
 
 

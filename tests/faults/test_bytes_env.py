@@ -72,7 +72,7 @@ def test_an_isolated_environment_gives_the_same_episodes() -> None:
 def test_an_episode_is_repeated_once_and_then_an_env_error(tmp_path: Path, how: str) -> None:
     begin, limit = time.monotonic(), SHORT if how == "hang" else LONG
     unruly = partial(make, how=how, bad=BAD, notes=str(tmp_path))
-    outcome = evaluate(TMazeExpert(), unruly, {"all": {}}, alone(len(SEEDS), limit), progress=False)["all"]
+    outcome = evaluate(TMazeExpert(), unruly, {"all": {}}, alone(len(SEEDS), limit))["all"]
     assert outcome.env_errors == {str(BAD): SAYS[how]}, "neither dropped nor taken for a failure"
     assert (outcome.episodes, outcome.metric("success")) == (5, 1.0)
     assert outcome.seeds == [seed for seed in SEEDS if seed != BAD]
@@ -84,14 +84,14 @@ def test_an_episode_is_repeated_once_and_then_an_env_error(tmp_path: Path, how: 
 
 def test_an_episode_that_is_lost_once_counts_as_it_ended(tmp_path: Path) -> None:
     unruly = partial(make, how="once", bad=BAD, notes=str(tmp_path))
-    outcome = evaluate(TMazeExpert(), unruly, {"all": {}}, alone(6), progress=False)
+    outcome = evaluate(TMazeExpert(), unruly, {"all": {}}, alone(6))
     assert (outcome["all"].episodes, outcome["all"].metric("success"), outcome["all"].env_errors) == (6, 1.0, {})
 
 
 def test_where_no_episode_can_be_played_there_is_no_result(tmp_path: Path) -> None:
     unruly = partial(make, how="raise", bad=BAD, notes=str(tmp_path))
     with pytest.raises(EnvError, match="none of 1 episodes could be played: step: ZeroDivisionError"):
-        evaluate(TMazeExpert(), unruly, {"all": {}}, alone(1, first=BAD), progress=False)
+        evaluate(TMazeExpert(), unruly, {"all": {}}, alone(1, first=BAD))
 
 
 def test_the_environment_does_not_outlive_an_evaluation_that_is_killed(tmp_path: Path) -> None:

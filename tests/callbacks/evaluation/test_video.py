@@ -64,7 +64,7 @@ def test_a_gif_has_a_frame_for_every_step_and_a_place_for_every_episode(
         made.append(Lamps(num_envs))
         return made[-1]
 
-    path = film(RandomPolicy(SPEC), make, {}, range(500_000, 500_003), tmp_path / "run", progress=False)
+    path = film(RandomPolicy(SPEC), make, {}, range(500_000, 500_003), tmp_path / "run")
     (env,) = made
     assert (env.seeds, env.rendered, env.closed) == ([500_000, 500_001, 500_002], 6, True)
     assert path == tmp_path / "run" / "video.gif" and [p.name for p in path.parent.iterdir()] == ["video.gif"]
@@ -92,7 +92,7 @@ def test_frames_are_laid_out_row_by_row() -> None:
 def test_nothing_is_left_of_a_film_that_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "_has_ffmpeg", lambda: False)
     with pytest.raises(RuntimeError, match="the lamp is broken"):
-        film(RandomPolicy(SPEC), lambda num_envs: Lamps(num_envs, breaks=True), {}, range(2), tmp_path, progress=False)
+        film(RandomPolicy(SPEC), lambda num_envs: Lamps(num_envs, breaks=True), {}, range(2), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -110,4 +110,4 @@ def test_what_cannot_be_filmed_is_named(tmp_path: Path) -> None:
         render = None  # type: ignore[assignment]
 
     with pytest.raises(VideoError, match=r"lamps: its environments have no render\(\)"):
-        film(RandomPolicy(SPEC), Dark, {}, range(1), tmp_path, progress=False)
+        film(RandomPolicy(SPEC), Dark, {}, range(1), tmp_path)
