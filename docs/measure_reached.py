@@ -20,7 +20,7 @@ import torch
 from callbacks.inspect.interventions import shifted, taken
 from callbacks.inspect.probes import right
 from callbacks.inspect.recording import Player, Recording
-from callbacks.inspect.share import Share
+from callbacks.report.statistics import Share
 from docs.measure_lookup import write
 from elmur.banks import banks
 from elmur.checkpoint import load_policy
