@@ -20,6 +20,7 @@ from callbacks.inspect.interventions import knocked_out, lasting, patched, predi
 from callbacks.inspect.microscope import InspectPlan, how_long, look, stored
 from callbacks.inspect.probes import alike, diffuse, failures, probes, right, spread_over
 from callbacks.inspect.recording import Player
+from docs.measure_writer import draw, numbers, read
 from elmur.attention import CrossAttention, merge_heads
 from elmur.batch import SegmentBatch
 from elmur.checkpoint import load_model
@@ -271,6 +272,16 @@ def test_the_command(cli: CommandLine, trained: Path) -> None:
         assert arrays["slots/layer 0"].shape == (segments, 2, 2, model.d_model)
         assert arrays["read/0"].shape[1:] == (2, 2, 2) and arrays["write/0"].shape == (segments - 1, 2, 1, length)
     assert "http" not in (folder / "memory.html").read_text().replace("http-equiv", "")
+    # What docs/measure_writer.py makes of it: the first and the last segment of each table.
+    columns = read([folder, folder])
+    found = dict(numbers(columns["inside"][1]))
+    resets = [line for line in columns["inside"][0]["knock-out"] if line["change"] == "reset"]
+    assert {name: value for name, value in found.items() if "reset" in name} == {
+        f"success, reset all, segment {line['segment']}": line["success"] for line in resets
+    }
+    assert f"twins apart, layer 0, step {length}" in found and len(resets) == 2
+    draw(columns, folder / "writer.svg")
+    assert 5_000 < (folder / "writer.svg").stat().st_size < 100_000
 
 
 def test_what_cannot_be_looked_into_is_said_in_a_sentence(cli: CommandLine) -> None:
