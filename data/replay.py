@@ -36,9 +36,9 @@ class Replay:
         """The first observations of the episodes of these seeds; None keeps a row as it is."""
         for row, seed in enumerate(check_seeds(seeds, self.num_envs)):
             if seed is not None:
-                self._rows[row], self._at[row] = self._episode(seed % len(self._index)), 0
+                self._rows[row], self._at[row] = self._index.episode(seed % len(self._index)), 0
             elif not self._rows[row]:
-                self._rows[row] = self._episode(0)
+                self._rows[row] = self._index.episode(0)
         return self._shown()
 
     def step(self, action: Any, active: Array) -> TimeStep:
@@ -55,15 +55,6 @@ class Replay:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-    def _episode(self, number: int) -> dict[str, Array]:
-        index = self._index
-        begin, steps = int(index.offset[number]), int(index.lengths[number])
-        with index.file(int(index.shard[number])) as shard:
-            row = int(np.searchsorted(shard.offsets, begin))
-            keys = [f"observation/{part}" for part in index.spec.observation]
-            found = {key: shard.read(key, begin, begin + steps) for key in (*keys, "reward")}
-            return {**found, "terminated": shard.read("terminated", row, row + 1)}
 
     def _shown(self) -> dict[str, Array]:
         return {

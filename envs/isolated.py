@@ -71,18 +71,15 @@ class IsolatedVector:
     def reset(self, seeds: Sequence[int | None]) -> Observation:
         """See VectorEnv."""
         self._start()
-        observation: Observation = self._ask("reset", list(seeds))
-        return observation
+        return self._ask("reset", list(seeds))
 
     def step(self, action: np.ndarray, active: np.ndarray) -> TimeStep:
         """See VectorEnv."""
-        step: TimeStep = self._ask("step", action, active)
-        return step
+        return self._ask("step", action, active)
 
     def hidden(self) -> dict[str, np.ndarray]:
         """See Revealing; empty where the environments tell nothing."""
-        found: dict[str, np.ndarray] = self._ask("hidden")
-        return found
+        return self._ask("hidden")
 
     def twin(self) -> Observation | None:
         """See Twinned; None where the environments have none."""
@@ -91,8 +88,7 @@ class IsolatedVector:
 
     def render(self) -> np.ndarray:
         """See Rendered; for environments that can."""
-        frames: np.ndarray = self._ask("render")
-        return frames
+        return self._ask("render")
 
     def close(self) -> None:
         """End the child and everything that it started."""

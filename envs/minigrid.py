@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from elmur.spec import Discrete, TaskSpec
 from envs.seeded import Seeded
@@ -45,9 +44,8 @@ class MinigridMemory(Seeded):
         self._envs: dict[int, Any] = {}  # of each size, made when it is first needed
         cells = view * view
         part = Discrete((KINDS, COLOURS, STATES) * cells)
-        self.task_spec = TaskSpec("minigrid-memory", {PART: part}, Discrete((3,)), horizon=STEPS_PER_CELL * max(sizes))
-        self.observation_space: spaces.Dict[Any] = spaces.Dict({PART: spaces.MultiDiscrete(list(part.sizes))})
-        self.action_space: spaces.Discrete[Any] = spaces.Discrete(3)
+        horizon = STEPS_PER_CELL * max(sizes)
+        super().__init__(TaskSpec("minigrid-memory", {PART: part}, Discrete((3,)), horizon=horizon))
 
     def begin(self, seed: int) -> Observation:
         """The first observation of the episode of this seed."""

@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 
 from elmur.spec import Discrete, TaskSpec
 from envs.seeded import Seeded
@@ -36,9 +35,7 @@ class Retrieval(Seeded):
         self._least, self._most, self._keys, self._values = least or pairs, pairs, keys, values
         part = Discrete((keys + 1, values + 1, 2))
         horizon = STEPS_PER_PAIR * pairs + STEPS_AFTER
-        self.task_spec = TaskSpec("retrieval", {PART: part}, Discrete((values,)), horizon=horizon)
-        self.observation_space: spaces.Dict[Any] = spaces.Dict({PART: spaces.MultiDiscrete(list(part.sizes))})
-        self.action_space: spaces.Discrete[Any] = spaces.Discrete(values)
+        super().__init__(TaskSpec("retrieval", {PART: part}, Discrete((values,)), horizon=horizon))
 
     def begin(self, seed: int) -> Observation:
         """The first pair of the episode of this seed."""

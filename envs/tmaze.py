@@ -89,12 +89,7 @@ class TMaze(Seeded):
 
     def __init__(self, time_limit: int = 30, random_corridor: bool = False, min_time_limit: int | None = None) -> None:
         self._rules = TMazeRules(time_limit, random_corridor, min_time_limit)
-        self.task_spec = self._rules.task_spec
-        low, high = np.array([-1, -1, 0, -1], np.float32), np.ones(4, np.float32)
-        self.observation_space: gymnasium.spaces.Dict[Any] = gymnasium.spaces.Dict(
-            {PART: gymnasium.spaces.Box(low, high)}
-        )
-        self.action_space: gymnasium.spaces.Discrete[Any] = gymnasium.spaces.Discrete(4)
+        super().__init__(self._rules.task_spec)
         self._playing = False
 
     def begin(self, seed: int) -> Observation:

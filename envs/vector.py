@@ -238,5 +238,4 @@ def _task_spec(env: gymnasium.Env[Any, Any]) -> TaskSpec:
 
 def as_array(part: Any) -> np.ndarray:
     """A part of an observation as numpy: what a simulator on a GPU shows is copied from there."""
-    found: np.ndarray = part.cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)
-    return found
+    return part.cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part)

@@ -18,9 +18,10 @@ FILES = [*sorted(path.relative_to(ROOT) for room in ROOMS for path in (ROOT / ro
 # Who may lean on whom: a room, or one file of it, -> the modules of ours that it may import beside its own room.
 MAY_IMPORT = {
     "elmur": (),
-    "envs": ("elmur.spec", "elmur.registry"),  # what a task looks like, and what may be imported for it
+    "envs": ("elmur.spec", "elmur.spaces", "elmur.registry"),  # what a task looks like, what may be imported for it
     "data": ("elmur",),
     "data/collect.py": ("elmur", "envs"),
+    "data/shard_job.py": ("elmur", "envs"),
     "data/replay.py": ("elmur", "envs.vector"),  # recorded episodes in the place of an environment
     "callbacks": ("elmur", "envs"),
     "run.py": ("elmur", "envs", "callbacks"),  # what it needs of data has a name in the registry

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from callbacks.stages.rounds import Rounds, digest, seed_of
-from data.collect import episode_seed
+from data.disturbed import episode_seed
 from data.shard import Shard
 from elmur.checkpoint import load_policy
 from envs.tmaze import TMaze

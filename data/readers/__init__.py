@@ -6,11 +6,13 @@ plugins=[mypkg]`. It gives `Episode`s, dictionaries of the arguments of `Episode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+from data.shard import Array
 from elmur.spec import TaskSpec
 
 
@@ -39,10 +41,26 @@ class Described(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
-@contextmanager
-def rewards() -> Iterator[None]:
-    """A block that reads rewards: where there are none, the error says what to do without."""
+class EpisodeReader(ABC):
+    """A reader of episodes that are known before they are read; `places`: what names each of them -> where it lies."""
+
+    places: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[Pending]:
+        for where, place in self.places.items():
+            yield Pending(where, partial(self.read, place))
+
+    @abstractmethod
+    def read(self, place: Any) -> Any:
+        """One episode. Raises ValueError for one that is bad."""
+
+
+def rewards(name: str | None, read: Callable[[str], Array]) -> Array | None:
+    """The rewards of that name, None for no name; where there are none, the error says what to do without."""
     try:
-        yield
+        return None if name is None else read(name)
     except ReadError as error:
         raise ReadError(f"{error}; reader.reward=null stores zeros, which imitation does not read") from error

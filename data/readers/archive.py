@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from data.readers import Pending, ReadError
+from data.readers import EpisodeReader, ReadError
 from data.readers.bounded import npz
 from data.shard import Array, EpisodeArrays
 from elmur.spec import TaskSpec, Vector
@@ -34,23 +33,16 @@ class Decoder(Protocol):
         """The episode of one file. Raises ValueError where the arrays are not those of an episode of this task."""
 
 
-class Archive:
+class Archive(EpisodeReader):
     """The episodes of an archive, in the order of the files' numbers. Raises ReadError where there are none."""
 
     def __init__(self, decoder: Decoder, source: Path | str) -> None:
         self._decoder, self.source = decoder, Path(source)
         self.spec, self.made_with = decoder.spec, dict(decoder.made_with)
-        self.files = archive_files(self.source)
+        self.places = {path.name: path for path in archive_files(self.source)}
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[Pending]:
-        for path in self.files:
-            yield Pending(path.name, partial(self._read, path))
-
-    def _read(self, path: Path) -> Any:
-        return self._decoder.read(npz(path, self._decoder.keys, most_bytes(self.spec)))
+    def read(self, place: Path) -> Any:
+        return self._decoder.read(npz(place, self._decoder.keys, most_bytes(self.spec)))
 
 
 def archive_files(source: Path) -> list[Path]:

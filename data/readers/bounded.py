@@ -19,6 +19,7 @@ from data.episode import EpisodeError
 from data.readers import ReadError
 from data.shard import Array
 from elmur.files import check_regular
+from elmur.spaces import SpaceError
 
 MOST_BYTES = 1 << 31  # of one array of one episode, unpacked
 MOST_RATIO = 1100  # of unpacked to stored bytes; Deflate reaches 1032
@@ -104,7 +105,7 @@ def hdf5(path: Path) -> Iterator[Any]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             yield file
-    except (ReadError, EpisodeError):
+    except (ReadError, EpisodeError, SpaceError):
         raise
     except Exception as error:  # damage shows as any kind, TypeError and ValueError of names and types among them
         raise ReadError(f"{path}: not a whole HDF5 file ({' '.join(str(error).split())[:200]})") from error

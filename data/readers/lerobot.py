@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.episode import Episode
-from data.readers import Pending, ReadError, rewards
+from data.readers import EpisodeReader, ReadError, rewards
 from data.readers.bounded import MOST_BYTES, check_size, inside, natural, picture
 from data.readers.table import Table, column, opened
 from data.shard import Array
@@ -27,7 +26,7 @@ NUMBERS = re.compile(r"(u?int|float)\d+|bool")
 MOST_FRAMES = 1 << 20  # of a file, that are looked at on the way to an episode
 
 
-class LeRobot:
+class LeRobot(EpisodeReader):
     """The episodes of a data set, by number.
 
     source: its folder, with `meta/info.json`. observation: features to take; null: all `observation.*` of numbers,
@@ -51,16 +50,9 @@ class LeRobot:
         self._action, self._reward, self._terminated = action, reward, terminated
         self._open: dict[Path, tuple[Table, dict[str, Array]]] = {}
         self._seen = self._chosen(observation)
-        self._rows = self._outline()
-        if not self._rows:
+        self.places = {f"episode {number}": (number, row) for number, row in self._outline().items()}
+        if not self.places:
             raise ReadError(f"{self.folder}: expected episodes in meta/episodes, found none")
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Pending]:
-        for number, row in self._rows.items():
-            yield Pending(f"episode {number}", partial(self._read, number, row))
 
     def _info(self) -> dict[str, Any]:
         """What meta/info.json says. Raises ReadError where it is not of version 3."""
@@ -121,7 +113,8 @@ class LeRobot:
                 rows[int(number)] = {key: values[i].item() for key, values in found.items()}
         return dict(sorted(rows.items()))
 
-    def _read(self, number: int, row: Mapping[str, Any]) -> Episode:
+    def read(self, place: tuple[int, Mapping[str, Any]]) -> Episode:
+        number, row = place
         table, read = self._table(int(row["data/chunk_index"]), int(row["data/file_index"]))
         of = read["episode_index"]
         begin, end = np.searchsorted(of, number, "left"), np.searchsorted(of, number, "right")
@@ -143,8 +136,7 @@ class LeRobot:
                 seen[part] = self._pictures(table, name, int(begin), int(end))
             else:
                 seen[part] = values(name)
-        with rewards():
-            reward = None if self._reward is None else values(self._reward)
+        reward = rewards(self._reward, values)
         ended = False if self._terminated is None else bool(values(self._terminated).reshape(length, -1)[-1].any())
         return Episode.of(seen, values(self._action), reward, terminated=ended)
 

@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from data.episode import Episode
 from data.index import Index, build_index, task_of
-from data.readers import Pending, ReadError, rewards
+from data.readers import EpisodeReader, ReadError, rewards
 from data.readers.bounded import (
     check_dataset,
     check_size,
@@ -31,17 +30,18 @@ from data.readers.bounded import (
     names,
     picture,
 )
-from data.readers.spaces import Leaf, action_field, action_leaf, leaves, stored_action
 from data.readers.table import Table, column, opened
 from data.shard import Array
 from elmur.files import PARTIAL, read_json
+from elmur.spaces import Leaf, SpaceError, action_leaf, leaves
 from elmur.spec import Discrete, Field, Image, SpecError, TaskSpec
 
 ID = re.compile(r"[-\w]+(/[-\w]+)*")
+SMALLEST_JPEG = 32  # pixels of a side from which Minari compresses pictures
 TASK = "elmur_task"  # of metadata.json: the TaskSpec, where the data were exported from shards
 
 
-class Minari:
+class Minari(EpisodeReader):
     """The episodes of a data set, by number.
 
     source: its folder, or its id, of which Minari has a folder (MINARI_DATASETS_PATH). without: parts of the
@@ -55,16 +55,19 @@ class Minari:
         self._format, self._jpeg = str(found.get("data_format", "hdf5")), bool(found.get("jpeg_encoding", True))
         if self._format not in ("hdf5", "arrow", "parquet"):
             raise ReadError(f"{self.folder}: data_format: found {self._format!r}, expected hdf5, arrow or parquet")
-        self.parts = leaves(_space(found, "observation_space", self.folder), tuple(without))
-        self.action = action_leaf(_space(found, "action_space", self.folder))
+        spaces = [_space(found, key, self.folder) for key in ("observation_space", "action_space")]
+        try:
+            self.parts, self.action = leaves(spaces[0], tuple(without), "reader.without"), action_leaf(spaces[1])
+        except SpaceError as error:
+            raise ReadError(f"{self.folder}: {error}") from error
         self.spec = self._task(found)
         self.made_with = {"minari": str(found.get("minari_version", "unknown"))}
-        self.numbers = self._numbered()
-        if not self.numbers:
+        self.places = {f"episode_{number}": number for number in self._numbered()}
+        if not self.places:
             raise ReadError(f"{self.folder}: expected episodes, found none")
 
     def _task(self, found: dict[str, Any]) -> TaskSpec:
-        own = TaskSpec(self.folder.parent.name, {p.name: p.field() for p in self.parts}, action_field(self.action))
+        own = TaskSpec(self.folder.parent.name, {p.name: p.field for p in self.parts}, self.action.action_field)
         try:
             told = TaskSpec.from_json(found[TASK])
         except (KeyError, SpecError):
@@ -77,13 +80,8 @@ class Minari:
         with hdf5(inside(self.folder, self.folder / "main_data.hdf5")) as file:
             return sorted(int(name[8:]) for name in names(file) if re.fullmatch(r"episode_\d{1,15}", name))
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[Pending]:
-        read = self._from_hdf5 if self._format == "hdf5" else self._from_table
-        for number in self.numbers:
-            yield Pending(f"episode_{number}", partial(read, number))
+    def read(self, place: int) -> Episode:
+        return (self._from_hdf5 if self._format == "hdf5" else self._from_table)(place)
 
     def _from_hdf5(self, number: int) -> Episode:
         group = f"episode_{number}"
@@ -91,7 +89,7 @@ class Minari:
             seed = member(file, group).attrs.get("seed", -1)
             mask = f"{group}/infos/loss_mask"
             return self._episode(
-                lambda leaf, root: _from_group(file, f"{group}/{root}", leaf, self._jpeg and leaf.is_jpeg),
+                lambda leaf, root: _from_group(file, f"{group}/{root}", leaf, self._jpeg and is_jpeg(leaf)),
                 lambda key: hdf5_array(file, f"{group}/{key}"),
                 hdf5_array(file, mask) if mask in file else None,
                 seed,
@@ -108,7 +106,7 @@ class Minari:
             length = len(table) - 1  # actions and rewards are filled up to the number of observations
             infos = table.names("infos")
             return self._episode(
-                lambda leaf, root: _from_column(table, root, leaf, self._jpeg and leaf.is_jpeg),
+                lambda leaf, root: _from_column(table, root, leaf, self._jpeg and is_jpeg(leaf)),
                 lambda key: column(table, (key,))[:length],
                 column(table, ("infos", "loss_mask")) if "loss_mask" in infos else None,
                 seed,
@@ -124,10 +122,9 @@ class Minari:
         length: int | None = None,
     ) -> Episode:
         """An episode of what its file holds; the last observation, on which nothing was done, is left out."""
-        action = stored_action(self.action, leaf_values(self.action, "actions")[:length])
+        action = self.action.stored_action(leaf_values(self.action, "actions")[:length])
         steps = len(action)
-        with rewards():
-            reward = None if self._reward is None else values("rewards")
+        reward = rewards(self._reward, lambda _: values("rewards"))
         seen = {leaf.name: leaf.stored(leaf_values(leaf, "observations")) for leaf in self.parts}
         told = mask.reshape(len(mask), -1)[:steps, 0].astype(np.bool_) if mask is not None and mask.size else None
         ends = values("terminations"), values("truncations")
@@ -172,6 +169,11 @@ def _space(found: dict[str, Any], key: str, folder: Path) -> Any:
         ) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ReadError(f"{folder / 'metadata.json'}: {key}: expected JSON, found {error}") from error
+
+
+def is_jpeg(leaf: Leaf) -> bool:
+    """Whether Minari compresses it where it compresses pictures."""
+    return leaf.is_bytes and min(leaf.shape[:2]) >= SMALLEST_JPEG
 
 
 def _from_group(file: Any, root: str, leaf: Leaf, is_jpeg: bool) -> Array:
@@ -276,13 +278,7 @@ def _buffers(index: Index) -> Iterator[Any]:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
     for number in range(len(index)):
-        with index.file(int(index.shard[number])) as shard:
-            begin, steps = int(index.offset[number]), int(index.lengths[number])
-            row = int(np.searchsorted(shard.offsets, begin))
-            arrays = {
-                key: shard.read(key, row, row + 1) if of.per_episode else shard.read(key, begin, begin + steps)
-                for key, of in shard.columns.items()
-            }
+        arrays, steps = index.episode(number), int(index.lengths[number])
         seen: dict[str, Array] = {}
         for part, field in index.spec.observation.items():
             values = arrays[f"observation/{part}"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.episode import Episode
-from data.readers import Pending, ReadError, rewards
+from data.readers import EpisodeReader, ReadError, rewards
 from data.readers.bounded import inside, natural, npz
 
 
-class NpzFolder:
+class NpzFolder(EpisodeReader):
     """The episodes of the files `*.npz` in a folder, in the order of their names, numbers as numbers.
 
     observation: the name of the array, or part -> name. action, reward: names; reward=null stores zeros, which
@@ -29,26 +28,19 @@ class NpzFolder:
         truncated: str | None = None,
     ) -> None:
         self.source = Path(source)
-        self.files = sorted(self.source.glob("*.npz"), key=natural) if self.source.is_dir() else []
-        if not self.files:
+        files = sorted(self.source.glob("*.npz"), key=natural) if self.source.is_dir() else []
+        if not files:
             raise ReadError(f"source={source}: expected a folder of files *.npz, found none")
+        self.places = {path.name: path for path in files}
         self._observation, self._reward = observation, reward
         self._names = {"action": action, "terminated": terminated, "truncated": truncated}
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __iter__(self) -> Iterator[Pending]:
-        for path in self.files:
-            yield Pending(path.name, partial(self._read, path))
-
-    def _read(self, path: Path) -> Episode:
+    def read(self, place: Path) -> Episode:
         whole = self._observation
         parts = {"": whole} if isinstance(whole, str) else dict(whole)
         named = {key: name for key, name in self._names.items() if name is not None}
-        with rewards():
-            reward = None if self._reward is None else npz(inside(self.source, path), [self._reward])[self._reward]
-        arrays = npz(inside(self.source, path), list({*parts.values(), *named.values()}))
+        reward = rewards(self._reward, lambda name: npz(inside(self.source, place), [name])[name])
+        arrays = npz(inside(self.source, place), list({*parts.values(), *named.values()}))
         seen = arrays[whole] if isinstance(whole, str) else {part: arrays[name] for part, name in parts.items()}
         action, *ends = (arrays[named[key]] if key in named else None for key in ("action", "terminated", "truncated"))
         return Episode.of(seen, action, reward, False if ends[0] is None else ends[0], ends[1])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data.episode import Episode
-from data.readers import Pending, ReadError, rewards
+from data.readers import EpisodeReader, ReadError, rewards
 from data.readers.bounded import hdf5, hdf5_array, member, names, natural
 
 
-class Robomimic:
+class Robomimic(EpisodeReader):
     """The demonstrations of one file, by number.
 
     observation: keys of `obs` to take; null: all of them. reward: the name of the rewards, or null to store zeros,
@@ -29,34 +28,24 @@ class Robomimic:
     ) -> None:
         self.source, self._observation, self._reward = Path(source), observation, reward
         with hdf5(self.source) as file:
-            demos = _group(file, "data", self.source)
-            self.demos = sorted(
-                (name for name in demos if name.startswith("demo")), key=lambda name: natural(Path(name))
-            )
+            found = _group(file, "data", self.source)
+            demos = sorted((name for name in found if name.startswith("demo")), key=lambda name: natural(Path(name)))
             if subset is not None:
                 listed = member(file, f"mask/{subset}")[()]
                 chosen = {name.decode() if isinstance(name, bytes) else str(name) for name in listed}
-                self.demos = [name for name in self.demos if name in chosen]
-        if not self.demos:
+                demos = [name for name in demos if name in chosen]
+        if not demos:
             raise ReadError(f"{source}: expected groups data/demo_<number>, found none of that name")
+        self.places = {f"{self.source.name} data/{name}": name for name in demos}
 
-    def __len__(self) -> int:
-        return len(self.demos)
-
-    def __iter__(self) -> Iterator[Pending]:
-        for name in self.demos:
-            yield Pending(f"{self.source.name} data/{name}", partial(self._read, name))
-
-    def _read(self, name: str) -> Episode:
+    def read(self, place: str) -> Episode:
         with hdf5(self.source) as file:
-            keys = self._observation or sorted(_group(file, f"data/{name}/obs", self.source))
-            seen = {key: hdf5_array(file, f"data/{name}/obs/{key}") for key in keys}
-            action = hdf5_array(file, f"data/{name}/actions")
-            with rewards():
-                reward = None if self._reward is None else hdf5_array(file, f"data/{name}/{self._reward}")
-            done = "dones" in file[f"data/{name}"] and bool(
-                hdf5_array(file, f"data/{name}/dones").reshape(-1)[-1:].any()
-            )
+            demo = f"data/{place}"
+            keys = self._observation or sorted(_group(file, f"{demo}/obs", self.source))
+            seen = {key: hdf5_array(file, f"{demo}/obs/{key}") for key in keys}
+            action = hdf5_array(file, f"{demo}/actions")
+            reward = rewards(self._reward, lambda name: hdf5_array(file, f"{demo}/{name}"))
+            done = "dones" in file[demo] and bool(hdf5_array(file, f"{demo}/dones").reshape(-1)[-1:].any())
         return Episode.of(seen, action, reward, terminated=done)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.experts.history import HistoryPolicy
 from envs.minigrid import FORWARD, LEFT, PART, RIGHT
 from envs.vector import Observation
 
@@ -12,7 +13,7 @@ EAST, SOUTH, WEST, NORTH = range(4)  # where the agent looks; a turn to the righ
 UNKNOWN = 0
 
 
-class MinigridExpert:
+class MinigridExpert(HistoryPolicy):
     """Always right, from the observation history alone; it counts its own turns, for the view does not say them.
 
     At the fork either side may be looked at first. It looks north for a key and south for a ball: else no step would
@@ -20,11 +21,8 @@ class MinigridExpert:
     imitators did not learn to remember in 1,500 updates.
     """
 
-    def __init__(self) -> None:
-        self.start(1)
-
     def start(self, num_envs: int, seed: int = 0) -> None:
-        """Forget what was seen. Nothing is drawn, so the seed has no effect."""
+        """Forget what was seen."""
         self._facing = np.zeros(num_envs, np.int64)
         self._object = np.zeros(num_envs, np.int64)  # in the room
         self._northern = np.zeros(num_envs, np.int64)  # at the fork

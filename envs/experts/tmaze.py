@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.experts.history import HistoryPolicy
 from envs.tmaze import FLAG, HINT, PART, RIGHT, TOWARD_NEGATIVE, TOWARD_POSITIVE
 from envs.vector import Observation
 
 
-class TMazeExpert:
+class TMazeExpert(HistoryPolicy):
     """Optimal from the observation history alone: L + 1 steps, always the right goal."""
 
-    def __init__(self) -> None:
-        self.start(1)
-
     def start(self, num_envs: int, seed: int = 0) -> None:
-        """Forget all hints. Nothing is drawn, so the seed has no effect."""
+        """Forget all hints."""
         self._turn = np.full(num_envs, TOWARD_NEGATIVE)
 
     def act(self, observation: Observation, is_first: np.ndarray) -> np.ndarray:
@@ -24,6 +22,3 @@ class TMazeExpert:
         toward_hint = np.where(state[:, HINT] > 0, TOWARD_POSITIVE, TOWARD_NEGATIVE)
         np.copyto(self._turn, toward_hint, where=is_first)
         return np.where(state[:, FLAG] > 0, self._turn, RIGHT)
-
-    def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
-        """Nothing to note: what matters is in the observations."""

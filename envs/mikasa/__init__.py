@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 
+from envs import suites
 from envs.hidden import Demand
 from envs.mikasa.hidden import demand
 from envs.mikasa.sim import MikasaError, Simulation, require
@@ -30,37 +30,39 @@ from envs.vector import (
     check_seeds,
 )
 
-_SPEEDS = ("Slow", "Medium", "Fast")
-TASKS = (
-    *(f"ShellGame{motion}-v0" for motion in ("Touch", "Push", "Pick")),
-    *(f"Intercept{speed}-v0" for speed in _SPEEDS),
-    *(f"InterceptGrab{speed}-v0" for speed in _SPEEDS),
-    *(f"Rotate{rule}{angles}-v0" for rule in ("Lenient", "Strict") for angles in ("Pos", "PosNeg")),
-    "TakeItBack-v0",
-    *(f"Remember{what}{count}-v0" for what in ("Color", "Shape") for count in (3, 5, 9)),
-    *(f"RememberShapeAndColor{count}-v0" for count in ("3x2", "3x3", "5x3")),
-    *(f"{order}OfColors{count}-v0" for order in ("Bunch", "Seq", "Chain") for count in (3, 5, 7)),
-)
+TASKS = tuple(suites.read("mikasa32").tasks)
 LENGTHS = {"Remember": 60, "ShellGame": 90, "Intercept": 90, "Rotate": 90, "TakeItBack": 180}  # others: 120
 METRICS = ("success", "success_at_end")  # the goal was met at some step, the published measure; is met at the last one
 STEP_SECONDS = 120.0  # that a step may take in a process of its own; rendering on a busy CPU is slow
 
 
-class Mikasa(Seeded):
+class _Simulated:
+    """What a task has of its simulator, be it one environment or a batch of them."""
+
+    metrics = METRICS
+    simulation: Simulation
+
+    def demand(self) -> Demand:
+        """What has to be held from the first steps to the last."""
+        return demand(self.simulation.spec.name, self.simulation.horizon)
+
+    def close(self) -> None:
+        """Free the simulator."""
+        self.simulation.close()
+
+
+class Mikasa(_Simulated, Seeded):
     """One task on the CPU; `task_spec` says what an observation is.
 
     Every episode lasts as long as the suite says, whatever is reached on the way. An action out of bounds is clipped;
     `clipped` counts how often.
     """
 
-    metrics = METRICS
-
     def __init__(self, id: str, **options: Any) -> None:
         check_task(id)
         self.simulation = Simulation(id, **options)
-        self.task_spec, self.privileged = self.simulation.spec, self.simulation.privileged
-        bounds = self.task_spec.action
-        self.action_space = spaces.Box(np.float32(bounds.low), np.float32(bounds.high))  # type: ignore[union-attr, arg-type]
+        super().__init__(self.simulation.spec)
+        self.privileged = self.simulation.privileged
         self.clipped = self._steps = 0
         self._once = False
 
@@ -86,10 +88,6 @@ class Mikasa(Seeded):
         """What is hidden of the episode now, `[k]` by name (see envs/mikasa/hidden.py)."""
         return {name: field[0] for name, field in self.simulation.hidden().items()}
 
-    def demand(self) -> Demand:
-        """What has to be held from the first steps to the last."""
-        return demand(self.task_spec.name, self.simulation.horizon)
-
     def twin(self) -> Observation | None:
         """The first observation of the same episode with another cue, which is played from here on; None: no twins."""
         shown = self.simulation.twin()
@@ -99,18 +97,12 @@ class Mikasa(Seeded):
         """A frame for people, uint8 [h, w, 3], where the task was made with render=True."""
         return self.simulation.frames()[0]
 
-    def close(self) -> None:
-        """Free the simulator."""
-        self.simulation.close()
 
-
-class MikasaBatch:
+class MikasaBatch(_Simulated):
     """A VectorEnv in one simulator; on a GPU, observations are tensors that stay there.
 
     All rows begin together: the suite cannot begin one episode anew inside a batch. A row without a seed idles.
     """
-
-    metrics = METRICS
 
     def __init__(self, id: str, num_envs: int, **options: Any) -> None:
         check_task(id)
@@ -155,10 +147,6 @@ class MikasaBatch:
         """What is hidden of the episodes now, `[N, k]` by name (see envs/mikasa/hidden.py)."""
         return self.simulation.hidden()
 
-    def demand(self) -> Demand:
-        """What has to be held from the first steps to the last."""
-        return demand(self.spec.name, self.simulation.horizon)
-
     def twin(self) -> Observation | None:
         """See Twinned."""
         shown: Any = self.simulation.twin()
@@ -170,10 +158,6 @@ class MikasaBatch:
     def render(self) -> np.ndarray:
         """Frames for people, uint8 [N, h, w, 3], where the task was made with render=True."""
         return self.simulation.frames()
-
-    def close(self) -> None:
-        """Free the simulator."""
-        self.simulation.close()
 
 
 def make_vector(

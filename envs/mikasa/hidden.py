@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from envs.hidden import Demand
+from envs.mikasa.scene import of_family
 
 
 @dataclass(frozen=True)
@@ -63,14 +64,9 @@ FAMILIES: dict[str, Hidden] = {
 }
 
 
-def family_of(task: str) -> Hidden:
-    """What a task's family hides."""
-    return FAMILIES[max((name for name in FAMILIES if task.startswith(name)), key=len)]
-
-
 def hidden(env: Any, task: str) -> dict[str, np.ndarray]:
     """The hidden state of the suite's environment now: classes int64 or numbers float32, `[n, k]` by name."""
-    found = {name: field.cpu().numpy() for name, field in family_of(task).fields(env).items()}
+    found = {name: field.cpu().numpy() for name, field in of_family(FAMILIES, task).fields(env).items()}
     return {
         name: field.reshape(len(field), -1).astype(np.float32 if field.dtype.kind == "f" else np.int64)
         for name, field in found.items()
@@ -80,4 +76,4 @@ def hidden(env: Any, task: str) -> dict[str, np.ndarray]:
 def demand(task: str, horizon: int) -> Demand:
     """What has to be held, which the name of a task says: from the first steps to the last."""
     several = re.search(r"OfColors(\d)", task)
-    return Demand(int(several[1]) if several else 1, family_of(task).what, horizon - 1)
+    return Demand(int(several[1]) if several else 1, of_family(FAMILIES, task).what, horizon - 1)

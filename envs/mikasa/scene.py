@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 HIDDEN = 100.0  # metres; the suite hides an object by lifting it to 1000
 JOINTS = 25  # 9 positions and 9 velocities of the joints, then the pose of the tool centre: position, quaternion
 PER_OBJECT = 4  # whether it is seen, and its position, which is zero while it is not
@@ -52,9 +53,9 @@ SCENES: dict[str, Scene] = {
 }
 
 
-def scene_of(task: str) -> Scene:
-    """The scene of a task's family."""
-    return SCENES[max((name for name in SCENES if task.startswith(name)), key=len)]
+def of_family(families: Mapping[str, T], task: str) -> T:
+    """What a table by families says of a task: the longest name that the task's begins with."""
+    return families[max((name for name in families if task.startswith(name)), key=len)]
 
 
 def joints(env: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elmur.spec import Field, Image, TaskSpec, Vector
 from envs.mikasa import scene as scenes
-from envs.mikasa.hidden import family_of, hidden
+from envs.mikasa.hidden import FAMILIES, hidden
 
 SUITE, SUITE_VERSION = "mikasa-robo-suite", "1.0.0"
 SIMULATOR, SIMULATOR_VERSION = "mani-skill", "3.0.1"
@@ -55,7 +55,7 @@ class Simulation:
     ) -> None:
         require(task, observation, backend, renderer)
         self.num_envs, self.backend = num_envs, backend
-        self._scene, self._rgb = scenes.scene_of(task), observation == "rgb"
+        self._scene, self._rgb = scenes.of_family(scenes.SCENES, task), observation == "rgb"
         pictures = (renderer or backend) if self._rgb or render else "none"
         self.env = _make(task, self._rgb, num_envs, backend, pictures, render)
         vectors: dict[str, Field] = {n: Vector(k) for n, k in scenes.sizes(self.env, self._scene).items()}
@@ -86,7 +86,7 @@ class Simulation:
 
     def twin(self) -> dict[str, Tensor] | None:
         """First observations of the twins of what was reset, `[n, ...]`, played from here on; None: a task without."""
-        change = family_of(self.spec.name).twin
+        change = scenes.of_family(FAMILIES, self.spec.name).twin
         if change is None:
             return None
         if int(torch.as_tensor(self.env.elapsed_steps).max()):
@@ -96,8 +96,7 @@ class Simulation:
 
     def frames(self) -> np.ndarray:
         """What the camera for people sees, uint8 `[n, h, w, 3]`; the simulator must have been made to render."""
-        images: np.ndarray = self.env.render_rgb_array().cpu().numpy()
-        return images
+        return self.env.render_rgb_array().cpu().numpy()
 
     def close(self) -> None:
         """Free the simulator."""

@@ -17,33 +17,19 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from elmur.spaces import leaves
 from elmur.spec import Discrete, Field, TaskSpec, Vector
+from envs import suites
 from envs.hidden import Demand
 from envs.popgym.hidden import FAMILIES as FAMILIES_HIDDEN
 from envs.seeded import Seeded
+from envs.spaces import described
 from envs.vector import Observation, SyncVector
 
 EXPECTED_VERSION = "1.0.7"
-LEVELS = ("Easy", "Medium", "Hard")
 LABYRINTHS = ("LabyrinthEscape", "LabyrinthExplore")
-FAMILIES = (
-    "Autoencode",
-    "RepeatFirst",
-    "RepeatPrevious",
-    "CountRecall",
-    "HigherLower",
-    "Concentration",
-    "MultiarmedBandit",
-    "Battleship",
-    "MineSweeper",
-    *LABYRINTHS,
-    "PositionOnlyCartPole",
-    "VelocityOnlyCartpole",  # POPGym's own spelling
-    "NoisyPositionOnlyCartPole",
-    "PositionOnlyPendulum",
-    "NoisyPositionOnlyPendulum",
-)
-TASKS = tuple(f"popgym-{family}{level}-v0" for family in FAMILIES for level in LEVELS)
+FAMILIES = {name: task.family for name, task in suites.read("popgym48").tasks.items()}  # of each task
+TASKS = tuple(FAMILIES)
 
 # Whatever is done there, the same is seen next.
 SPECTATING = ("Autoencode", "RepeatFirst", "RepeatPrevious", "CountRecall", "HigherLower")
@@ -89,9 +75,7 @@ class PopGym(Seeded):
         self._shape = _product_shape(self._env.action_space)
         parts, action = _fields(self._env.observation_space, self._env.action_space, family in SPECTATING)
         horizon = _HORIZON.get(family, lambda env: env.max_episode_length)(self._env)
-        self.task_spec = TaskSpec(name=id, observation=parts, action=action, horizon=int(horizon))
-        self.observation_space: spaces.Space[Any] = spaces.Dict({name: _space(part) for name, part in parts.items()})
-        self.action_space = spaces.Discrete(action.sizes[0]) if isinstance(action, Discrete) else _space(action)
+        super().__init__(TaskSpec(name=id, observation=parts, action=action, horizon=int(horizon)))
         self._quiet = _own_globals if family in LABYRINTHS else None
         self._first_judged = _FIRST_JUDGED.get(family, lambda env: 0)(self._env)
         self._hidden = FAMILIES_HIDDEN.get(family)
@@ -192,8 +176,8 @@ def family_and_level(task: str) -> tuple[str, str]:
         )
         hint = f"nearest: {', '.join(simple[name] for name in near)}" if near else f"e.g. {TASKS[0]}"
         raise PopGymError(f"POPGym has no task {task!r}; {hint}")
-    level = next(level for level in LEVELS if task.endswith(f"{level}-v0"))
-    return task.removeprefix("popgym-").removesuffix(f"{level}-v0"), level
+    family = FAMILIES[task]
+    return family, task.removeprefix(f"popgym-{family}").removesuffix("-v0")
 
 
 def _make(task: str) -> Any:
@@ -250,43 +234,19 @@ def _fields(
         chosen = _field(action)
         assert isinstance(chosen, Vector)
         return {"observation": shown, "previous_action": chosen, "first": Discrete((2,))}, chosen
-    size = int(np.prod(_sizes(action)))
+    size = int(np.prod(_field(action).sizes))  # type: ignore[union-attr]
     if spectating:
         return {"observation": shown, "first": Discrete((2,))}, Discrete((size,))
     return {"observation": shown, "previous_action": Discrete((size + 1,))}, Discrete((size,))
 
 
 def _field(space: spaces.Space[Any]) -> Discrete | Vector:
-    if not isinstance(space, spaces.Box):
-        return Discrete(_sizes(space))
-    low, high = space.low.ravel().tolist(), space.high.ravel().tolist()
-    bounded = bool(np.isfinite([low, high]).all())
-    return Vector(len(low), tuple(low) if bounded else None, tuple(high) if bounded else None)
-
-
-def _sizes(space: spaces.Space[Any]) -> tuple[int, ...]:
-    """The sizes of all discrete components of a space, in order."""
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(int(size) for size in space.nvec.ravel())
-    if isinstance(space, spaces.Tuple):
-        return tuple(size for part in space.spaces for size in _sizes(part))
-    raise PopGymError(f"a space of POPGym that is not known here: {space}")
+    """A space as one field, whose components are those of all its parts."""
+    parts = leaves(described(space))
+    sizes = [size for part in parts if part.choices is not None for size in part.choices[0]]
+    return Discrete(tuple(sizes)) if sizes else parts[0].action_field
 
 
 def _product_shape(space: spaces.Space[Any]) -> tuple[int, int] | None:
     """(rows, columns) of an action that is a pair, None of any other."""
-    if not isinstance(space, spaces.MultiDiscrete):
-        return None
-    rows, columns = _sizes(space)
-    return rows, columns
-
-
-def _space(field: Field) -> spaces.Space[Any]:
-    """The Gymnasium space of a part."""
-    if isinstance(field, Discrete):
-        return spaces.MultiDiscrete(list(field.sizes))
-    assert isinstance(field, Vector)
-    low, high = (-np.inf, np.inf) if field.low is None or field.high is None else (field.low, field.high)
-    return spaces.Box(np.float32(np.broadcast_to(low, field.size)), np.float32(np.broadcast_to(high, field.size)))
+    return tuple(space.nvec.tolist()) if isinstance(space, spaces.MultiDiscrete) else None

@@ -125,8 +125,7 @@ def _concentration_twin(env: Any) -> np.ndarray:
     other = int((faces != faces[0]).argmax())
     idx[[0, other]] = idx[[other, 0]]
     env.state = env.deck_idx_type[idx].astype(np.int64)
-    shown: np.ndarray = env.get_obs()
-    return shown
+    return env.get_obs()
 
 
 _CARTPOLE = Hidden(_numbers("state", lambda env: env.state), lambda env: Demand(2, "velocities", 1))

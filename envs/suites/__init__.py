@@ -49,12 +49,13 @@ def read(name: str) -> Suite:
     if name not in known:
         raise SuiteError(f"suite: expected one of {', '.join(known)}; found {name!r}")
     tasks = {}
-    for line in _lines(name):
+    for line in read_table(FOLDER / f"{name}.csv"):
         fixed = {key: line.pop(key) for key in ("task", "group", "family")}
         numbers = {key: int(line.pop(key)) for key in NUMBERS if key in line}
         published = {key: float(value) for key, value in line.items() if value}
         tasks[fixed["task"]] = SuiteTask(fixed["group"], fixed["family"], numbers, published)
-    lines = _lines(f"{name}_sums") if (FOLDER / f"{name}_sums.csv").exists() else []
+    sums = FOLDER / f"{name}_sums.csv"
+    lines = read_table(sums) if sums.exists() else []
     return Suite(tasks, {line.pop("method"): {key: float(value) for key, value in line.items()} for line in lines})
 
 
@@ -66,6 +67,7 @@ def number(suite: str, task: str, key: str) -> int:
     return tasks[task].numbers[key]
 
 
-def _lines(name: str) -> list[dict[str, str]]:
-    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+def read_table(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV file, less those that begin with #, as dictionaries by its first one."""
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-import data.collect as collect_module
+import data.shard_job as job_module
 from data import provenance
-from data.collect import FIRST_SEED, CollectionError, collect, episode_seed
+from data.collect import CollectionError, collect
 from data.collection import shard_name
 from data.dataset import WindowDataset
+from data.disturbed import FIRST_SEED, episode_seed
 from data.index import Index, build_index
 from data.shard import Shard, write_shard
 from elmur.files import leftovers
@@ -137,7 +138,7 @@ def test_interrupted_collection_goes_on(tmp_path: Path, monkeypatch: pytest.Monk
             raise KeyboardInterrupt
         original(*arguments, **options)
 
-    monkeypatch.setattr(collect_module, "write_shard", interrupted)
+    monkeypatch.setattr(job_module, "write_shard", interrupted)
     with pytest.raises(KeyboardInterrupt):
         gather(tmp_path / "stopped", noise=0.3)
     assert len(list((tmp_path / "stopped").glob("*.h5"))) == 1
@@ -304,7 +305,7 @@ def test_seeds_are_kept_apart_and_alternate() -> None:
 
 def test_progress_counts_every_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[int] = []
-    original: Any = collect_module.shown  # type: ignore[attr-defined]
+    original: Any = job_module.shown  # type: ignore[attr-defined]
 
     class Bar:
         def __init__(self, title: str, total: int, unit: str, wanted: bool) -> None:
@@ -319,7 +320,7 @@ def test_progress_counts_every_episode(tmp_path: Path, monkeypatch: pytest.Monke
         def __exit__(self, *error: Any) -> Any:
             return self.inside.__exit__(*error)
 
-    monkeypatch.setattr(collect_module, "shown", Bar)
+    monkeypatch.setattr(job_module, "shown", Bar)
     gather(tmp_path)
     assert sum(told) == 25 and min(told) >= 1
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import data.index as index_module
+import data.folder as folder_module
 from data.collection import Collection, Served, shard_name
 from data.index import build_index
 from data.shard import Shard, ShardError, write_shard
@@ -175,7 +175,7 @@ def test_every_byte_is_read_once(
     write_shard(tmp_path / shard_name(1), plain_spec, [episode(plain_spec, 6)], {})
     build_index(tmp_path)
     assert read[2:] == [shard_name(1)]
-    assert index_module._verified
+    assert folder_module._verified
 
 
 def earning(spec: TaskSpec, make: Make, returns: list[list[float]], root: Path) -> None:

@@ -24,8 +24,8 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from data.index import build_index, task_of
 from data.readers import ReadError
 from data.readers.minari import Minari, write
-from data.readers.spaces import action_field, action_leaf, leaves, stored_action
 from data.shard import write_shard
+from elmur.spaces import action_leaf, leaves
 from elmur.spec import Discrete, Image, TaskSpec, Vector
 from tests.data.test_readers import converted, stored
 
@@ -184,7 +184,7 @@ def test_a_space_is_the_same_task_for_data_as_for_an_environment(space: spaces.S
     described = json.loads(minari.serialization.serialize_space(space))
     found = leaves(described)
     parts = ours.parts_of(space)
-    assert {leaf.name: leaf.field() for leaf in found} == {part.name: part.field for part in parts}
+    assert {leaf.name: leaf.field for leaf in found} == {part.name: part.field for part in parts}
     space.seed(0)
     for value in (space.sample() for _ in range(5)):
         for leaf, part in zip(found, parts, strict=True):
@@ -207,10 +207,10 @@ def test_a_space_is_the_same_task_for_data_as_for_an_environment(space: spaces.S
 def test_an_action_is_the_one_that_an_environment_takes_for_it(space: spaces.Space[Any]) -> None:
     ours = pytest.importorskip("envs.spaces").action_of(space)
     leaf = action_leaf(json.loads(minari.serialization.serialize_space(space)))
-    assert action_field(leaf) == ours.field
+    assert leaf.action_field == ours.field
     space.seed(0)
     for value in (space.sample() for _ in range(5)):
-        choice = stored_action(leaf, np.asarray(value)[None])[0]
+        choice = leaf.stored_action(np.asarray(value)[None])[0]
         np.testing.assert_array_equal(ours.give(choice)[0], value)
 
 

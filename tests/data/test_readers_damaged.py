@@ -313,8 +313,8 @@ TEXT = json.dumps({"type": "Text", "max_length": 3})
 MINARI: dict[str, tuple[dict[str, Any], str]] = {
     "an env alone": ({"observation_space": None, "env_spec": '{"entry_point": "canary:Env"}'}, "the environment "
                      "that the file names is not made for it"),
-    "text": ({"observation_space": TEXT}, "observation: found the space Text, expected Box, Discrete"),
-    "no shape": ({"observation_space": '{"type": "Box", "dtype": "float32"}'}, "observation: found a Box without its"),
+    "text": ({"observation_space": TEXT}, "observation 'observation': Text cannot be carried, Box, Discrete"),
+    "no shape": ({"observation_space": '{"type": "Box", "dtype": "float32"}'}, "found a Box without its 'shape'"),
     "huge": ({"observation_space": json.dumps({"type": "MultiBinary", "n": 1 << 40})}, "without its a shape of"),
     "no JSON": ({"action_space": "{"}, "metadata.json: action_space: expected JSON"),
     "many": ({"action_space": json.dumps({"type": "MultiDiscrete", "nvec": [100, 100]})}, "found 10,000 combinations"),

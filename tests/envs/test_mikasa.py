@@ -162,7 +162,7 @@ def test_where_the_cube_came_from_is_nowhere_to_be_seen() -> None:
 def test_how_fast_the_ball_is_shows_only_from_step_to_step(task: str) -> None:
     for simulation in made(task):
         simulation.reset([5])
-        scene = mikasa_scene.scene_of(task)
+        scene = mikasa_scene.of_family(mikasa_scene.SCENES, task)
         seen = []
         for speed in (0.1, 0.9):
             simulation.env.ball.set_linear_velocity(torch.tensor([[0.0, speed, 0.0]]))
@@ -286,7 +286,7 @@ def test_the_ball_is_seen_only_while_the_cups_are_up() -> None:
 
     def shown(z: float, x_of_cup: float) -> list[float]:
         cups = {name: at(x_of_cup, z) for name in ("mug_left", "mug_center", "mug_right")}
-        scene = mikasa_scene.scene_of("ShellGamePush-v0")
+        scene = mikasa_scene.of_family(mikasa_scene.SCENES, "ShellGamePush-v0")
         return mikasa_scene.objects(SimpleNamespace(**cups, red_ball=at(0.3, 0.02)), scene)[0].tolist()
 
     assert shown(1000.0, 0.1) == pytest.approx([0.0] * 12 + [1.0, 0.3, 0.0, 0.02])

@@ -17,7 +17,7 @@ pytest.importorskip("mazelib", reason="six of the 48 tasks need mazelib: pip ins
 
 from envs.experts.popgym import EXPERTS, expert_for
 from envs.experts.popgym.__main__ import main as table
-from envs.experts.popgym.battleship import SHIP_CELLS, Battleship, _Hunter, _placements
+from envs.experts.popgym.battleship import SHIP_CELLS, Battleship, _Hunter
 from envs.experts.popgym.cartpole import _beyond, accelerations
 from envs.experts.popgym.labyrinth import GOAL, LabyrinthEscape
 from envs.experts.popgym.levels import LEVELS, LevelError, check_level
@@ -48,7 +48,7 @@ def play(task: str, num_episodes: int, num_envs: int, noise: float = 0.0) -> lis
 
 
 def test_there_is_an_expert_and_a_level_for_each_task() -> None:
-    assert set(EXPERTS) == set(FAMILIES) and len(EXPERTS) == 16
+    assert set(EXPERTS) == set(FAMILIES.values()) and len(EXPERTS) == 16
     assert set(LEVELS) == set(TASKS) and len(LEVELS) == 48
     assert sum(level.expert for level in LEVELS.values()) == pytest.approx(40.8, abs=0.1)
     assert sum(level.random for level in LEVELS.values()) == pytest.approx(-12.4, abs=0.3)
@@ -152,7 +152,7 @@ def test_neighbours_of_a_corner_an_edge_and_the_middle() -> None:
 
 
 def test_a_hit_is_followed_up_beside_it() -> None:
-    hunter = _Hunter(_placements(8))
+    hunter = _Hunter("Easy")
     hunter.act(np.array([0]), -1)
     assert hunter.act(np.array([1]), 27) in {26, 28, 19, 35}
     assert hunter.act(np.array([1]), 28) in {26, 29}  # two in a row: along it
@@ -162,7 +162,7 @@ def test_the_only_place_left_for_the_ships_is_certain() -> None:
     # Misses everywhere but in four separate places as long as the ships: all of these are surely occupied.
     ships = [[0, 1, 2, 3], [16, 17, 18], [32, 33, 34], [48, 49]]
     kept = {cell for ship in ships for cell in ship}
-    hunter = _Hunter(_placements(8))
+    hunter = _Hunter("Easy")
     hunter.act(np.array([0]), -1)
     for cell in range(64):
         if cell not in kept:

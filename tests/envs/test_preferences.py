@@ -12,10 +12,10 @@ pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
 pytest.importorskip("mazelib", reason="six of the 48 tasks need mazelib: pip install -e '.[popgym]'")
 
 from docs.measure_agreement import Beside
+from envs.experts.history import shares
 from envs.experts.popgym import EXPERTS, expert_for
-from envs.experts.popgym.battleship import FLEET, _Hunter, _placements
+from envs.experts.popgym.battleship import FLEET, _Hunter
 from envs.experts.popgym.minesweeper import MineSweeper
-from envs.experts.popgym.rows import shares
 from envs.labelling import Labelling
 from envs.observers import Noise, Recorder
 from envs.popgym import make_vector
@@ -126,7 +126,7 @@ def test_of_ships_it_is_what_counting_all_fleets_says() -> None:
     """Misses leave four strips, each with a hit, so that every ship is hit and no overlap is neglected."""
     strips, hits = [range(5), range(16, 20), range(32, 36), range(48, 51)], [2, 17, 34, 49]
     kept = {cell for strip in strips for cell in strip}
-    hunter = _Hunter(_placements(8))
+    hunter = _Hunter("Easy")
     hunter.act(np.array([0]), -1)
     for cell in range(64):
         if cell not in kept or cell in hits:
@@ -199,7 +199,7 @@ def test_a_guess_at_higher_or_lower_counts_the_cards_left() -> None:
         expert.act({"observation": np.array([[rank]])}, np.array([higher + lower == 48 and rank == 6]))
         np.testing.assert_allclose(expert.preferences()[0], np.array([higher, lower]) / (higher + lower), rtol=1e-6)
         if rank == 6 and higher == 24:
-            expert._left[0, rank] = 3  # type: ignore[attr-defined]
+            expert._rows[0]._left[rank] = 3  # type: ignore[attr-defined]
 
 
 def test_where_an_episode_is_over_nothing_is_held_better() -> None:

@@ -12,6 +12,7 @@ from envs.experts.mikasa.cups import PickCup, PushCup, TouchCup
 from envs.experts.mikasa.motion import MotionPolicy, Player
 from envs.experts.mikasa.touch import Touch, TouchAll
 from envs.mikasa import check_task
+from envs.mikasa.scene import of_family
 
 PLAYERS: dict[str, Callable[[Arm], Player]] = {
     "ShellGameTouch": TouchCup,
@@ -30,4 +31,4 @@ PLAYERS: dict[str, Callable[[Arm], Player]] = {
 def expert_for(task: str) -> MotionPolicy:
     """The expert for a task such as "RememberColor3-v0"."""
     check_task(task)
-    return MotionPolicy(PLAYERS[max((name for name in PLAYERS if task.startswith(name)), key=len)])
+    return MotionPolicy(of_family(PLAYERS, task))

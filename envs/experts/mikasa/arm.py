@@ -80,8 +80,7 @@ class Arm:
     def stops_at(self, joints: np.ndarray) -> np.ndarray:
         """Where the tool is after the next step when the arm is told to stand still: [3], metres."""
         moves, _ = self._jacobian(joints)
-        place: np.ndarray = tool(joints) + moves @ (COASTS * joints[9 : 9 + ARM])
-        return place
+        return tool(joints) + moves @ (COASTS * joints[9 : 9 + ARM])
 
     def _jacobian(self, joints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What a radian of each joint moves the tool by [3, 7], metres, and turns it by [3, 7], in the world's axes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.experts.mikasa.arm import CLOSED, OPEN, Arm, still, tool, wrapped, yaw_of
+from envs.experts.mikasa.arm import CLOSED, OPEN, still, tool, wrapped, yaw_of
 from envs.experts.mikasa.motion import Player, Seen
 
 CUBE, GOAL, CHANGED_GOAL = 0, 1, 2
@@ -14,18 +14,16 @@ CLOSING = 4  # steps that the fingers take
 SLOPE, CLEARANCE = 2.0, 0.08
 
 
-class Grip:
-    """Comes down over a place with open fingers and closes them; `held` from then on."""
+class Gripper(Player):
+    """A player that comes down over a place with open fingers and closes them; `held` from then on."""
 
-    def __init__(self, arm: Arm) -> None:
-        self._arm = arm
-        self._closing = 0
+    _closing = 0  # steps so far
 
     @property
     def held(self) -> bool:
         return self._closing >= CLOSING
 
-    def act(self, joints: np.ndarray, place: np.ndarray, yaw: float, ahead: float | np.ndarray = 0.0) -> np.ndarray:
+    def grip(self, joints: np.ndarray, place: np.ndarray, yaw: float, ahead: float | np.ndarray = 0.0) -> np.ndarray:
         """The next action, float32 [8]. ahead: how far the object will have moved when the arm gets there."""
         turned = abs(wrapped(yaw - yaw_of(joints)))
         if self._closing or (np.linalg.norm(place - tool(joints)) < AT and turned < TURNED):
@@ -34,25 +32,22 @@ class Grip:
         place = place + ahead
         away = place - tool(joints)
         lift = min(CLEARANCE, SLOPE * max(0.0, float(np.linalg.norm(away[:2])) + 0.1 * turned - 0.01))
-        return self._arm.toward(joints, place + np.array([0.0, 0.0, lift]), yaw, OPEN)
+        return self.arm.toward(joints, place + np.array([0.0, 0.0, lift]), yaw, OPEN)
 
 
-class TakeItBack(Player):
+class TakeItBack(Gripper):
     """Slides the cube into the goal until that changes its colour, then back to where the cube was at first."""
 
-    def __init__(self, arm: Arm) -> None:
-        super().__init__(arm)
-        self._home: np.ndarray | None = None
-        self._grip = Grip(arm)
-        self._returning = False
+    _home: np.ndarray | None = None
+    _returning = False
 
     def act(self, seen: Seen) -> np.ndarray:
         cube = seen.places[CUBE]
         if self._home is None:
             self._home = cube.copy()
         self._returning = self._returning or bool(seen.visible[CHANGED_GOAL])
-        if not self._grip.held:
-            return self._grip.act(seen.joints, cube, 0.0)
+        if not self.held:
+            return self.grip(seen.joints, cube, 0.0)
         goal = seen.places[CHANGED_GOAL if seen.visible[CHANGED_GOAL] else GOAL]
         short = (self._home - goal) * min(1.0, SHORT / max(1e-6, float(np.linalg.norm(self._home - goal))))
         aim = self._home if self._returning else goal + short
@@ -60,18 +55,13 @@ class TakeItBack(Player):
         return self.arm.toward(seen.joints, np.array([aim[0], aim[1], 0.022 + 0.01 * lean]), tilt=LEAN * lean)
 
 
-class Rotate(Player):
+class Rotate(Gripper):
     """Grips the peg in its middle and turns it by the angle that was told, from the heading that it had at first."""
 
     HEIGHT = 0.022  # of the tool; the peg is 0.05 high
     REACH = (-1.9, 3.2)  # yaws that the wrist turns to
 
-    def __init__(self, arm: Arm) -> None:
-        super().__init__(arm)
-        self._heading: float | None = None
-        self._angle, self._yaw = 0.0, 0.0
-        self._place = np.zeros(3)
-        self._grip = Grip(arm)
+    _heading: float | None = None  # at first, when `_angle`, `_yaw` and `_place` are settled too
 
     def act(self, seen: Seen) -> np.ndarray:
         assert seen.heading is not None
@@ -81,8 +71,8 @@ class Rotate(Player):
             self._place = np.array([*seen.places[0][:2], self.HEIGHT])
         if self._heading is None:
             return still(OPEN)
-        if not self._grip.held:
-            return self._grip.act(seen.joints, self._place, self._yaw)
+        if not self.held:
+            return self.grip(seen.joints, self._place, self._yaw)
         left = wrapped(self._heading + self._angle - seen.heading)
         return self.arm.toward(seen.joints, self._place, yaw_of(seen.joints) + left)
 

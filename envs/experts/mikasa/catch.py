@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.experts.mikasa.arm import CLOSED, OPEN, Arm, still, tool
-from envs.experts.mikasa.carry import Grip
-from envs.experts.mikasa.motion import Player, Seen
+from envs.experts.mikasa.arm import CLOSED, OPEN, still, tool
+from envs.experts.mikasa.carry import Gripper
+from envs.experts.mikasa.motion import Seen
 
 BALL, GOAL = 0, 1
 RADIUS = 0.02
@@ -17,16 +17,13 @@ STANDS = np.linspace(-0.45, 0.5, 20)  # where along the ball's way the arm could
 SPARE = 3.0  # steps that the arm is to be there before the ball
 
 
-class Catch(Player):
+class Catch(Gripper):
     """Stops the ball with the outside of a finger, grips it, and carries it to the goal where there is one."""
 
-    def __init__(self, arm: Arm) -> None:
-        super().__init__(arm)
-        self._steps = 0
-        self._before: np.ndarray | None = None
-        self._stand: np.ndarray | None = None
-        self._stopped = False
-        self._grip = Grip(arm)
+    _steps = 0
+    _before: np.ndarray | None = None
+    _stand: np.ndarray | None = None
+    _stopped = False
 
     def act(self, seen: Seen) -> np.ndarray:
         ball = seen.places[BALL]
@@ -34,7 +31,7 @@ class Catch(Player):
         self._before, self._steps = ball.copy(), self._steps + 1
         if self._steps <= LOOK:
             return self.arm.toward(seen.joints, np.array([ball[0], 0.0, 0.1]), 0.0, OPEN)
-        if self._grip.held:
+        if self.held:
             return self._carried(seen)
         if self._stand is None:
             self._stand = self._choose(seen.joints, ball, speed)
@@ -47,7 +44,7 @@ class Catch(Player):
         where = tool(seen.joints)
         if np.linalg.norm((ball - where)[:2]) > 0.03 and where[2] < 0.055:  # up first, beside the ball
             return self.arm.toward(seen.joints, np.array([where[0], where[1], 0.1]), 0.0, OPEN)
-        return self._grip.act(seen.joints, ball, 0.0, ahead=2 * speed * np.array([1.0, 1.0, 0.0]))
+        return self.grip(seen.joints, ball, 0.0, ahead=2 * speed * np.array([1.0, 1.0, 0.0]))
 
     def _choose(self, joints: np.ndarray, ball: np.ndarray, speed: np.ndarray) -> np.ndarray:
         """The first place on the ball's way that the arm reaches before the ball."""

@@ -6,8 +6,8 @@ from abc import abstractmethod
 
 import numpy as np
 
-from envs.experts.mikasa.arm import CLOSED, OPEN, Arm, tool
-from envs.experts.mikasa.carry import LEAN, Grip
+from envs.experts.mikasa.arm import CLOSED, OPEN, tool
+from envs.experts.mikasa.carry import LEAN, Gripper
 from envs.experts.mikasa.motion import Player, Seen
 from envs.experts.mikasa.touch import AWAIT, descend
 
@@ -23,11 +23,8 @@ class Cup(Player):
     """Remembers where the ball was while the cups were up."""
 
     gripper = CLOSED
-
-    def __init__(self, arm: Arm) -> None:
-        super().__init__(arm)
-        self._ball: np.ndarray | None = None
-        self._cup: int | None = None
+    _ball: np.ndarray | None = None
+    _cup: int | None = None
 
     def act(self, seen: Seen) -> np.ndarray:
         if seen.visible[BALL]:
@@ -53,9 +50,7 @@ class TouchCup(Cup):
 class PushCup(Cup):
     """Comes down between the robot and the cup, and pushes that away until it is where it is wanted, or nearly."""
 
-    def __init__(self, arm: Arm) -> None:
-        super().__init__(arm)
-        self._down = False
+    _down = False
 
     def play(self, seen: Seen, cup: np.ndarray, ball: np.ndarray) -> np.ndarray:
         where = tool(seen.joints)
@@ -69,19 +64,15 @@ class PushCup(Cup):
         return self.arm.toward(seen.joints, np.array([where[0] + ahead, cup[1], HEIGHT]), tilt=lean)
 
 
-class PickCup(Cup):
+class PickCup(Cup, Gripper):
     """Grips the cup's handle from above and lifts it."""
 
     gripper = OPEN
-
-    def __init__(self, arm: Arm) -> None:
-        super().__init__(arm)
-        self._grip = Grip(arm)
-        self._handle: np.ndarray | None = None
+    _handle: np.ndarray | None = None
 
     def play(self, seen: Seen, cup: np.ndarray, ball: np.ndarray) -> np.ndarray:
         if self._handle is None:
             self._handle = cup + HANDLE * np.array([np.cos(HEADING), np.sin(HEADING), 0.0])
-        if not self._grip.held:
-            return self._grip.act(seen.joints, self._handle, HEADING - np.pi)
+        if not self.held:
+            return self.grip(seen.joints, self._handle, HEADING - np.pi)
         return self.arm.toward(seen.joints, np.array([*self._handle[:2], LIFTED]), HEADING - np.pi)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.experts.history import HistoryPolicy
 from envs.experts.mikasa.arm import Arm
 from envs.mikasa.scene import PER_OBJECT
 from envs.vector import Observation, as_array
@@ -39,13 +40,13 @@ class Player(ABC):
         """The action, float32 [8], after this step's observation."""
 
 
-class MotionPolicy:
-    """A policy that has a `Player` for each episode; it draws nothing, and the same history gets the same answer."""
+class MotionPolicy(HistoryPolicy):
+    """A policy that has a `Player` for each episode. What was done shows in the joints."""
 
     def __init__(self, player: Callable[[Arm], Player]) -> None:
         self._player = player
         self._arm: Arm | None = None
-        self.start(0)
+        super().__init__()
 
     def start(self, num_envs: int, seed: int = 0) -> None:
         """Forget everything."""
@@ -65,9 +66,6 @@ class MotionPolicy:
                 player = self._players[i] = self._player(self._arm)
             answers[i] = player.act(_seen({name: part[i] for name, part in parts.items()}))
         return answers
-
-    def observe(self, action: np.ndarray, reward: np.ndarray) -> None:
-        """What was done shows in the joints."""
 
     def __getstate__(self) -> dict[str, object]:
         return {"_player": self._player, "_arm": None, "_players": []}

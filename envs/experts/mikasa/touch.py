@@ -20,9 +20,7 @@ AWAIT, READY = np.array([-0.12, 0.0, 0.2]), np.array([-0.05, 0.0, 0.1])  # while
 class Touch(Player):
     """Remembers the one object that was shown alone, and touches it when there are several. Then stays there."""
 
-    def __init__(self, arm: Arm) -> None:
-        super().__init__(arm)
-        self._wanted: int | None = None
+    _wanted: int | None = None
 
     def act(self, seen: Seen) -> np.ndarray:
         if seen.visible.sum() == 1:
@@ -40,10 +38,11 @@ class TouchAll(Player):
     and only while the arm stands still. Seven in a fixed order leave 11 steps for each.
     """
 
+    _empty = False
+
     def __init__(self, arm: Arm, in_order: bool) -> None:
         super().__init__(arm)
         self._shown: list[int] = []
-        self._empty = False
         self._planned = in_order
 
     def act(self, seen: Seen) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from envs.experts.history import HistoryPolicy
 from envs.experts.popgym.bandit import Bandit
 from envs.experts.popgym.battleship import Battleship
 from envs.experts.popgym.cards import Concentration, HigherLower
@@ -12,7 +13,6 @@ from envs.experts.popgym.labyrinth import LabyrinthEscape, LabyrinthExplore
 from envs.experts.popgym.memory import Autoencode, CountRecall, RepeatFirst, RepeatPrevious
 from envs.experts.popgym.minesweeper import MineSweeper
 from envs.experts.popgym.pendulum import NoisyPendulum, PositionOnlyPendulum
-from envs.experts.popgym.rows import HistoryPolicy
 from envs.popgym import family_and_level
 
 EXPERTS: dict[str, Callable[[str], HistoryPolicy]] = {

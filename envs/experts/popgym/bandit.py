@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.experts.popgym.rows import HistoryPolicy, shares
+from envs.experts.history import HistoryPolicy, shares
 from envs.vector import Observation
 
 ARMS = {"Easy": 10, "Medium": 20, "Hard": 30}
@@ -22,7 +22,7 @@ class Bandit(HistoryPolicy):
 
     def __init__(self, level: str) -> None:
         self._arms, self._pulls = ARMS[level], PULLS[level]
-        self.start(1)
+        super().__init__(level)
 
     def start(self, num_envs: int, seed: int = 0) -> None:
         """Forget everything."""

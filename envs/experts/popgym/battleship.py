@@ -8,25 +8,13 @@ from itertools import product
 
 import numpy as np
 
-from envs.experts.popgym.rows import WeighingRow, WeighingRowPolicy
+from envs.experts.history import WeighingRow, WeighingRowPolicy
 
 BOARD = {"Easy": 8, "Medium": 10, "Hard": 12}
 FLEET = {4: 1, 3: 2, 2: 1}  # ships of each length
 SHIP_CELLS = sum(length * number for length, number in FLEET.items())
 # Explanations of the hits that are looked at; more arise from a few hits far apart, rarely, and add little.
 MOST_COVERS = 4000
-
-
-class Battleship(WeighingRowPolicy):
-    """The most probable cell; the first one, row by row, among equals. A cell is worth its probability."""
-
-    def __init__(self, level: str) -> None:
-        self._board = BOARD[level]
-        self.start(1)
-
-    def begin(self) -> WeighingRow:
-        """The player of a new episode."""
-        return _Hunter(_placements(self._board))
 
 
 class _Placements:
@@ -65,8 +53,8 @@ class _Hunter(WeighingRow):
     possible[length]: no miss below the ship. untouched[length]: no shot below it at all, neither hit nor miss.
     """
 
-    def __init__(self, placements: _Placements) -> None:
-        self._all = placements
+    def __init__(self, level: str) -> None:
+        self._all = placements = _placements(BOARD[level])
         self._hits = 0  # bit mask
         self._shot = np.zeros(placements.num_cells, np.bool_)
         self._possible = {length: [True] * len(bits) for length, bits in placements.bits.items()}
@@ -149,3 +137,9 @@ class _Hunter(WeighingRow):
                     yield from self._covers(uncovered & ~ship, occupied | ship, left, ships)
                     ships.pop()
             left[length] += 1
+
+
+class Battleship(WeighingRowPolicy):
+    """The most probable cell; the first one, row by row, among equals. A cell is worth its probability."""
+
+    player = _Hunter

@@ -7,7 +7,7 @@ from abc import abstractmethod
 import numpy as np
 from scipy.special import log_ndtr
 
-from envs.experts.popgym.rows import HistoryPolicy
+from envs.experts.history import HistoryPolicy
 from envs.vector import Observation
 
 # Gymnasium's CartPole: step [s], gravity, masses of cart and pole, half the pole's length, push.
@@ -39,9 +39,6 @@ class _CartPole(HistoryPolicy):
     """
 
     _gains: tuple[float, ...] = GAINS
-
-    def __init__(self, level: str) -> None:
-        self.start(1)
 
     def start(self, num_envs: int, seed: int = 0) -> None:
         """Forget everything."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from envs.experts.popgym.rows import Row, RowPolicy
+from envs.experts.history import Row, RowPolicy
 
 SIDE = {"Easy": 11, "Medium": 15, "Hard": 19}
 FREE, WALL, START, GOAL = 0, 1, 2, 3
@@ -18,30 +18,6 @@ ORIGIN = 32 * WIDTH + 32
 STEPS = (-1, 1, -WIDTH, WIDTH)  # left, right, up, down: POPGym's order of actions
 
 
-class LabyrinthEscape(RowPolicy):
-    """Heads for the wall opposite the start, where the goal is: to the open end with the least way there and on."""
-
-    def __init__(self, level: str) -> None:
-        self._side = SIDE[level]
-        self.start(1)
-
-    def begin(self) -> Row:
-        """The player of a new episode."""
-        return _Escaper(self._side)
-
-
-class LabyrinthExplore(RowPolicy):
-    """Goes to the nearest cell not yet visited, among equals to the one nearest the start: nearly depth first."""
-
-    def __init__(self, level: str) -> None:
-        self._side = SIDE[level]
-        self.start(1)
-
-    def begin(self) -> Row:
-        """The player of a new episode."""
-        return _Explorer(self._side)
-
-
 class _Walker(Row):
     """The map so far (cell -> FREE, WALL, START, GOAL), where we are and have been.
 
@@ -49,8 +25,8 @@ class _Walker(Row):
     the window is shifted by one and padded with walls at its end. Only the start can be such a cell before the end.
     """
 
-    def __init__(self, side: int) -> None:
-        self._last = side - 1
+    def __init__(self, level: str) -> None:
+        self._last = SIDE[level] - 1
         self._map: dict[int, int] = {}
         self._visited: set[int] = set()
         self._over = False
@@ -165,3 +141,15 @@ class _Explorer(_Walker):
     def _from_start(self, cell: int) -> int:
         row, column = divmod(cell - self._start + WIDTH // 2, WIDTH)
         return abs(row) + abs(column - WIDTH // 2)
+
+
+class LabyrinthEscape(RowPolicy):
+    """Heads for the wall opposite the start, where the goal is: to the open end with the least way there and on."""
+
+    player = _Escaper
+
+
+class LabyrinthExplore(RowPolicy):
+    """Goes to the nearest cell not yet visited, among equals to the one nearest the start: nearly depth first."""
+
+    player = _Explorer

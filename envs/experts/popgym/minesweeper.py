@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from envs.experts.history import WeighingRow, WeighingRowPolicy
 from envs.experts.popgym.mines import mine_probabilities, neighbours
-from envs.experts.popgym.rows import WeighingRow, WeighingRowPolicy
 
 BOARD_AND_MINES = {"Easy": (4, 2), "Medium": (6, 6), "Hard": (8, 10)}
 SURE = 1e-9
@@ -16,31 +16,12 @@ SLACK, NEAR, FAR = 0.05, 6, 2
 HOPE = 0.6
 
 
-class MineSweeper(WeighingRowPolicy):
-    """The safest cell, by exact probabilities; deterministic.
-
-    Clicking an opened cell again costs 0.5 / (free cells - 2), and as the episode ends after as many steps as there are
-    free cells, a late guess with a risk of some 0.1 to 0.2 is worth less than clicking so until the end.
-
-    Worth the same: all cells without risk; at first the four corners; all opened cells, where it clicks one again. Of
-    guesses, those that it weighs are worth the probability that this cell and the next one prove free.
-    """
-
-    def __init__(self, level: str) -> None:
-        self._board, self._mines = BOARD_AND_MINES[level]
-        self.start(1)
-
-    def begin(self) -> WeighingRow:
-        """The player of a new episode."""
-        return _Sweeper(self._board, self._mines)
-
-
 class _Sweeper(WeighingRow):
     """One game: the numbers opened so far and the steps taken."""
 
-    def __init__(self, board: int, mines: int) -> None:
-        self._board, self._mines = board, mines
-        self._free = board * board - mines
+    def __init__(self, level: str) -> None:
+        self._board, self._mines = BOARD_AND_MINES[level]
+        self._free = self._board**2 - self._mines
         self._opened: dict[int, int] = {}
         self._steps = 0
         self._choice: tuple[dict[int, float], float] | None = None
@@ -109,3 +90,16 @@ class _Sweeper(WeighingRow):
         closed = self._free - len(self._opened)
         gain = (1.0 + HOPE * (closed - 1)) / self._free
         return (1.0 - risk) * gain - risk * (0.5 + 1.0 / self._free)
+
+
+class MineSweeper(WeighingRowPolicy):
+    """The safest cell, by exact probabilities; deterministic.
+
+    Clicking an opened cell again costs 0.5 / (free cells - 2), and as the episode ends after as many steps as there are
+    free cells, a late guess with a risk of some 0.1 to 0.2 is worth less than clicking so until the end.
+
+    Worth the same: all cells without risk; at first the four corners; all opened cells, where it clicks one again. Of
+    guesses, those that it weighs are worth the probability that this cell and the next one prove free.
+    """
+
+    player = _Sweeper

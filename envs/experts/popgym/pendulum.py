@@ -7,8 +7,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import log_ndtr
 
+from envs.experts.history import HistoryPolicy
 from envs.experts.popgym.pendulum_value import FASTEST, STEP, STRONGEST, advance, best_torque, wrap
-from envs.experts.popgym.rows import HistoryPolicy
 from envs.vector import Observation
 
 NOISE = {"Easy": 0.1, "Medium": 0.2, "Hard": 0.3}
@@ -22,9 +22,6 @@ SCATTER_TABLES = 61
 
 class PositionOnlyPendulum(HistoryPolicy):
     """The velocity is exactly the angle's last change; the torque is the best by the value of where it leads."""
-
-    def __init__(self, level: str) -> None:
-        self.start(1)
 
     def start(self, num_envs: int, seed: int = 0) -> None:
         """Forget everything."""
@@ -52,7 +49,7 @@ class NoisyPendulum(HistoryPolicy):
 
     def __init__(self, level: str) -> None:
         self._noise = NOISE[level]
-        self.start(1)
+        super().__init__(level)
 
     def start(self, num_envs: int, seed: int = 0) -> None:
         """Forget everything."""
