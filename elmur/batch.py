@@ -12,8 +12,10 @@ from torch import Tensor
 from elmur.spec import Discrete, Field, Image, TaskSpec
 from elmur.state import map_state
 
+# The fields that have a row for each step; the last two may be None.
+OF_STEPS = ("observation", "action", "return_to_go", "mask", "loss_mask", "label", "preference")
 
-@dataclass(frozen=True)
+
 class Reads:
     """What a way of learning reads of the data beside observations, actions and returns-to-go.
 
@@ -118,36 +120,17 @@ class SegmentBatch:
             cut = slice(begin, begin + context_length)
             first, last = begin == 0, begin + context_length >= self.num_steps
             yield SegmentBatch(
-                observation={name: part[:, cut] for name, part in self.observation.items()},
-                action=self.action[:, cut],
-                return_to_go=self.return_to_go[:, cut],
-                mask=self.mask[:, cut],
-                loss_mask=self.loss_mask[:, cut],
+                **{name: map_state(lambda part, cut=cut: part[:, cut], getattr(self, name)) for name in OF_STEPS},
                 is_first=self.is_first if first else torch.zeros_like(self.is_first),
                 is_last=self.is_last if last else torch.zeros_like(self.is_last),
                 start=self.start + begin,
-                label=None if self.label is None else self.label[:, cut],
-                preference=None if self.preference is None else self.preference[:, cut],
             )
 
     def followed_by(self, later: SegmentBatch) -> SegmentBatch:
         """These steps and then those of `later`, of the same lanes and episodes: what `split` took apart."""
-
-        def joined(name: str) -> Tensor:
-            return torch.cat([getattr(self, name), getattr(later, name)], dim=1)
-
-        return SegmentBatch(
-            observation={
-                name: torch.cat([part, later.observation[name]], 1) for name, part in self.observation.items()
-            },
-            action=joined("action"),
-            return_to_go=joined("return_to_go"),
-            mask=joined("mask"),
-            loss_mask=joined("loss_mask"),
-            is_first=self.is_first,
-            is_last=later.is_last,
-            start=self.start,
-        )
+        pairs = {name: (getattr(self, name), getattr(later, name)) for name in OF_STEPS}
+        joined = {name: map_state(lambda *parts: torch.cat(parts, dim=1), *pair) for name, pair in pairs.items()}
+        return SegmentBatch(**joined, is_first=self.is_first, is_last=later.is_last, start=self.start)
 
     def to(self, device: torch.device | str) -> SegmentBatch:
         """The same batch on another device (Lightning calls this); nobody waits for what goes to a GPU."""

@@ -1,9 +1,10 @@
-"""Checkpoints read: without executing anything, checked before use."""
+"""Checkpoints read, without executing anything, and checked before use; and the policy in an export, also written."""
 
 from __future__ import annotations
 
+import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from elmur.aliases import renamed
 from elmur.build import build
-from elmur.files import check_regular, read_json, read_text
+from elmur.files import check_regular, read_json, read_text, write_bytes, write_json
 from elmur.objectives.objective import with_head
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
@@ -75,7 +76,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def is_export(path: Path) -> bool:
-    """Whether it is the folder of an export (`elmur.export.folder`)."""
+    """Whether it is the folder of an export (`write_policy`)."""
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
@@ -112,6 +113,22 @@ def read_export(path: Path) -> dict[str, Any]:
         "elmur": {"version": CHECKPOINT_VERSION, "spec": spec, **ours},
         "state_dict": {f"model.{name}": tensor for name, tensor in weights.items()},
     }
+
+
+def write_policy(folder: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write what `elmur.load` needs. checkpoint: as `elmur.checkpoint.read_checkpoint` gives it."""
+    from safetensors.torch import save  # an extra
+
+    ours, prefix = checkpoint["elmur"], "model."
+    weights = {
+        name.removeprefix(prefix): tensor.detach().clone().contiguous()
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
+    about = {key: ours[key] for key in ("model", "head", "context_length") if ours.get(key) is not None}
+    write_bytes(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
+    write_json(folder / TASK, json.loads(ours["spec"]))
+    write_json(folder / CONFIG, {"library": "elmur", "format": EXPORT_VERSION, **about})
 
 
 def load_plain(path: Path, expected: str, map_location: Any | None = "cpu") -> Any:

@@ -23,8 +23,7 @@ class EpisodeClock(nn.Module):
         super().__init__()
         self.linear = nn.Linear(d_model, d_model)
         half = d_model // 2
-        self.register_buffer("frequencies", longest ** -(torch.arange(half) / half), persistent=False)
-        self.frequencies: Tensor
+        self.frequencies = nn.Buffer(longest ** -(torch.arange(half) / half), persistent=False)
 
     def forward(self, steps: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         weight = self.linear.weight

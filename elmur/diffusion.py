@@ -35,10 +35,8 @@ class NoiseSchedule(nn.Module):
         left = [math.cos((i / num_levels + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(num_levels + 1)]
         betas = torch.tensor([min(1 - after / before, LARGEST_BETA) for before, after in pairwise(left)])
         self.num_levels = num_levels
-        self.register_buffer("betas", betas, persistent=False)
-        self.register_buffer("alphas_cumprod", torch.cumprod(1 - betas, dim=0), persistent=False)
-        self.betas: Tensor
-        self.alphas_cumprod: Tensor
+        self.betas = nn.Buffer(betas, persistent=False)
+        self.alphas_cumprod = nn.Buffer(torch.cumprod(1 - betas, dim=0), persistent=False)
 
     def noisy(self, x0: Float[Tensor, "N H A"], noise: Tensor, level: Int[Tensor, " N"]) -> Float[Tensor, "N H A"]:
         """x0 with the noise of a level: sqrt(abar) x0 + sqrt(1 - abar) noise."""
@@ -97,8 +95,7 @@ class LevelEmbedding(nn.Module):
     def __init__(self, d_model: int) -> None:
         super().__init__()
         half = d_model // 2
-        self.register_buffer("rate", torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1))), persistent=False)
-        self.rate: Tensor
+        self.rate = nn.Buffer(torch.exp(torch.arange(half) * -(math.log(10000) / (half - 1))), persistent=False)
 
     def forward(self, level: Int[Tensor, " N"]) -> Float[Tensor, "N D"]:
         angle = level.unsqueeze(-1) * self.rate

@@ -25,8 +25,7 @@ class DiscreteEncoder(nn.Module):
         self.table = nn.Embedding(sum(field.sizes), d_model)
         nn.init.normal_(self.table.weight, std=len(field.sizes) ** -0.5)
         first_row = torch.tensor([0, *field.sizes[:-1]]).cumsum(0)
-        self.register_buffer("first_row", first_row, persistent=False)
-        self.first_row: Tensor
+        self.first_row = nn.Buffer(first_row, persistent=False)
 
     def forward(self, x: Int[Tensor, "... C"]) -> Float[Tensor, "... D"]:
         return embedding_sum(x + self.first_row, self.table.weight)
@@ -41,10 +40,8 @@ class VectorEncoder(nn.Module):
         self.normalise = field.mean is not None and field.std is not None
         mean = torch.tensor(field.mean or [0.0] * field.size)
         std = torch.tensor(field.std or [1.0] * field.size).clamp(min=MIN_STD)
-        self.register_buffer("mean", mean, persistent=False)  # kept in the TaskSpec
-        self.register_buffer("std", std, persistent=False)
-        self.mean: Tensor
-        self.std: Tensor
+        self.mean = nn.Buffer(mean, persistent=False)  # kept in the TaskSpec
+        self.std = nn.Buffer(std, persistent=False)
 
     def forward(self, x: Float[Tensor, "... n"]) -> Float[Tensor, "... D"]:
         x = x.to(self.linear.weight.dtype)

@@ -74,12 +74,7 @@ class ContinuousHead(Head):
         super().__init__(d_model)
         self.linear = nn.Linear(d_model, action.size)
         self.bounded = action.low is not None and action.high is not None
-        low = torch.tensor(action.low or [-1.0] * action.size)
-        high = torch.tensor(action.high or [1.0] * action.size)
-        self.register_buffer("middle", (high + low) / 2, persistent=False)  # kept in the TaskSpec
-        self.register_buffer("reach", (high - low) / 2, persistent=False)
-        self.middle: Tensor
-        self.reach: Tensor
+        self.middle, self.reach = middle_and_reach(action)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T A"]:
         out: Tensor = self.linear(x)
@@ -99,6 +94,13 @@ class ContinuousHead(Head):
     def score(self, prediction: Tensor, action: Tensor, mask: Tensor) -> Float[Tensor, ""]:
         """Minus the absolute error, mean over dimensions, summed over the masked steps."""
         return -((prediction - action).abs().mean(dim=-1) * mask).sum()
+
+
+def middle_and_reach(action: Vector) -> tuple[nn.Buffer, nn.Buffer]:
+    """Half the sum and half the difference of an action's bounds, `[A]`; 0 and 1 where it has none."""
+    low = torch.tensor(action.low or [-1.0] * action.size)
+    high = torch.tensor(action.high or [1.0] * action.size)
+    return nn.Buffer((high + low) / 2, persistent=False), nn.Buffer((high - low) / 2, persistent=False)
 
 
 def head_for(spec: TaskSpec, d_model: int) -> CategoricalHead | ContinuousHead:

@@ -88,8 +88,7 @@ class Relative(Position):
         self.content_bias = nn.Parameter(0.02 * torch.randn(n_head, self.d_head))  # r_w
         self.distance_bias = nn.Parameter(0.02 * torch.randn(n_head, self.d_head))  # r_r
         self.dropout = Dropout(dropout)
-        self.register_buffer("frequencies", frequencies(d_model), persistent=False)
-        self.frequencies: Tensor
+        self.frequencies = nn.Buffer(frequencies(d_model), persistent=False)
 
     def layer_part(self, d_model: int) -> nn.Module:
         r_net = nn.Linear(d_model, self.n_head * self.d_head, bias=False)
@@ -143,8 +142,7 @@ class Rope(Position):
         super().__init__()
         if (d_model // n_head) % 2:
             raise ValueError(f"rotary positions need an even head width; found d_model/n_head = {d_model // n_head}")
-        self.register_buffer("frequencies", frequencies(d_model // n_head, base), persistent=False)
-        self.frequencies: Tensor
+        self.frequencies = nn.Buffer(frequencies(d_model // n_head, base), persistent=False)
         self.scale = 1.0  # of both queries and keys
 
     def rotate(self, q: Tensor, k: Tensor, first: int) -> tuple[Tensor, Tensor]:
@@ -187,7 +185,8 @@ class Yarn(Rope):
         low = max(math.floor(_dimension_of(beta_fast, dim, base, max_seq_len)), 0)
         high = min(math.ceil(_dimension_of(beta_slow, dim, base, max_seq_len)), dim - 1)
         ramp = ((torch.arange(dim // 2, dtype=torch.float32) - low) / max(high - low, 0.001)).clamp(0, 1)
-        self.frequencies = self.frequencies * (1 - ramp) + self.frequencies / factor * ramp
+        stretched = self.frequencies * (1 - ramp) + self.frequencies / factor * ramp
+        self.frequencies = nn.Buffer(stretched, persistent=False)
         self.scale = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
@@ -201,8 +200,7 @@ class Alibi(Position):
 
     def __init__(self, d_model: int, n_head: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("slopes", torch.tensor(alibi_slopes(n_head), dtype=torch.float64), persistent=False)
-        self.slopes: Tensor
+        self.slopes = nn.Buffer(torch.tensor(alibi_slopes(n_head), dtype=torch.float64), persistent=False)
 
     def score_bias(self, q: Tensor, k: Tensor, projected: Tensor | None, first: int) -> Tensor:
         rows = torch.arange(first, first + q.shape[2], device=q.device).unsqueeze(1)
@@ -224,8 +222,7 @@ class Sinusoidal(Position):
 
     def __init__(self, d_model: int, n_head: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("frequencies", frequencies(d_model), persistent=False)
-        self.frequencies: Tensor
+        self.frequencies = nn.Buffer(frequencies(d_model), persistent=False)
 
     def embed(self, x: Float[Tensor, "B T D"], first: int) -> Float[Tensor, "B T D"]:
         dtype = at_least_float32(x)

@@ -28,9 +28,8 @@ from callbacks.export.programs import (
 )
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet
-from elmur.checkpoint import CONFIG, TASK, WEIGHTS, is_export
-from elmur.export.folder import STEP, write_policy
-from elmur.export.program import IS_FIRST, StepProgram
+from elmur.checkpoint import CONFIG, TASK, WEIGHTS, is_export, write_policy
+from elmur.export.program import IS_FIRST, STEP, StepProgram
 from elmur.export.trace import ExportError, onnx_operators, program_of, signature_of, traced, write_onnx, write_torch
 from elmur.files import read_json, write_json, write_text
 from elmur.policy import StreamingPolicy, episode_seeds, first_state

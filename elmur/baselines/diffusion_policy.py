@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from elmur.baselines.recurrent import Stream
 from elmur.batch import SegmentBatch
 from elmur.diffusion import ConditionalUnet1d, Noise, NoiseSchedule
 from elmur.draws import Draws
 from elmur.encoders import ObservationEncoder
-from elmur.heads import Head, exact
+from elmur.heads import Head, exact, middle_and_reach
 from elmur.sequence_model import Output, SequenceModel
 from elmur.spec import Discrete, Image, TaskSpec, Vector
 
@@ -32,13 +33,6 @@ class Past:
 
     encoded: Tensor
     empty: Bool[Tensor, " B"]
-
-
-@dataclass
-class Stream:
-    """An open segment: the observations so far."""
-
-    memory: Past
 
 
 class DiffusionHead(Head):
@@ -55,15 +49,10 @@ class DiffusionHead(Head):
         self, denoiser: ConditionalUnet1d, action: Vector, width: int, pred_horizon: int, levels: int, max_plans: int
     ) -> None:
         super().__init__(width)
-        assert action.low is not None and action.high is not None
         self.denoiser, self.pred_horizon, self.max_plans = denoiser, pred_horizon, max_plans
         self.schedule = NoiseSchedule(levels)
         self.use_sampler(levels)
-        low, high = torch.tensor(action.low), torch.tensor(action.high)
-        self.register_buffer("middle", (high + low) / 2, persistent=False)  # kept in the TaskSpec
-        self.register_buffer("reach", (high - low) / 2, persistent=False)
-        self.middle: Tensor
-        self.reach: Tensor
+        self.middle, self.reach = middle_and_reach(action)
 
     def use_sampler(self, steps: int) -> None:
         """Act with so many passes of the denoiser: as many as there are levels is DDPM, fewer DDIM."""
@@ -223,4 +212,5 @@ class DiffusionPolicy(SequenceModel):
         return prediction
 
     def close_segment(self, stream: Stream, last: SegmentBatch) -> Past:
-        return stream.memory
+        memory: Past = stream.memory
+        return memory

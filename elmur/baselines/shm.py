@@ -49,8 +49,7 @@ class HadamardMemory(Mixer):
         nn.init.xavier_uniform_(self.theta.weight)
         self.out = nn.Linear(memory_size, d_model)
         order = torch.randint(rows, (SEQUENCE,), generator=torch.Generator().manual_seed(0))
-        self.register_buffer("order", order, persistent=False)
-        self.order: Tensor
+        self.order = nn.Buffer(order, persistent=False)
 
     def initial(self, like: Tensor, batch_size: int) -> HadamardState:
         return HadamardState(

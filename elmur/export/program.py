@@ -20,6 +20,7 @@ Tensors = dict[str, Tensor]
 IS_FIRST, LAST_ACTION, RETURN_TO_GO = "is_first", "last_action", "return_to_go"
 ACTION, PREDICTION = "action", "prediction"
 MEMORY, NEXT = "memory_", "next_"
+STEP = "step.json"  # the file with names, types and shapes of what the programs take and give
 
 
 @dataclass

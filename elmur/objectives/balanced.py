@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from elmur.batch import SegmentBatch
-from elmur.heads import CategoricalHead, exact
-from elmur.objectives.objective import Cloning, WindowLoss, balance_of, unroll
+from elmur.heads import exact
+from elmur.objectives.objective import Cloning, WindowLoss, balance_of, check_choices, unroll
 from elmur.sequence_model import SequenceModel
 
 
@@ -30,11 +30,7 @@ class Balanced(Cloning):
         self.power = power
 
     def prepare(self, model: SequenceModel) -> None:
-        if not isinstance(model.head, CategoricalHead):
-            raise ValueError(
-                f"balanced cloning counts choices, and {type(model).__name__} ends in a {type(model.head).__name__} "
-                f"for the actions of {model.spec.name}; use module=imitation"
-            )
+        check_choices(model, "balanced cloning counts choices")
 
     def window(
         self, model: SequenceModel, batch: SegmentBatch, segments: Sequence[SegmentBatch], memory: Any, keep: bool

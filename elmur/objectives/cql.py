@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from elmur.draws import Draws
-from elmur.heads import exact
-from elmur.objectives.critics import ChoiceCritics, VectorCritics, chosen, middle_and_reach
+from elmur.heads import exact, middle_and_reach
+from elmur.objectives.critics import ChoiceCritics, VectorCritics, chosen
 from elmur.objectives.transitions import FeatureHead, TransitionObjective, Transitions
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, TaskSpec, Vector
@@ -67,11 +67,7 @@ class SquashedGaussian(nn.Module):
     def __init__(self, d_model: int, action: Vector) -> None:
         super().__init__()
         self.linear = nn.Linear(d_model, 2 * action.size)
-        middle, reach = middle_and_reach(action)
-        self.register_buffer("middle", middle, persistent=False)
-        self.register_buffer("reach", reach, persistent=False)
-        self.middle: Tensor
-        self.reach: Tensor
+        self.middle, self.reach = middle_and_reach(action)
 
     def parameters_of(self, x: Float[Tensor, "*steps D"]) -> tuple[Tensor, Tensor]:
         """Mean and log deviation of u."""

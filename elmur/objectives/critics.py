@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elmur.heads import exact
+from elmur.heads import exact, middle_and_reach
 from elmur.spec import Discrete, Vector
 
 
@@ -41,11 +41,7 @@ class VectorCritics(nn.Module):
     def __init__(self, d_model: int, action: Vector, hidden_layers: Sequence[int]) -> None:
         super().__init__()
         self.twins = nn.ModuleList(mlp(d_model + action.size, hidden_layers, 1) for _ in range(2))
-        middle, reach = middle_and_reach(action)
-        self.register_buffer("middle", middle, persistent=False)  # kept in the TaskSpec
-        self.register_buffer("reach", reach, persistent=False)
-        self.middle: Tensor
-        self.reach: Tensor
+        self.middle, self.reach = middle_and_reach(action)
 
     def forward(self, x: Float[Tensor, "*steps D"], action: Float[Tensor, "*steps A"]) -> Float[Tensor, "twins ..."]:
         both = torch.cat([x, ((action - self.middle) / self.reach).to(x.dtype)], dim=-1)
@@ -61,11 +57,3 @@ def chosen(values: Float[Tensor, "*lead A"], action: Int[Tensor, "*steps"]) -> F
     """The values of the chosen actions; leading dimensions that `action` lacks are gone through alike."""
     index = action.expand(values.shape[:-1]).unsqueeze(-1)
     return values.gather(-1, index).squeeze(-1)
-
-
-def middle_and_reach(action: Vector) -> tuple[Float[Tensor, " A"], Float[Tensor, " A"]]:
-    """Half the sum and half the difference of an action's bounds; 0 and 1 where it has none."""
-    if action.low is None or action.high is None:
-        return torch.zeros(action.size), torch.ones(action.size)
-    low, high = torch.tensor(action.low), torch.tensor(action.high)
-    return (high + low) / 2, (high - low) / 2

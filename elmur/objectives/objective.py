@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from elmur.batch import Reads, SegmentBatch
 from elmur.build import build
+from elmur.heads import CategoricalHead
 from elmur.sequence_model import Output, SequenceModel
 from elmur.spec import TaskSpec
 
@@ -71,6 +72,15 @@ def balance_of(outputs: Sequence[Output]) -> Tensor | None:
     """The mean balance loss of the segments that have one."""
     known = [output.balance_loss for output in outputs if output.balance_loss is not None]
     return torch.stack(known).mean() if known else None
+
+
+def check_choices(model: SequenceModel, what: str) -> None:
+    """Raises ValueError for a model whose actions are no choices. what: why the objective needs them."""
+    if not isinstance(model.head, CategoricalHead):
+        raise ValueError(
+            f"{what}, and {type(model).__name__} ends in a {type(model.head).__name__} for the actions of "
+            f"{model.spec.name}; use module=imitation"
+        )
 
 
 def with_head(

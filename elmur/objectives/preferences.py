@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from elmur.batch import Reads, SegmentBatch
-from elmur.heads import CategoricalHead, exact
-from elmur.objectives.objective import Objective, WindowLoss, balance_of, unroll
+from elmur.heads import exact
+from elmur.objectives.objective import Objective, WindowLoss, balance_of, check_choices, unroll
 from elmur.sequence_model import SequenceModel
 
 
@@ -35,11 +35,7 @@ class Preferences(Objective):
         self.temperature, self.action_share = temperature, action_share
 
     def prepare(self, model: SequenceModel) -> None:
-        if not isinstance(model.head, CategoricalHead):
-            raise ValueError(
-                f"preferences are among choices, and {type(model).__name__} ends in a {type(model.head).__name__} for "
-                f"the actions of {model.spec.name}; use module=imitation"
-            )
+        check_choices(model, "preferences are among choices")
 
     def window(
         self, model: SequenceModel, batch: SegmentBatch, segments: Sequence[SegmentBatch], memory: Any, keep: bool

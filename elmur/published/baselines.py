@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from elmur.baselines.valve import ACTIVATIONS
-from elmur.published.config import PublishedError, token_format
+from elmur.published.config import Key, PublishedError, misfits, one_of, token_format, whole
 from elmur.published.config import task_spec as task_spec_of
 from elmur.published.weights import Reader, encoder_weight
 from elmur.spec import TaskSpec, Vector
@@ -33,17 +33,27 @@ JOINS = {
     (True, True): ("elmur.published.layers.TwiceGated", "elmur.residual.Gated"),
 }
 ARCHITECTURES = {"TrXL": (False, False), "TrXL-I": (False, True), "GTrXL": (True, True)}  # arch_mode
-COUNTS = {"state_dim": -1, "act_dim": 1, "n_layer": 1, "n_head": 1, "d_model": 2, "d_head": 1, "mem_len": 0}  # from
-FLAGS = ("mem_at_end", "skip_dec_ffn", "use_gate", "use_stable_version")
-# Keys whose other values are other models, of which there are no weights to compare with: what they must be.
-FIXED: dict[str, tuple[Any, ...]] = {
-    "ext_len": (0, None), "pre_lnorm": (False, None), "attn_type": (0, None), "clamp_len": (-1, None),
-    "same_length": (False, None), "read_mem_from_cache": (False, None), "sample_softmax": (-1, None),
-    "dtype": ("float32", "float64", None),  # in bfloat16 the released models stop with an error
+SWITCH = Key("true or false", lambda v: type(v) is bool)
+PART = Key("a number from 0 up to below 1", lambda v: type(v) in (int, float) and 0 <= v < 1)
+SWITCHES = ("mem_at_end", "skip_dec_ffn", "use_gate", "use_stable_version")
+
+
+def only(*values: Any) -> Key:
+    """One of these values, or null: others are other models, of which there are no weights to compare with."""
+    return Key(" or ".join(map(str, values)), lambda v: v is None or v in values)
+
+
+KEYS: dict[str, Key] = {
+    "state_dim": whole(-1), "act_dim": whole(1), "n_layer": whole(1), "n_head": whole(1), "d_model": whole(2),
+    "d_head": whole(1), "mem_len": whole(0), "num_mem_tokens": whole(0), "n_head_ca": whole(0), "dropout": PART,
+    "dropatt": PART, "env_name": Key("a name", lambda v: isinstance(v, str)), **dict.fromkeys(SWITCHES, SWITCH),
+    "ext_len": only(0), "pre_lnorm": only(False), "attn_type": only(0), "clamp_len": only(-1),
+    "same_length": only(False), "read_mem_from_cache": only(False), "sample_softmax": only(-1),
+    "dtype": only("float32", "float64"),  # in bfloat16 the released models stop with an error
 }  # fmt: skip
 IGNORED = {
     "padding_idx", "max_ep_len", "label_smoothing", "mode", "model_mode", "arch_mode", "tgt_len", "d_inner",
-    "num_mem_tokens", "n_head_ca", "mrv_act", "dropout", "dropatt", "env_name",
+    "mrv_act",
 }  # fmt: skip
 # What the class owns and never uses, and what it owns and a configuration leaves unused.
 UNUSED = re.compile(r"embed_timestep\.|embed_ln\.|pos_emb\.inv_freq$|layers\.\d+\.(dec_attn|pos_ff)\.layer_norm\.")
@@ -56,35 +66,21 @@ def check_keys(config: Mapping[str, Any], mode: str) -> dict[str, Any]:
         raise PublishedError(f"arch_mode: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
     flags = dict(zip(("use_gate", "use_stable_version"), ARCHITECTURES[arch], strict=True))
     full: dict[str, Any] = {**flags, **{k: v for k, v in config.items() if v is not None}, **MODES[mode]}
-    full = {**dict.fromkeys(FLAGS, False), "num_mem_tokens": 0, "n_head_ca": 0, "dropout": 0.2, **full}
-    problems = [f"{key}: unknown" for key in full if key not in {*COUNTS, *FLAGS, *FIXED, *IGNORED}]
-    problems += [f"{key}: expected {' or '.join(str(value) for value in fixed if value is not None)}, found "
-                 f"{full[key]!r}, which cannot be imported" for key, fixed in FIXED.items()
-                 if full.get(key) not in fixed]  # fmt: skip
-    problems += [f"{key}: expected true or false, found {full[key]!r}" for key in FLAGS if type(full[key]) is not bool]
-    counts = {**COUNTS, "num_mem_tokens": 0, "n_head_ca": 0}
+    full = {**dict.fromkeys(SWITCHES, False), "num_mem_tokens": 0, "n_head_ca": 0, "dropout": 0.2, **full}
+    keys = dict(KEYS)
     if not full["skip_dec_ffn"]:
-        counts["d_inner"] = 1
-    problems += [f"{key}: expected a whole number from {least}, found {full.get(key)!r}"
-                 for key, least in counts.items() if type(full.get(key)) is not int or full[key] < least]  # fmt: skip
-    problems += [f"{key}: expected a number from 0 up to below 1, found {full.get(key)!r}"
-                 for key in ("dropout", "dropatt") if not is_share(full.get(key))]  # fmt: skip
-    if not isinstance(full.get("env_name"), str):
-        problems.append(f"env_name: expected a name, found {full.get('env_name')!r}")
-    if mode in ("RATE", "RMT") and full["num_mem_tokens"] == 0:
-        problems.append(f"num_mem_tokens: expected a whole number from 1 for {mode}, found 0")
-    if full["n_head_ca"] and str(full.get("mrv_act")) not in ACTIVATIONS:
-        problems.append(f"mrv_act: expected one of {', '.join(ACTIVATIONS)}, found {full.get('mrv_act')!r}")
-    if full["skip_dec_ffn"] and full["use_stable_version"]:
-        problems.append("skip_dec_ffn: expected false with use_stable_version (the model crashes there), found true")
+        keys["d_inner"] = whole(1)
+    if mode in ("RATE", "RMT"):
+        keys["num_mem_tokens"] = Key(f"a whole number from 1 for {mode}", whole(1).fits)
+    if full["n_head_ca"]:
+        keys["mrv_act"] = one_of(*ACTIVATIONS)
+    if full["use_stable_version"]:
+        keys["skip_dec_ffn"] = Key("false with use_stable_version (the model crashes there)", lambda v: v is False)
+    problems = [f"{key}: unknown" for key in full if key not in {*KEYS, *IGNORED}]
+    problems += misfits(full, keys)
     if problems:
         raise PublishedError(f"the model section of config.json does not fit a {mode}: {'; '.join(problems)}")
     return full
-
-
-def is_share(value: Any) -> bool:
-    """Whether a value is a number from 0 up to below 1."""
-    return isinstance(value, int | float) and type(value) is not bool and 0 <= value < 1
 
 
 def task_spec(config: Mapping[str, Any], mode: str) -> TaskSpec:

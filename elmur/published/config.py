@@ -96,15 +96,20 @@ def check_keys(config: Mapping[str, Any]) -> dict[str, Any]:
             f"unknown {unknown or 'nothing'}"
         )
     full = {**DEFAULTS, **config}
+    if problems := misfits(full, {name: KEYS[name] for name in full}) or other_positions(full):
+        raise PublishedError("; ".join(problems))
+    return full
+
+
+def misfits(full: Mapping[str, Any], keys: Mapping[str, Key]) -> list[str]:
+    """What each value is that its key does not allow, and what was expected."""
     problems = []
-    for name, value in full.items():
-        key = KEYS[name]
+    for name, key in keys.items():
+        value = full.get(name)
         if not key.fits(value) and not (value is None and key.of is not None and not full[key.of]):
             why = f" ({WHY[name]})" if value in ("yarn", "bfloat16") and name in WHY else ""
             problems.append(f"{name}: expected {key.says}, found {value!r}{why}")
-    if problems := problems or other_positions(full):
-        raise PublishedError("; ".join(problems))
-    return full
+    return problems
 
 
 def other_positions(full: Mapping[str, Any]) -> list[str]:

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elmur.residual import Gated, PostNorm, PreNorm
+from elmur.residual import Gated, PostNorm, PreNorm, Residual
 
 
-class TwicePostNorm(PostNorm):
-    """norm(2 x + f(x)): attention of the architecture called TrXL there."""
+class Twice(Residual):
+    """What is added inside the sub-layer once more: its input, as it sees it."""
 
     def forward(self, x: Tensor, f: Callable[[Tensor], Any]) -> Any:
         return super().forward(x, lambda y: y + f(y))
+
+
+class TwicePostNorm(Twice, PostNorm):
+    """norm(2 x + f(x)): attention of the architecture called TrXL there."""
 
 
 class Rectified(PreNorm):
@@ -25,21 +29,15 @@ class Rectified(PreNorm):
         return x + torch.relu(y)
 
 
-class TwiceRectified(Rectified):
+class TwiceRectified(Twice, Rectified):
     """x + relu(y + f(y)), y = norm(x): attention of TrXL-I. Its cache is not normalised."""
-
-    def forward(self, x: Tensor, f: Callable[[Tensor], Any]) -> Any:
-        return super().forward(x, lambda y: y + f(y))
 
     def cached(self, x: Tensor) -> Tensor:
         return x
 
 
-class TwiceGated(Gated):
+class TwiceGated(Twice, Gated):
     """gate(x, relu(y + f(y))), y = norm(x): attention of GTrXL. Its cache is not normalised."""
-
-    def forward(self, x: Tensor, f: Callable[[Tensor], Any]) -> Any:
-        return super().forward(x, lambda y: y + f(y))
 
     def cached(self, x: Tensor) -> Tensor:
         return x

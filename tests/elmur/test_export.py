@@ -23,8 +23,7 @@ from elmur.baselines.memory_tokens import AsPublished, Trained
 from elmur.baselines.recurrent import GRU
 from elmur.baselines.rmt import RMT
 from elmur.batch import SegmentBatch
-from elmur.checkpoint import CONFIG, TASK, WEIGHTS, CheckpointError, load_model
-from elmur.export.folder import write_policy
+from elmur.checkpoint import CONFIG, TASK, WEIGHTS, CheckpointError, load_model, write_policy
 from elmur.export.program import StepProgram
 from elmur.export.trace import ExportError, example_of, program_of, signature_of, traced, write_onnx
 from elmur.policy import StreamingPolicy, episode_seeds, first_state
