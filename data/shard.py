@@ -373,8 +373,7 @@ class Shard:
         if self._pid != os.getpid():
             self.open()
         try:
-            rows: Array = self._arrays[key][begin:end]
-            return rows
+            return self._arrays[key][begin:end]
         except OSError as error:
             raise self._damage(key, begin, end) from error
 

@@ -127,8 +127,7 @@ class SelfAttention(nn.Module):
             cache.keys[:, :, first:end], cache.values[:, :, first:end] = k, v
             k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
         bias = position.score_bias(raw, k, projected, first)
-        out: Tensor = self.dropout(self.out(attend(q, k, v, bias, self.dropatt if self.training else 0.0)))
-        return out
+        return self.dropout(self.out(attend(q, k, v, bias, self.dropatt if self.training else 0.0)))
 
     def empty_cache(self, batch_size: int, num_tokens: int, like: Tensor) -> KeyValueCache:
         """A cache with room for `num_tokens`."""

@@ -52,8 +52,7 @@ def map_banks(function: Callable[[str, Bank], Tensor], state: State) -> State:
             return type(node)(**{f.name: visit(getattr(node, f.name), (*path, f.name)) for f in fields(node)})
         return node
 
-    result: State = visit(state, ())
-    return result
+    return visit(state, ())
 
 
 def banks(state: Any) -> dict[str, Bank]:

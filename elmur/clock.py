@@ -29,8 +29,7 @@ class EpisodeClock(nn.Module):
         weight = self.linear.weight
         dtype = at_least_float32(weight)
         angle = steps.unsqueeze(-1).to(dtype) * self.frequencies.to(dtype)
-        out: Tensor = self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(weight.dtype))
-        return out
+        return self.linear(torch.cat([angle.sin(), angle.cos()], dim=-1).to(weight.dtype))
 
 
 @runtime_checkable

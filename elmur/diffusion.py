@@ -112,8 +112,7 @@ class ConvBlock(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "N C H"]) -> Float[Tensor, "N K H"]:
-        out: Tensor = self.block(x)
-        return out
+        return self.block(x)
 
 
 class ConditionalBlock(nn.Module):
@@ -128,8 +127,7 @@ class ConditionalBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "N C H"], condition: Float[Tensor, "N F"]) -> Float[Tensor, "N K H"]:
         scale, shift = self.cond_encoder(condition).unsqueeze(-1).chunk(2, dim=1)
-        out: Tensor = self.blocks[1](scale * self.blocks[0](x) + shift) + self.residual_conv(x)
-        return out
+        return self.blocks[1](scale * self.blocks[0](x) + shift) + self.residual_conv(x)
 
 
 class Resampled(nn.Module):
@@ -140,8 +138,7 @@ class Resampled(nn.Module):
         self.conv = conv
 
     def forward(self, x: Float[Tensor, "N C H"]) -> Float[Tensor, "N C K"]:
-        out: Tensor = self.conv(x)
-        return out
+        return self.conv(x)
 
 
 class ConditionalUnet1d(nn.Module):

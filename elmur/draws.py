@@ -33,8 +33,7 @@ def mixed(state: Words) -> Words:
     z = state + GOLDEN
     z = (z ^ (z >> SHIFTS[0])) * MULTIPLIERS[0]
     z = (z ^ (z >> SHIFTS[1])) * MULTIPLIERS[1]
-    result: Words = z ^ (z >> SHIFTS[2])
-    return result
+    return z ^ (z >> SHIFTS[2])
 
 
 class Draws:

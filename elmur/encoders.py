@@ -47,8 +47,7 @@ class VectorEncoder(nn.Module):
         x = x.to(self.linear.weight.dtype)
         if self.normalise:
             x = (x - self.mean) / self.std
-        out: Tensor = self.linear(x)
-        return out
+        return self.linear(x)
 
 
 class ImageEncoder(nn.Module):
@@ -114,8 +113,7 @@ class ObservationEncoder(nn.Module):
         encoded = [encoder(observation[self.names[name]]) for name, encoder in self.parts.items()]
         if self.images is not None:
             encoded.append(self.images([observation[name] for name in self.image_names]))
-        total: Tensor = sum(encoded[1:], start=encoded[0])
-        return total
+        return sum(encoded[1:], start=encoded[0])
 
 
 class ActionEncoder(nn.Module):
@@ -152,8 +150,7 @@ class ReturnEncoder(nn.Module):
         self.linear = nn.Linear(1, d_model)
 
     def forward(self, return_to_go: Float[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        out: Tensor = self.linear(return_to_go.unsqueeze(-1).to(self.linear.weight.dtype))
-        return out
+        return self.linear(return_to_go.unsqueeze(-1).to(self.linear.weight.dtype))
 
 
 class BoardEncoder(ObservationEncoder):
@@ -187,5 +184,4 @@ class BoardEncoder(ObservationEncoder):
         shown = F.one_hot(cells, self.values).sum(dim=-2)
         value = cells.gather(-1, (choice - 1).clamp(min=0)) + 1
         chosen = torch.where(choice > 0, value, 0).squeeze(-1)
-        out: Tensor = super().forward(observation) + self.counts(shown) + self.chosen(chosen)
-        return out
+        return super().forward(observation) + self.counts(shown) + self.chosen(chosen)

@@ -46,8 +46,7 @@ class CategoricalHead(Head):
         self.linear = nn.Linear(d_model, action.sizes[0], bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T A"]:
-        out: Tensor = self.linear(x)
-        return out
+        return self.linear(x)
 
     def act(self, logits: Float[Tensor, "B A"], draws: Draws | None) -> Int[Tensor, " B"]:
         """The likeliest action; one drawn from the softmax where random numbers are given."""

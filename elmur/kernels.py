@@ -96,8 +96,7 @@ def _times(gate_up: Tensor, factor: Tensor | None) -> Tensor:
     """silu(gate) * up * factor; `factor` is a constant."""
     if not (torch.is_grad_enabled() and gate_up.requires_grad):
         return _product(gate_up, factor)
-    out: Tensor = _Gated.apply(gate_up, factor)  # type: ignore[no-untyped-call]
-    return out
+    return _Gated.apply(gate_up, factor)  # type: ignore[no-untyped-call]
 
 
 def _product(gate_up: Tensor, factor: Tensor | None) -> Tensor:

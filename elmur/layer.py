@@ -116,8 +116,7 @@ class ELMURLayer(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """1. Tokens attend to each other, causally."""
-        out: Tensor = self.attention_residual(x, lambda y: self.attention(y, position, projected, first, cache))
-        return out
+        return self.attention_residual(x, lambda y: self.attention(y, position, projected, first, cache))
 
     def read(self, x: Float[Tensor, "B Q D"], view: View, first: int = 0) -> Tensor:
         """2. The tokens `first .. first + Q - 1` attend to the slots."""
@@ -125,13 +124,11 @@ class ELMURLayer(nn.Module):
         assert reader is not None and self.read_residual is not None
         if bias is not None:
             bias = bias[:, :, first : first + x.shape[1]]
-        out: Tensor = self.read_residual(x, lambda y: reader(y, view.slots, bias, view.sees_any))
-        return out
+        return self.read_residual(x, lambda y: reader(y, view.slots, bias, view.sees_any))
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """3. Every token passes the feed-forward."""
-        out: tuple[Tensor, Tensor | None] = self.feedforward_residual(x, self.feedforward)
-        return out
+        return self.feedforward_residual(x, self.feedforward)
 
     def write(self, memory: Memory, x: Float[Tensor, "B T D"], segment: Segment) -> tuple[Memory, Tensor | None]:
         """4. The chosen slots attend to the tokens, pass a feed-forward of their own, and are blended in."""

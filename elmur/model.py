@@ -211,8 +211,7 @@ class ELMUR(TokenModel):
         """Tokens `first .. first + Q - 1` of a segment with their step and position added, and dropout."""
         if self.clock is not None:
             x = x + self.clock(steps)
-        out: Tensor = self.dropout(self.position.embed(x, first))
-        return out
+        return self.dropout(self.position.embed(x, first))
 
     def segment(self, start: Int[Tensor, " B"], num_steps: int, x: Float[Tensor, "B T D"]) -> Segment:
         """Steps, dates and codes of the segment of `num_steps` steps that begins at `start`."""

@@ -132,8 +132,7 @@ class StreamingPolicy:
         action = self.model.head.act(prediction, draws)
         self._steps += 1
         self._executed = action.unsqueeze(1)
-        result: Array = action.cpu().numpy()
-        return result
+        return action.cpu().numpy()
 
     @torch.inference_mode()
     def observe(self, action: Any, reward: Any) -> None:

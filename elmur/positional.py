@@ -103,8 +103,7 @@ class Relative(Position):
         """sin and cos, side by side, of distance times frequency; with dropout."""
         dtype = at_least_float32(like)
         angle = distance.unsqueeze(-1).to(dtype) * self.frequencies.to(dtype)
-        codes: Tensor = self.dropout(torch.cat([angle.sin(), angle.cos()], dim=-1).to(like.dtype))
-        return codes
+        return self.dropout(torch.cat([angle.sin(), angle.cos()], dim=-1).to(like.dtype))
 
     def project(self, codes: Tensor | None, part: nn.Module | None) -> Float[Tensor, "_ H T d"]:
         assert codes is not None and part is not None

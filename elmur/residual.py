@@ -50,16 +50,14 @@ class PostNorm(Residual):
     """norm(x + f(x)), as published."""
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
-        out: Tensor = self.norm(x + y)
-        return out
+        return self.norm(x + y)
 
 
 class PreNorm(Residual):
     """x + f(norm(x))."""
 
     def source(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm(x)
-        return out
+        return self.norm(x)
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y
@@ -87,8 +85,7 @@ class Gate(nn.Module):
         stream_reset, stream_update = self.of_stream(x).chunk(2, dim=-1)
         z = torch.sigmoid(update + stream_update - self.bias)
         h = torch.tanh(candidate + self.of_reset(torch.sigmoid(reset + stream_reset) * x))
-        out: Tensor = (1 - z) * x + z * h
-        return out
+        return (1 - z) * x + z * h
 
 
 class Gated(PreNorm):
@@ -99,5 +96,4 @@ class Gated(PreNorm):
         self.gate = Gate(d_model, bias)
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
-        out: Tensor = self.gate(x, torch.relu(y))
-        return out
+        return self.gate(x, torch.relu(y))

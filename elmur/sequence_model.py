@@ -88,8 +88,7 @@ class SequenceModel(nn.Module, ABC):
         """
         stream.add(now, before)
         output, _ = self(stream.steps, stream.memory, write=False)
-        prediction: Tensor = output.prediction[:, -1]
-        return prediction
+        return output.prediction[:, -1]
 
     def close_segment(self, stream: Any, last: SegmentBatch) -> Any:
         """The state after the segment, whose last step was `last`, with the action that was executed."""
@@ -124,5 +123,4 @@ class Wrapping(SequenceModel):
     def forward(
         self, batch: SegmentBatch, memory: Any, write: bool = True, write_grad: bool = True
     ) -> tuple[Output, Any]:
-        found: tuple[Output, Any] = self.model(batch, memory, write, write_grad)
-        return found
+        return self.model(batch, memory, write, write_grad)

@@ -112,8 +112,7 @@ class Leaf:
         """This part of one observation, of the field's shape."""
         for key in self.path:
             observation = observation[key]
-        found: Array = self.stored(np.asarray(observation)[None])[0]
-        return found
+        return self.stored(np.asarray(observation)[None])[0]
 
     def stored_action(self, values: Array) -> Array:
         """Actions [T, ...] as a task's column has them. Raises SpaceError for a choice that is none."""
@@ -123,8 +122,7 @@ class Leaf:
         parts = values.reshape(len(values), -1).astype(np.int64) - first
         if parts.shape[1] != len(sizes) or (parts < 0).any() or (parts >= np.array(sizes)).any():
             raise SpaceError(f"actions: found values outside {self.kind} {list(sizes)} from {first.tolist()}")
-        number: Array = np.asarray(np.ravel_multi_index(tuple(parts.T), sizes), np.int64)
-        return number
+        return np.asarray(np.ravel_multi_index(tuple(parts.T), sizes), np.int64)
 
 
 def leaves(space: Any, without: tuple[str, ...] = (), option: str = "without") -> list[Leaf]:

@@ -136,8 +136,7 @@ def hdf5_array(file: Any, key: str) -> Array:
     if dataset.dtype.kind not in "biuf":
         raise ReadError(f"{key}: found {dataset.dtype}, expected numbers")
     check_size(key, math.prod(dataset.shape) * dataset.dtype.itemsize, dataset.id.get_storage_size())
-    values: Array = np.asarray(dataset[()])
-    return values
+    return np.asarray(dataset[()])
 
 
 def check_dataset(dataset: Any, key: str) -> None:

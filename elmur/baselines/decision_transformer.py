@@ -16,7 +16,7 @@ from elmur.dropout import Dropout
 from elmur.heads import head_for
 from elmur.sequence_model import Output
 from elmur.spec import TaskSpec
-from elmur.token_model import TokenModel
+from elmur.token_model import TokenModel, foreign_state
 from elmur.tokens import TokenFormat
 
 
@@ -150,7 +150,4 @@ class DecisionTransformer(TokenModel):
         expected = (self.window - 1) * self.format.tokens_per_step, self.d_model
         found = tuple(memory.tokens.shape[1:]) if isinstance(memory, Window) else type(memory).__name__
         if found != expected:
-            raise ValueError(
-                f"the state is not one of this DecisionTransformer: expected a window of {list(expected)} per lane, "
-                f"found {found}; give it what its own initial_memory or forward returned"
-            )
+            raise foreign_state(self, f"a window of {list(expected)}", found)

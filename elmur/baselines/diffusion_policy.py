@@ -65,8 +65,7 @@ class DiffusionHead(Head):
         """Plans, in the action's own units; `normal` gives numbers from N(0, 1) like a tensor."""
         noise = normal(exact(condition).new_empty(len(condition), self.pred_horizon, len(self.reach)))
         plan = self.schedule.sample(lambda x, level: self.denoiser(x, level, condition), noise, levels, normal)
-        scaled: Tensor = self.middle + self.reach * plan
-        return scaled
+        return self.middle + self.reach * plan
 
     def act(self, prediction: Float[Tensor, "B F"], draws: Draws | None) -> Float[Tensor, "B A"]:
         """The first action of a plan that is drawn; without `draws` its noise is the global generator's."""
@@ -208,9 +207,7 @@ class DiffusionPolicy(SequenceModel):
 
     def step(self, stream: Stream, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B F"]:
         output, stream.memory = self(now, stream.memory)
-        prediction: Tensor = output.prediction[:, 0]
-        return prediction
+        return output.prediction[:, 0]
 
     def close_segment(self, stream: Stream, last: SegmentBatch) -> Past:
-        memory: Past = stream.memory
-        return memory
+        return stream.memory

@@ -60,8 +60,7 @@ class RecurrentModel(TokenModel):
 
     def step(self, stream: Stream, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B A"]:
         x, stream.memory = self.recur(self.dropout(torch.cat(self.newest(now, before), dim=1)), stream.memory)
-        prediction: Tensor = self.head(self.dropout(x[:, -1:]))[:, 0]
-        return prediction
+        return self.head(self.dropout(x[:, -1:]))[:, 0]
 
     def close_segment(self, stream: Stream, last: SegmentBatch) -> Any:
         if not self.format.after:

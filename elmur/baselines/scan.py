@@ -23,8 +23,7 @@ def scan(
     """
     if decay.shape[1] == 1:
         return decay * initial.unsqueeze(1) + update
-    out: Tensor = _Scan.apply(decay, update, initial)  # type: ignore[no-untyped-call]
-    return out
+    return _Scan.apply(decay, update, initial)  # type: ignore[no-untyped-call]
 
 
 class _Scan(torch.autograd.Function):

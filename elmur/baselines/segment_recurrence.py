@@ -18,7 +18,7 @@ from elmur.heads import head_for
 from elmur.model import added
 from elmur.sequence_model import OpenSegment, Output
 from elmur.spec import TaskSpec
-from elmur.token_model import TokenModel
+from elmur.token_model import TokenModel, foreign_state
 from elmur.tokens import TokenFormat
 
 
@@ -145,8 +145,7 @@ class SegmentRecurrence(TokenModel):
         if isinstance(stream, OpenSegment):
             stream.add(now, before)
             return self.without_last_action(stream)[1]
-        prediction: Tensor = self.appended(stream, torch.cat(self.newest(now, before), dim=1))[0][:, -1]
-        return prediction
+        return self.appended(stream, torch.cat(self.newest(now, before), dim=1))[0][:, -1]
 
     def close_segment(self, stream: Any, last: SegmentBatch) -> Carried:
         if isinstance(stream, OpenSegment):
@@ -171,7 +170,4 @@ class SegmentRecurrence(TokenModel):
             found = tuple(None if part is None else part.shape[1:] for part in (memory.tokens, memory.cached))
         if found != (tokens, cached):
             names = [shape and list(shape) for shape in (tokens, cached)]
-            raise ValueError(
-                f"the state is not one of this {type(self).__name__}: expected memory tokens {names[0]} and a cache "
-                f"{names[1]} per lane, found {found}; give it what its own initial_memory or forward returned"
-            )
+            raise foreign_state(self, f"memory tokens {names[0]} and a cache {names[1]}", found)

@@ -86,8 +86,7 @@ class RelativeAttention(CrossAttention):
         if mask is not None:
             scores = scores + mask.to(scores.dtype)
         q = q + position.content_bias.unsqueeze(1)
-        out: Tensor = self.dropout(self.out(attend(q, *source, scores, self.dropatt if self.training else 0.0)))
-        return out
+        return self.dropout(self.out(attend(q, *source, scores, self.dropatt if self.training else 0.0)))
 
     def code(self, position: Relative, distance: Int[Tensor, "b W"], like: Tensor) -> Float[Tensor, "b H W d"]:
         """The vectors by which scores see a distance."""
@@ -176,8 +175,7 @@ class XLLayer(nn.Module):
         x = self.attention_residual(x, gather)
         if self.feedforward is None or self.feedforward_residual is None:
             return x, None
-        out: tuple[Tensor, Tensor | None] = self.feedforward_residual(x, self.feedforward)
-        return out
+        return self.feedforward_residual(x, self.feedforward)
 
 
 class TransformerXL(nn.Module):

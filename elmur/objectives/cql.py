@@ -48,8 +48,7 @@ class ChoiceHead(FeatureHead):
 
     def next_value(self, target: ChoiceHead, steps: Transitions) -> Float[Tensor, "B T"]:
         """max_a min_i Qi'(s', a)."""
-        value: Tensor = target.critics(steps.target_next_x).amin(dim=0).amax(dim=-1)
-        return value
+        return target.critics(steps.target_next_x).amin(dim=0).amax(dim=-1)
 
     def losses(self, steps: Transitions, backup: Tensor, alpha: float) -> dict[str, Tensor]:
         values = self.critics(steps.x)
@@ -124,8 +123,7 @@ class ActorCriticHead(FeatureHead):
     def next_value(self, target: ActorCriticHead, steps: Transitions) -> Float[Tensor, "B T"]:
         """min_i Qi'(s', a') of an action that the actor draws."""
         action, _ = self.actor.draw(steps.next_x)
-        value: Tensor = target.critics(steps.target_next_x, action).amin(dim=0)
-        return value
+        return target.critics(steps.target_next_x, action).amin(dim=0)
 
     def losses(self, steps: Transitions, backup: Tensor, alpha: float) -> dict[str, Tensor]:
         taken = self.critics(steps.x, steps.action)
@@ -184,5 +182,4 @@ class CQL(TransitionObjective):
         head, target = model.head, self.target.head
         with torch.no_grad():
             backup = steps.backup(head.next_value(target, steps), self.discount)  # type: ignore[operator]
-        losses: dict[str, Tensor] = head.losses(steps, backup, self.alpha)  # type: ignore[operator]
-        return losses
+        return head.losses(steps, backup, self.alpha)  # type: ignore[operator]

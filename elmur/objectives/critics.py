@@ -49,8 +49,7 @@ class VectorCritics(nn.Module):
 
     def of(self, x: Float[Tensor, "*steps D"], action: Float[Tensor, "*steps A"]) -> Float[Tensor, "twins ..."]:
         """Q1 and Q2 of the actions that were taken."""
-        values: Tensor = self(x, action)
-        return values
+        return self(x, action)
 
 
 def chosen(values: Float[Tensor, "*lead A"], action: Int[Tensor, "*steps"]) -> Float[Tensor, "*lead"]:

@@ -52,8 +52,7 @@ class Arm:
         step = place - tool(joints)
         place = tool(joints) + step * min(1.0, FAR / max(FAR, float(np.linalg.norm(step))))
         solution = self._solve(q, place, yaw, tilt)
-        action = np.zeros(ARM + 1, np.float32)
-        action[ARM] = gripper
+        action = still(gripper)
         if solution is not None:
             wish = gain * (solution[:ARM] - q[:ARM]) / DELTA
             action[:ARM] = wish / max(1.0, float(np.abs(wish).max()))
