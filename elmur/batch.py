@@ -16,6 +16,7 @@ from elmur.state import map_state
 OF_STEPS = ("observation", "action", "return_to_go", "mask", "loss_mask", "label", "preference")
 
 
+@dataclass(frozen=True)
 class Reads:
     """What a way of learning reads of the data beside observations, actions and returns-to-go.
 
