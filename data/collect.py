@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from data.collection import Collection, Served, find_shards, shard_name
+from data.collection import LOCK, Collection, Served, find_shards, shard_name
 from data.disturbed import Disturbed
 from data.provenance import describe, other_versions
 from data.shard import Shard, ShardError, require_same_task
@@ -23,7 +23,6 @@ from envs.vector import VectorEnv, spec_of
 __all__ = ["CollectionError", "collect"]
 
 log = logging.getLogger(__name__)
-LOCK = ".collecting"
 
 
 def collect(

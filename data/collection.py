@@ -12,6 +12,7 @@ from elmur.aliases import renamed
 from elmur.files import read_json, write_json
 
 COLLECTION = "collection.json"
+LOCK = ".collecting"  # held by who writes into a folder
 MOST_SHARDS = 100_000  # their names have five digits
 
 

@@ -70,8 +70,8 @@ class Index:
         Raises ShardError where it is of another task.
         """
         require_same_task(other.paths[0], self.spec, other.spec)
-        return Index(
-            spec=self.spec,
+        return replace(
+            self,
             paths=self.paths + other.paths,
             shard=np.concatenate([self.shard, other.shard + len(self.paths)]),
             offset=np.concatenate([self.offset, other.offset]),

@@ -97,34 +97,28 @@ def _shared(shape: tuple[int, ...]) -> Array:
     return np.ndarray(shape, np.uint8, mmap.mmap(-1, math.prod(shape)))
 
 
+_unpacking: Any = None  # what is unpacked now: an index, the arrays for its images, the first row of each shard
+
+
 def _unpack(index: Index, arrays: Mapping[str, Array], first: Array, processes: int) -> None:
     """Fill the arrays, a shard to a process: HDF5 unpacks one chunk at a time in each. Raises ShardError."""
-    numbers = range(len(index.paths))
-    if min(processes, len(numbers)) == 1:
-        for number in numbers:
-            _unpack_shard(index, arrays, first, number)
-        return
-    fork = multiprocessing.get_context("fork")  # which shares the arrays
-    with ProcessPoolExecutor(processes, fork, initializer=_inherit, initargs=(index, arrays, first)) as pool:
-        for _ in pool.map(_unpack_inherited, numbers):
-            pass
+    global _unpacking
+    _unpacking, numbers = (index, arrays, first), range(len(index.paths))
+    try:
+        if min(processes, len(numbers)) == 1:
+            for number in numbers:
+                _unpack_shard(number)
+            return
+        # Forked, so that it shares the arrays and need not be sent the rest.
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("fork")) as pool:
+            list(pool.map(_unpack_shard, numbers))  # which raises what a process raised
+    finally:
+        _unpacking = None
 
 
-_inherited: tuple[Any, ...] = ()
-
-
-def _inherit(*arguments: Any) -> None:
-    global _inherited
-    _inherited = arguments
-
-
-def _unpack_inherited(number: int) -> None:
-    index, arrays, first = _inherited
-    _unpack_shard(index, arrays, first, number)
-
-
-def _unpack_shard(index: Index, arrays: Mapping[str, Array], first: Array, number: int) -> None:
+def _unpack_shard(number: int) -> None:
     """Read one shard's images into their rows."""
+    index, arrays, first = _unpacking
     with index.file(number) as shard:
         rows = int(shard.offsets[-1])
         for key, array in arrays.items():

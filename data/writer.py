@@ -6,11 +6,10 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from data.bounds import CLIPPED, clip
-from data.collection import COLLECTION, Collection, find_shards, shard_name
+from data.collection import COLLECTION, LOCK, Collection, find_shards, shard_name
 from data.episode import Episode, EpisodeError, conform
 from data.inference import Inference
 from data.shard import REFUSED, ShardError, check_episode, columns, write_shard
@@ -19,7 +18,6 @@ from elmur.spec import TaskSpec, Vector
 
 log = logging.getLogger(__name__)
 SHARD_BYTES = 1 << 27  # of arrays in one shard, which is put together in memory
-LOCK = ".collecting"
 
 
 class ShardWriter:
@@ -48,11 +46,8 @@ class ShardWriter:
         if shard_bytes < 1:
             raise ValueError(f"shard_bytes: expected 1 or more, found {shard_bytes}")
         self.path, self.spec, self.normalise = Path(path), spec, normalise
-        self.provenance, self.shard_bytes, self.replace = (
-            dict(provenance or {"converted": "arrays"}),
-            shard_bytes,
-            replace,
-        )
+        self.provenance = dict(provenance or {"converted": "arrays"})
+        self.shard_bytes, self.replace = shard_bytes, replace
         self.episodes = 0
         self._inference = Inference(self.path.name) if spec is None else None
         self._held: list[Episode] = []
@@ -121,17 +116,12 @@ class ShardWriter:
         assert self.spec is not None
         log.info("%s: %d episodes in %d shards of %s", self.path, self.episodes, len(self._shards), self.spec.to_json())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            try:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with ExitStack() as undo:
+            undo.callback(self._discard)
+            if kind is None:
                 self.close()
-            except BaseException:
-                self._discard()
-                raise
-            return
-        self._discard()
+                undo.pop_all()
 
     def _discard(self) -> None:
         """Remove what was written, so that no half of a collection stays."""

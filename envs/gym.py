@@ -54,10 +54,8 @@ class GymEnv(gymnasium.Env[Any, Any]):
         try:
             for wrapper in wrappers:
                 self._env = wrapper(self._env)
-            self._parts, self._action = (
-                parts_of(self._env.observation_space, without),
-                action_of(self._env.action_space),
-            )
+            self._parts = parts_of(self._env.observation_space, without)
+            self._action = action_of(self._env.action_space)
         except SpaceError as error:
             raise GymError(f"{id}: {error}") from error
         except (TypeError, ValueError, AttributeError, AssertionError) as error:

@@ -19,12 +19,11 @@ from torch.func import functional_call
 
 from elmur.draws import Draws
 from elmur.heads import exact, middle_and_reach
-from elmur.objectives.critics import ChoiceCritics, VectorCritics, chosen
+from elmur.objectives.critics import LOG_STD, ChoiceCritics, VectorCritics, chosen
 from elmur.objectives.transitions import FeatureHead, TransitionObjective, Transitions
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, TaskSpec, Vector
 
-LOG_STD = (-5.0, 2.0)
 NUM_ACTIONS = 10  # that are drawn from the policy, and as many uniformly, for one integral
 
 

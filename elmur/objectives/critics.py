@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from elmur.heads import exact, middle_and_reach
 from elmur.spec import Discrete, Vector
 
+LOG_STD = (-5.0, 2.0)  # what the logarithm of a learned deviation is kept in
+
 
 def mlp(width: int, hidden_layers: Sequence[int], outputs: int) -> nn.Sequential:
     """Linear maps with ReLU between them, `[..., width] -> [..., outputs]`."""

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 
 from elmur.draws import Draws
 from elmur.heads import CategoricalHead, ContinuousHead, exact
-from elmur.objectives.critics import ChoiceCritics, VectorCritics, mlp
+from elmur.objectives.critics import LOG_STD, ChoiceCritics, VectorCritics, mlp
 from elmur.objectives.transitions import FeatureHead, TransitionObjective, Transitions
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Discrete, TaskSpec, Vector
-
-LOG_STD = (-5.0, 2.0)  # what a learned deviation is kept in
 
 
 class CategoricalActor(CategoricalHead):
