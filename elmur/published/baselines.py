@@ -40,16 +40,17 @@ SWITCHES = ("mem_at_end", "skip_dec_ffn", "use_gate", "use_stable_version")
 
 def only(*values: Any) -> Key:
     """One of these values, or null: others are other models, of which there are no weights to compare with."""
-    return Key(" or ".join(map(str, values)), lambda v: v is None or v in values)
+    says = " or ".join(map(str, values))
+    return Key(says, lambda v: v is None or v in values, but=", which cannot be imported")
 
 
 KEYS: dict[str, Key] = {
-    "state_dim": whole(-1), "act_dim": whole(1), "n_layer": whole(1), "n_head": whole(1), "d_model": whole(2),
-    "d_head": whole(1), "mem_len": whole(0), "num_mem_tokens": whole(0), "n_head_ca": whole(0), "dropout": PART,
-    "dropatt": PART, "env_name": Key("a name", lambda v: isinstance(v, str)), **dict.fromkeys(SWITCHES, SWITCH),
     "ext_len": only(0), "pre_lnorm": only(False), "attn_type": only(0), "clamp_len": only(-1),
     "same_length": only(False), "read_mem_from_cache": only(False), "sample_softmax": only(-1),
     "dtype": only("float32", "float64"),  # in bfloat16 the released models stop with an error
+    "state_dim": whole(-1), "act_dim": whole(1), "n_layer": whole(1), "n_head": whole(1), "d_model": whole(2),
+    "d_head": whole(1), "mem_len": whole(0), "num_mem_tokens": whole(0), "n_head_ca": whole(0), "dropout": PART,
+    "dropatt": PART, "env_name": Key("a name", lambda v: isinstance(v, str)), **dict.fromkeys(SWITCHES, SWITCH),
 }  # fmt: skip
 IGNORED = {
     "padding_idx", "max_ep_len", "label_smoothing", "mode", "model_mode", "arch_mode", "tgt_len", "d_inner",

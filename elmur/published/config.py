@@ -33,11 +33,15 @@ class PublishedError(ValueError):
 
 @dataclass(frozen=True)
 class Key:
-    """What a published key may be: in words, and whether a value is that. Where the flag `of` is off, null will do."""
+    """What a published key may be: in words, and whether a value is that. Where the flag `of` is off, null will do.
+
+    but: what is said of any other value.
+    """
 
     says: str
     fits: Callable[[Any], bool]
     of: str | None = None
+    but: str = ""
 
 
 def whole(least: int, of: str | None = None) -> Key:
@@ -108,7 +112,7 @@ def misfits(full: Mapping[str, Any], keys: Mapping[str, Key]) -> list[str]:
         value = full.get(name)
         if not key.fits(value) and not (value is None and key.of is not None and not full[key.of]):
             why = f" ({WHY[name]})" if value in ("yarn", "bfloat16") and name in WHY else ""
-            problems.append(f"{name}: expected {key.says}, found {value!r}{why}")
+            problems.append(f"{name}: expected {key.says}, found {value!r}{key.but}{why}")
     return problems
 
 
