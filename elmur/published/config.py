@@ -112,7 +112,7 @@ def misfits(full: Mapping[str, Any], keys: Mapping[str, Key]) -> list[str]:
         value = full.get(name)
         if not key.fits(value) and not (value is None and key.of is not None and not full[key.of]):
             why = f" ({WHY[name]})" if value in ("yarn", "bfloat16") and name in WHY else ""
-            problems.append(f"{name}: expected {key.says}, found {value!r}{key.but}{why}")
+            problems.append(f"{name}: expected {key.says}, found {value!r}{key.but or why}")
     return problems
 
 
