@@ -38,6 +38,12 @@ class Collection:
         number = self.parameters.get("num_episodes")
         return number if type(number) is int else 0
 
+    @property
+    def shard_episodes(self) -> int:
+        """How many episodes are in a file; 0 where the record does not say."""
+        number = self.parameters.get("shard_episodes")
+        return max(number, 0) if type(number) is int else 0
+
     def serves(self, asked: Collection) -> bool:
         """Whether nothing but the number of episodes differs: the first of more are those of fewer."""
         return self.num_episodes > 0 and {**self.parameters, "num_episodes": asked.num_episodes} == asked.parameters

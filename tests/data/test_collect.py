@@ -251,6 +251,15 @@ def test_a_collection_grows(tmp_path: Path) -> None:
         gather(tmp_path / "a", num_episodes=40, noise=0.5)
 
 
+def test_how_files_are_cut_makes_no_other_collection(tmp_path: Path) -> None:
+    """A folder keeps the size of its files: it serves, grows and is completed as if that had been asked for."""
+    there = gather(tmp_path / "a", num_episodes=13)
+    assert gather(tmp_path / "a", num_episodes=13, shard_episodes=50) == there
+    there[0].unlink()
+    grown = gather(tmp_path / "a", num_episodes=30, shard_episodes=50)
+    assert contents(grown) == contents(gather(tmp_path / "b", num_episodes=30))
+
+
 def test_a_collection_serves_any_smaller_number_of_episodes(tmp_path: Path) -> None:
     """The first 13 of 30 are the 13 of a folder of their own: the same steps, statistics and digest."""
     large, small = functools.partial(served, tmp_path / "large"), functools.partial(served, tmp_path / "small")
