@@ -18,6 +18,7 @@ from callbacks.report.statistics import mean_and_error
 
 MEANS = "Mean ± standard error over seeds (of one seed: over its episodes)."
 LATENCY = "ms a step"  # a published metric
+MOST_BESIDE = 4  # groups that stand beside each other; of more on as few tasks each is a line
 MOST_PAIRS = 28  # of 8 groups; of more, each is compared with the best alone
 ALONE, STATE = "ms a step, alone", "state kB"
 OPTIONAL = ("published, ms a step", ALONE, STATE)  # columns that most reports have no number for
@@ -60,7 +61,7 @@ def tables(groups: Sequence[Group]) -> list[Sheet]:
     for task in tasks:
         rows = {name: of[task] for name, of in by_task.items() if task in of}
         names = variants([row for of in rows.values() for row in of])
-        if len(names) > 1:
+        if len(names) > 1 or len(rows) > MOST_BESIDE >= len(tasks):
             found.append(by_variant(f"{title}: {task}", rows, names, metric))
         else:
             single.append(task)
@@ -70,13 +71,15 @@ def tables(groups: Sequence[Group]) -> list[Sheet]:
 
 
 def by_variant(title: str, rows: Mapping[str, Sequence[Row]], names: Sequence[str], metric: str) -> Sheet:
-    """Settings by lengths: a line for each group, a column for each variant."""
+    """Settings by lengths: a line for each group, a column for each variant; of one, the metric's."""
     lines: list[dict[str, Any]] = []
+    columns = dict(zip(names if len(names) > 1 else [metric], names, strict=True))
     for name, of in rows.items():
-        lines.append({"settings": name, "seeds": len(of)} | {variant: cell(of, variant, metric) for variant in names})
+        cells = {column: cell(of, variant, metric) for column, variant in columns.items()}
+        lines.append({"settings": name, "seeds": len(of)} | cells)
     for who, value in beside([row for of in rows.values() for row in of], metric).items():
         if value is not None:
-            lines.append({"settings": who, "seeds": None} | dict.fromkeys(names, value))
+            lines.append({"settings": who, "seeds": None} | dict.fromkeys(columns, value))
     return Sheet(title, lines, notes=[MEANS])
 
 

@@ -73,6 +73,20 @@ def test_what_acting_takes_and_holds_stands_beside_the_time_where_it_was_measure
         put(tmp_path / "out", "other", page)
 
 
+@pytest.mark.parametrize("models", [4, 5])
+def test_many_models_on_one_task_are_lines(tmp_path: Path, models: int) -> None:
+    for number in range(models):
+        lengths(tmp_path / "runs", f"m{number}", 0, {9: min(number, 4)})
+    table = made(tmp_path / "runs", tmp_path / "out").sheets[0]
+    found = [cell.mean for line in table.lines for cell in line.values() if hasattr(cell, "mean")]
+    assert found == [number / 4 for number in range(models)]
+    if models == 4:
+        assert [line["task"] for line in table.lines] == ["tmaze"]
+    else:
+        assert table.headings == ["settings", "seeds", "success"]
+        assert [line["settings"] for line in table.lines] == [f"m{number}" for number in range(models)]
+
+
 def test_labels_of_another_kind_are_named(tmp_path: Path) -> None:
     soft = {"_target_": "elmur.objectives.preferences.Preferences", "temperature": 0.1}
     fair = {"_target_": "elmur.objectives.balanced.Balanced", "power": 0.5}
