@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ def columns(path: Path) -> dict[str, Any]:
             if not column.per_episode
         }
         return {**cut, "seed": shard.read("seed", 0, len(shard.offsets) - 1).tolist()}
+
+
+def test_the_doctor_counts_what_rounds_add(cli: CommandLine) -> None:
+    """Two rounds of ten episodes are a third of the sixty that are collected."""
+    done = cli.run("stage=doctor", *COMMAND, *ROUNDS, f"shards={cli.folder / 'none'}", to=cli.folder / "doctor")
+    assert (done.code, done.stderr) == (0, "")
+    said = " ".join(done.stdout.split())
+    found = re.search(r"at most ([0-9.]+) kB of data, before compression; at most ([0-9.]+) kB more of rounds", said)
+    assert found is not None, said
+    assert float(found[1]) == pytest.approx(3 * float(found[2]), rel=0.01)
 
 
 @pytest.mark.slow

@@ -31,12 +31,16 @@ CHECKPOINTS = 2  # that a run keeps: the best and the last
 
 @dataclass(frozen=True)
 class Size:
-    """Of the run: lanes, updates, and bytes of its data, of those `collected` or else at most, before compression."""
+    """Of the run: lanes, updates, and bytes of its data, of those `collected` or else at most, before compression.
+
+    labelled: bytes at most of the episodes that rounds add (`rounds=aggregate`).
+    """
 
     lanes: int
     updates: int
     data: int
     collected: bool
+    labelled: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Costs:
         yield Finding("memory", after, "data.lanes")
         data = decimal(self.size.data)
         told = f"{data} of data are there" if self.size.collected else f"at most {data} of data, before compression"
+        if self.size.labelled:
+            told += f"; at most {decimal(self.size.labelled)} more of rounds, whose acting and labelling is not timed"
         yield Finding("disk", f"{decimal(self.disk)} for {CHECKPOINTS} checkpoints; {told}.", "collect.num_episodes")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from callbacks.command.checks import check_buildable
 from callbacks.command.parts import datamodule, env_family, evaluation_plan, learner
 from callbacks.command.settings import Settings
+from callbacks.stages.rounds import rounds_of
 
 
 def run(settings: Settings) -> None:
@@ -49,9 +50,13 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
     regime = Regime.of(family.make, family.variants, horizon, **cut)
     number = min(doctor.MOST_WINDOWS, -(-regime.segments // regime.backprop_segments))
     windows = list(islice(data.train_dataloader(), number))
-    to_come = settings.collect.get("num_episodes", 0) * (horizon or 0) * data.step_bytes
+    an_episode, asked = (horizon or 0) * data.step_bytes, rounds_of(settings)
     run = Size(
-        settings.data["lanes"], settings.trainer.get("max_steps") or 0, bytes_there or to_come, bool(bytes_there)
+        settings.data["lanes"],
+        settings.trainer.get("max_steps") or 0,
+        bytes_there or settings.collect.get("num_episodes", 0) * an_episode,
+        bool(bytes_there),
+        labelled=0 if asked is None else asked.number * asked.episodes * an_episode,
     )
     sections = {"model": settings.model, "module": settings.module}
     return windows, doctor.Patient(learner_of(sections), windows, learner_of, sections, regime, run)
