@@ -41,8 +41,9 @@ class MetricLog(Callback):
         self._kept, self._begun = 0, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew; a checkpoint, loaded after this, says how many rows to keep."""
-        self._kept, self._begun = 0, False
+        """Begin a training anew; a checkpoint, loaded after this, says how many rows to keep."""
+        if stage == "fit":  # not where its last weights are validated
+            self._kept, self._begun = 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:

@@ -53,17 +53,15 @@ def collect(
     are not; raises where the expert is not up to it. depends_on: package -> what to know of shards of another version.
     normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
-    parameters: plain JSON values that, with the others here, tell this collection from another; a folder that was
-    collected in another way raises CollectionError. One of fewer episodes grows, its last shard made anew where it was
-    not full; of one of more the first episodes serve; what came from elsewhere stays as it is. shard_episodes: to a
-    file, of a folder that is new; the files of another are as large as its first. Of two processes one waits for the
-    other.
+    shard_episodes: to a file of a new folder; another keeps its own. parameters: plain JSON values that, with others
+    here, tell this collection from another; a folder that was collected in another way raises CollectionError. One of
+    fewer episodes grows, its last shard made anew where it was not full; of one of more the first episodes serve; what
+    came from elsewhere stays as it is. Of two processes one waits for the other.
     Episode i depends on (seed, i) alone; noise and the expert's own draws depend on its shard and `num_envs` as well.
     """
     _check(num_episodes=num_episodes, num_envs=num_envs, shard_episodes=shard_episodes, processes=processes, seed=seed)
     root, disturbed = Path(root), Disturbed(noise, mixture)
-    if (there := Collection.read(root)) is not None:
-        shard_episodes = there.shard_episodes or shard_episodes
+    shard_episodes = Collection.shard_size(root) or shard_episodes
     same: dict[str, Any] = {"env": make_env, "expert": expert, "num_episodes": num_episodes}
     same |= {"shard_episodes": shard_episodes, "seed": seed, "noise": noise, "normalise": normalise}
     later = {"mixture": mixture, "preferences": preferences, "draw_ties": draw_ties}

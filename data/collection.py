@@ -38,12 +38,6 @@ class Collection:
         number = self.parameters.get("num_episodes")
         return number if type(number) is int else 0
 
-    @property
-    def shard_episodes(self) -> int:
-        """How many episodes are in a file; 0 where the record does not say."""
-        number = self.parameters.get("shard_episodes")
-        return max(number, 0) if type(number) is int else 0
-
     def serves(self, asked: Collection) -> bool:
         """Whether nothing but the number of episodes differs: the first of more are those of fewer."""
         return self.num_episodes > 0 and {**self.parameters, "num_episodes": asked.num_episodes} == asked.parameters
@@ -57,6 +51,12 @@ class Collection:
             and asked.num_episodes <= self.num_episodes
             and not asked.missing(root)
         )
+
+    @classmethod
+    def shard_size(cls, root: Path) -> int:
+        """How many episodes a file of this folder has when it is full; 0 where no record says it."""
+        number = found.parameters.get("shard_episodes") if (found := cls.read(root)) is not None else None
+        return max(number, 0) if type(number) is int else 0
 
     def unfilled(self) -> str | None:
         """The name of its last shard, where more episodes would have room in it."""
