@@ -1,4 +1,4 @@
-"""Cloning in which rare actions count as much as frequent ones."""
+"""Cloning with class weights of inverse frequency: rare actions count as much as frequent ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from elmur.sequence_model import SequenceModel
 
 
 class Balanced(Cloning):
-    """Cross-entropy in which a step counts by the frequency of its action in the window, to the power -`power`.
+    """Class-weighted cross-entropy: a step's weight is its action's frequency in the window, to the power -`power`.
 
     power: 0 is cloning; at 1 all actions that occur in a window have the same share of its loss, so that the one turn
     of a long corridor is not lost among its steps ahead. The weights' mean is 1.

@@ -221,6 +221,24 @@ def test_a_signal_after_the_processes_have_asked_each_other_waits_for_the_next_t
     assert last(tmp_path / "run")["global_step"] == 6
 
 
+def test_two_that_are_stopped_in_their_last_batch_choose_when_they_go_on(tmp_path: Path) -> None:
+    """Training is over then, and what it would have done after its last batch is left to do."""
+    (script := tmp_path / "late.py").write_text(IN_BETWEEN.replace("asked == 5", f"asked == {UPDATES - 1}"))
+    finish(command(tmp_path / "straight", *SETTINGS, *TWO))
+    run = tmp_path / "run"
+    process = command(run, *SETTINGS, *TWO, script=script)
+    try:
+        said, _ = process.communicate(timeout=TIMEOUT)
+    finally:
+        kill_group(process)
+    assert process.returncode == 128 + signal.SIGTERM and last(run)["global_step"] == UPDATES, said
+    said = finish(command(run, *SETTINGS, *TWO))
+    assert f"selection at update {UPDATES}" in said
+    for part in ("state_dict", "optimizer_states", "elmur"):
+        assert distance(last(run)[part], last(tmp_path / "straight")[part]) == 0.0, part
+    assert outcomes(run) == outcomes(tmp_path / "straight")
+
+
 def wait_for_update(run: Path, process: subprocess.Popen[str], update: int) -> None:
     """Until a checkpoint of this update or a later one is there."""
     deadline = time.monotonic() + TIMEOUT
