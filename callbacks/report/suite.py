@@ -53,8 +53,11 @@ def success_sheet(group: Group) -> Sheet:
                 published = robots[task].published if task in robots else {}
                 line |= {f"{method}*": published.get(method) for method in ROBOT_OTHERS}
             lines.append(line)
-    about = {"model": group.model, "settings": group.label}
-    return Sheet(f"{name.capitalize()}: {group.name}", lines, about, [ROBOT_NOTE] * known)
+    about, notes = {"model": group.model, "settings": group.label}, [ROBOT_NOTE] * known
+    missing = [task.removesuffix("-v0") for task in robots if task not in group.by_task()]
+    if known and missing:
+        notes.insert(0, f"{len(missing)} of {len(robots)} tasks have no run here: {', '.join(missing)}.")
+    return Sheet(f"{name.capitalize()}: {group.name}", lines, about, notes)
 
 
 def return_sheets(group: Group, is_asked: bool = False) -> list[Sheet]:

@@ -19,6 +19,7 @@ PAPERS = {
     "paper_ablation_blend": 11 * 3,
     "paper_ablation_memory": 3 * 5 * 3 * 3,
     "paper_cost": 9,
+    "mikasa32": (32 - 3) * 3,  # ShellGame needs a download
 }
 
 
@@ -32,7 +33,7 @@ def test_a_papers_sweep_says_what_it_will_take(conf: None, name: str) -> None:
 
 
 def test_every_sweep_of_a_paper_is_counted() -> None:
-    assert {path.stem for path in (CONF / "sweep").glob("paper_*.yaml")} == PAPERS.keys()
+    assert {path.stem for path in (CONF / "sweep").glob("paper_*.yaml")} == PAPERS.keys() - {"mikasa32"}
 
 
 def test_what_is_typed_narrows_a_sweep(conf: None) -> None:

@@ -113,6 +113,7 @@ def test_robot_tasks_have_the_published_success_beside_ours(runs: Path, tmp_path
     assert [robot[f"{method}*"] for method in ("ELMUR", "RATE", "DP", "DT")] == ["0.89", "0.65", "0.32", "0.01"]
     maze = next(line for line in lines if line["task"] == "tmaze")
     assert (maze["success at end"], maze["ELMUR*"]) == ("", "") and "observation=vector" in text
+    assert "31 of 32 tasks have no run here: ShellGameTouch, " in text and "RememberColor3, " not in text
 
 
 def test_the_suite_of_robot_tasks_is_the_adapters() -> None:
