@@ -164,7 +164,7 @@ def _make(task: str, rgb: bool, num_envs: int, backend: str, renderer: str, rend
     suite = registered(task).cls
     displayed = type(f"Displayed{suite.__name__}", (scenes.Displayed, suite), {})
     try:
-        return displayed(
+        env = displayed(
             num_envs=num_envs,
             obs_mode=_mode(task, rgb),
             control_mode=CONTROL,
@@ -180,6 +180,9 @@ def _make(task: str, rgb: bool, num_envs: int, backend: str, renderer: str, rend
             f"{task}: no Vulkan driver is found ({error}), which ManiSkill needs even where nothing is rendered; "
             "make setup-mikasa installs one for the CPU (Mesa 25 or newer), as root"
         ) from None
+    if (backend, renderer) == ("cpu", "gpu"):  # pictures go straight to the host: no CUDA context has to take a turn
+        env.backend.render_backend = "sapien_cpu"
+    return env
 
 
 def _mode(task: str, rgb: bool) -> str:

@@ -428,6 +428,24 @@ def test_a_gpu_that_is_not_there_is_missed() -> None:
             make_vector(4, "TakeItBack-v0", **chosen)
 
 
+@pytest.mark.parametrize(
+    ("backend", "renderer", "way"),
+    [("cpu", "gpu", "sapien_cpu"), ("gpu", "gpu", "sapien_gpu"), ("cpu", "cpu", "sapien_cpu")],
+)
+def test_pictures_of_physics_on_the_cpu_go_straight_to_the_host(
+    monkeypatch: pytest.MonkeyPatch, backend: str, renderer: str, way: str
+) -> None:
+    """ManiSkill hands pictures over as CUDA tensors where `render_backend` is a GPU's; who renders is chosen before."""
+
+    class Suite:
+        def __init__(self, **options: Any) -> None:
+            self.backend = SimpleNamespace(render_backend=f"sapien_{options['render_backend']}")
+
+    monkeypatch.setattr(mikasa_sim, "registered", lambda task: SimpleNamespace(cls=Suite))
+    env = mikasa_sim._make("RememberColor3-v0", True, 1, backend, renderer, False)
+    assert env.backend.render_backend == way
+
+
 def test_another_version_of_the_suite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mikasa_sim, "SUITE_VERSION", "2.0.0")
     with pytest.raises(MikasaError, match=r"mikasa-robo-suite 2.0.0 is expected, 1.0.0 is installed"):
