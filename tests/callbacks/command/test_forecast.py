@@ -16,7 +16,7 @@ PAPERS = {
     "paper_popgym48": 48 * 5 * 3,
     "paper_mikasa": 4 * 3,
     "paper_ablation": 8 * 3,
-    "paper_ablation_blend": 11 * 3,
+    "paper_ablation_blend": 11 * 2 * 3,  # trained to write, and not
     "paper_ablation_memory": 3 * 5 * 3 * 3,
     "paper_cost": 9,
     "mikasa32": (32 - 3) * 3,  # ShellGame needs a download
