@@ -137,6 +137,7 @@ class ELMUR(TokenModel):
 
         write: false where nothing will read the result. write_grad: false where its gradient is not used.
         """
+        self.check_state(memory)
         steps = self.steps.token_steps(batch.start, batch.num_steps, self.format.tokens_per_step)
         x = self.placed(self.tokens(batch), steps, 0)
         segment = self.segment(batch.start, batch.num_steps, x)
@@ -179,6 +180,7 @@ class ELMUR(TokenModel):
         return any(expert.routed_per_token > 1 and expert.balance_coef > 0 for expert in experts)
 
     def open_segment(self, memory: Banks, start: Int[Tensor, " B"], context_length: int) -> Stream:
+        self.check_state(memory)
         num_tokens = context_length * self.format.tokens_per_step
         like = next(self.parameters()).new_empty(start.shape[0], num_tokens, self.d_model)
         segment = self.segment(start, context_length, like)

@@ -165,6 +165,7 @@ class StreamingPolicy:
         """
         seeds = np.stack([self._episodes, self._next]).view(np.int64)
         return {
+            "model": self._of,
             "groups": [packed(group) for group in self._groups],
             "executed": packed(self._executed),
             "wanted": packed(self._wanted),
@@ -175,7 +176,11 @@ class StreamingPolicy:
 
     @torch.inference_mode()
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Go on, to the bit, where a snapshot was taken. Raises PolicyError where it is of other environments."""
+        """Go on, to the bit, where a snapshot was taken. Raises PolicyError where it is of another model or number."""
+        if (model := snapshot.get("model", self._of)) != self._of:  # one of before does not say
+            raise PolicyError(
+                f"restore: expected a snapshot of {self._of}, found one of {model}; load the policy it was taken of"
+            )
         found = len(snapshot["executed"])
         if found != self._num_envs:
             raise PolicyError(f"restore: expected a snapshot of {self._num_envs} environments, found one of {found}")
@@ -184,6 +189,11 @@ class StreamingPolicy:
         seeds, steps = (torch.as_tensor(snapshot[name]).numpy().copy() for name in ("seeds", "steps"))
         self._seed, (self._episodes, self._next), self._steps = snapshot["seed"], seeds.view(np.uint64), steps
         self._groups = [self._unpacked_group(group) for group in snapshot["groups"]]
+
+    @property
+    def _of(self) -> str:
+        """Which model its snapshots are of."""
+        return f"{type(self.model).__name__} with {self.model.lane} per lane"
 
     def _unpacked_group(self, saved: Mapping[str, Any]) -> Group:
         lanes = len(saved["start"])

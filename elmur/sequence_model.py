@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from elmur.batch import SegmentBatch
 from elmur.heads import Head
 from elmur.spec import TaskSpec
+from elmur.state import lane_of
 
 
 @dataclass
@@ -94,6 +96,19 @@ class SequenceModel(nn.Module, ABC):
         """The state after the segment, whose last step was `last`, with the action that was executed."""
         stream.steps.action[:, -1:] = last.action
         return self(stream.steps, stream.memory)[1]
+
+    @cached_property
+    def lane(self) -> str:
+        """What a lane of its state is, as `lane_of` says it."""
+        return lane_of(self.initial_memory(1, torch.Generator()))
+
+    def check_state(self, memory: Any) -> None:
+        """Raises ValueError where a state is not one of this model; nothing is checked while it is compiled."""
+        if not torch.compiler.is_compiling() and (found := lane_of(memory)) != self.lane:
+            raise ValueError(
+                f"the state is not one of this {type(self).__name__}: expected {self.lane} per lane, found {found}; "
+                "give it what its own initial_memory or forward returned"
+            )
 
     @property
     def write_has_loss(self) -> bool:

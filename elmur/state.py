@@ -74,6 +74,19 @@ def tensors_of(state: Any) -> list[Tensor]:
     return found
 
 
+def lane_of(state: Any) -> str:
+    """What a state is, in short: its nest with the shape of each tensor's lane; the same for all of a model."""
+    if isinstance(state, Tensor):
+        return str(list(state.shape[1:]))
+    if isinstance(state, list | tuple):
+        return f"({', '.join(map(lane_of, state))})"
+    if isinstance(state, dict):
+        return f"{{{', '.join(f'{key}: {lane_of(value)}' for key, value in state.items())}}}"
+    if is_dataclass(state) and not isinstance(state, type):
+        return type(state).__name__ + lane_of(tuple(getattr(state, f.name) for f in fields(state)))
+    return type(state).__name__
+
+
 def bytes_of(tensors: Iterable[Tensor]) -> int:
     """What tensors take in memory."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -58,11 +56,3 @@ class TokenModel(SequenceModel):
         if "r" in letters and self.returns is not None:
             parts["r"] = self.returns(batch.return_to_go)
         return parts
-
-
-def foreign_state(model: SequenceModel, expected: str, found: Any) -> ValueError:
-    """The error of a model that is given a state of another. expected, found: what a lane of it is."""
-    return ValueError(
-        f"the state is not one of this {type(model).__name__}: expected {expected} per lane, found {found}; give it "
-        "what its own initial_memory or forward returned"
-    )

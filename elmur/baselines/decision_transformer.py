@@ -16,7 +16,7 @@ from elmur.dropout import Dropout
 from elmur.heads import head_for
 from elmur.sequence_model import Output
 from elmur.spec import TaskSpec
-from elmur.token_model import TokenModel, foreign_state
+from elmur.token_model import TokenModel
 from elmur.tokens import TokenFormat
 
 
@@ -147,7 +147,4 @@ class DecisionTransformer(TokenModel):
                 f"a segment of {num_steps} steps is longer than the decision transformer's window of {self.window}: "
                 "raise model.window or lower module.context_length"
             )
-        expected = (self.window - 1) * self.format.tokens_per_step, self.d_model
-        found = tuple(memory.tokens.shape[1:]) if isinstance(memory, Window) else type(memory).__name__
-        if found != expected:
-            raise foreign_state(self, f"a window of {list(expected)}", found)
+        self.check_state(memory)

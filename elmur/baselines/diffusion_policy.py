@@ -195,6 +195,7 @@ class DiffusionPolicy(SequenceModel):
     def forward(
         self, batch: SegmentBatch, memory: Past, write: bool = True, write_grad: bool = True
     ) -> tuple[Output, Past]:
+        self.check_state(memory)
         x = self.observation(batch.observation)
         before = torch.where(memory.empty.view(-1, 1, 1), x[:, :1], memory.encoded.to(x.dtype))
         seen = torch.cat([before, x], dim=1)
@@ -203,6 +204,7 @@ class DiffusionPolicy(SequenceModel):
         return Output(self.head(condition)), Past(kept.to(memory.encoded.dtype), torch.zeros_like(memory.empty))
 
     def open_segment(self, memory: Past, start: Int[Tensor, " B"], context_length: int) -> Stream:
+        self.check_state(memory)
         return Stream(memory)
 
     def step(self, stream: Stream, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B F"]:

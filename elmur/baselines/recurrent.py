@@ -52,10 +52,12 @@ class RecurrentModel(TokenModel):
     def forward(
         self, batch: SegmentBatch, memory: Any, write: bool = True, write_grad: bool = True
     ) -> tuple[Output, Any]:
+        self.check_state(memory)
         x, memory = self.recur(self.dropout(self.tokens(batch)), memory)
         return Output(self.head(self.dropout(self.format.predicting(x)))), memory
 
     def open_segment(self, memory: Any, start: Int[Tensor, " B"], context_length: int) -> Stream:
+        self.check_state(memory)
         return Stream(memory)
 
     def step(self, stream: Stream, now: SegmentBatch, before: SegmentBatch | None) -> Float[Tensor, "B A"]:

@@ -18,7 +18,7 @@ from elmur.heads import head_for
 from elmur.model import added
 from elmur.sequence_model import OpenSegment, Output
 from elmur.spec import TaskSpec
-from elmur.token_model import TokenModel, foreign_state
+from elmur.token_model import TokenModel
 from elmur.tokens import TokenFormat
 
 
@@ -95,7 +95,7 @@ class SegmentRecurrence(TokenModel):
 
     def opened(self, memory: Any, num_tokens: int, like: Float[Tensor, "B _ D"]) -> OpenStream:
         """A stream for a segment of up to `num_tokens` tokens."""
-        self.check(memory)
+        self.check_state(memory)
         lanes, width = like.shape[0], self.d_model
         read, cached = like.new_empty(lanes, 0, width), like.new_empty(lanes, len(self.trunk.layers), 0, width)
         absent, wraps = None, False
@@ -160,14 +160,3 @@ class SegmentRecurrence(TokenModel):
         x = x[:, : x.shape[1] - len(self.format.after)]
         opened = self.opened(stream.memory, x.shape[1], x)
         return opened, self.appended(opened, x)[0][:, -1]
-
-    def check(self, memory: Any) -> None:
-        """Raises ValueError where the state is not one of this model."""
-        tokens = None if self.memory_tokens is None else self.memory_tokens.first.shape
-        cached = (len(self.trunk.layers), self.mem_len, self.d_model) if self.mem_len else None
-        found: Any = type(memory).__name__
-        if isinstance(memory, Carried):
-            found = tuple(None if part is None else part.shape[1:] for part in (memory.tokens, memory.cached))
-        if found != (tokens, cached):
-            names = [shape and list(shape) for shape in (tokens, cached)]
-            raise foreign_state(self, f"memory tokens {names[0]} and a cache {names[1]}", found)

@@ -242,5 +242,7 @@ def test_memories_that_make_no_sense_are_refused() -> None:
 
 def test_a_memory_of_another_number_of_layers_is_refused() -> None:
     model = make_model(memory=design(), n_layer=3)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(
+        ValueError, match=r"not one of this ELMUR: expected \((Memory\(\[3, 16\], \[3\]\)(, |\) per)){3}"
+    ):
         model(make_batch(2, LENGTH), model.initial_memory(2)[:2])

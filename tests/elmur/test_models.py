@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jaxtyping
 import pytest
 
 from elmur.baselines.decision_transformer import DecisionTransformer
@@ -26,7 +27,8 @@ from elmur.baselines.valve import CrossAttentionValve, GateValve, GRUValve, LSTM
 from elmur.model import ELMUR
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Image, TaskSpec
-from elmur.testing import REACH, check_model
+from elmur.state import tensors_of
+from elmur.testing import REACH, check_model, random_steps
 
 small: dict[str, Any] = {"d_model": 16, "n_head": 2, "dropout": 0.0, "dropatt": 0.0}
 cached: dict[str, Any] = {"mem_len": 11, "tokens": partial(Trained, num_mem_tokens=3)}
@@ -87,3 +89,20 @@ def test_models_with_a_cache_or_tokens_take_images(name: str) -> None:
     """Two cameras, as small as the encoder takes them; the contract is as for numbers."""
     cameras = {camera: Image(3, 36, 36) for camera in ("base", "hand")}
     check_model(MODELS[name], TaskSpec("cameras", cameras, REACH.action, horizon=40))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_state_of_another_model_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By forward and by opening a segment, wherever its tensors are others: nothing tells empty states apart."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # which would say it before the model does
+    model, batch, refused = MODELS[name](REACH), random_steps(REACH, 2, 3), 0
+    own = [part.shape for part in tensors_of(model.initial_memory(2))]
+    for other in MODELS.values():
+        state = other(REACH).initial_memory(2)
+        if [part.shape for part in tensors_of(state)] == own:
+            continue
+        for call in (lambda given: model(batch, given), lambda given: model.open_segment(given, batch.start, 3)):
+            with pytest.raises(ValueError, match=f"the state is not one of this {type(model).__name__}: expected"):
+                call(state)
+        refused += 1
+    assert refused >= len(MODELS) - 4, "of the same shapes are at most the two of one class, and three without state"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from elmur.baselines.recurrent import GRU
+from elmur.baselines.recurrent import GRU, LSTM
 from elmur.batch import SegmentBatch
 from elmur.model import ELMUR, MemoryDesign
 from elmur.policy import PolicyError, StreamingPolicy
@@ -271,6 +271,22 @@ def test_a_snapshot_of_other_environments_is_refused() -> None:
     other.start(3)
     with pytest.raises(PolicyError, match="expected a snapshot of 3 environments, found one of 2"):
         other.restore(policy.snapshot())
+
+
+def test_a_snapshot_of_another_model_is_refused() -> None:
+    policy = StreamingPolicy(GRU(SPEC, d_model=16), L)
+    policy.start(2)
+    policy.act({"state": np.zeros((2, 4), np.float32)}, np.ones(2, bool))
+    saved = policy.snapshot()
+    for other, theirs in ((GRU(SPEC, d_model=8), r"GRU with \[1, 8\]"), (LSTM(SPEC), r"LSTM with \(.*\)")):
+        again = StreamingPolicy(other, L)
+        again.start(2)
+        said = rf"a snapshot of {theirs} per lane, found one of GRU with \[1, 16\] per lane; load the policy it"
+        with pytest.raises(PolicyError, match=said):
+            again.restore(saved)
+    again = StreamingPolicy(GRU(SPEC, d_model=16), L)
+    again.start(2)
+    again.restore({key: value for key, value in saved.items() if key != "model"})  # as one of before
 
 
 def test_one_environment_needs_no_lanes() -> None:

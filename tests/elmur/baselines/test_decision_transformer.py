@@ -88,9 +88,9 @@ def test_refused() -> None:
     with pytest.raises(ValueError, match="window must be 1 step or more; found 0"):
         made(window=0)
     other = made(window=3).initial_memory(1)
-    with pytest.raises(ValueError, match=r"of this DecisionTransformer: expected a window of \[9, 16\] per lane"):
+    with pytest.raises(ValueError, match=r"of this DecisionTransformer: expected Window\(\[9, 16\], \[\]\) per lane"):
         model(cut(batch, 0, 2), other)
-    with pytest.raises(ValueError, match="found tuple; give it what its own initial_memory or forward returned"):
+    with pytest.raises(ValueError, match=r"found \(\); give it what its own initial_memory or forward returned"):
         model(cut(batch, 0, 2), ())
 
 
