@@ -39,7 +39,7 @@ class InspectPlan:
 
     num_episodes: side by side, from seed `first_seed` on. variant: of the env, by name; None: as `env.make` says.
     shown: episodes that the page shows step by step. max_steps: where longer episodes are cut. single_slots: banks of
-    up to so many slots are patched slot by slot.
+    up to so many slots are probed and patched slot by slot.
     """
 
     num_episodes: int = 100
@@ -122,7 +122,7 @@ def look(
 
 def measured(play: Player, own: Recording, plan: InspectPlan, family: EnvFamily) -> list[Sheet]:
     """The tables: failures, probes, knock-out, patching, how long it lasts, controls."""
-    sheets = [slots_fail(own), stored(own, family.name)]
+    sheets = [slots_fail(own), stored(own, family.name, plan.single_slots)]
     log.info("memory is knocked out, and taken from other episodes")
     other = twins(play)
     donors = shifted(own) if other is None else other
@@ -148,12 +148,16 @@ def slots_fail(own: Recording) -> Sheet:
     return Sheet("how slots fail", lines, notes=["docs/memory.md says what to change where one is bad."])
 
 
-def stored(own: Recording, family: str) -> Sheet:
-    """What can be read from each bank at each segment; a field of many items as their mean."""
+def stored(own: Recording, family: str, most_slots: int) -> Sheet:
+    """What can be read from each bank at each segment, and from each slot of banks of `most_slots` at most.
+
+    A field of many items as their mean.
+    """
     lines = []
     grouped = groupby(probes(own), key=lambda p: (p.field, p.segment, p.bank))
     for (field, segment, bank), each in grouped:
-        lines.append(line_of(field, segment, bank, list(each)))
+        probed = list(each)
+        lines.append(line_of(field, segment, bank, probed) | by_slot(probed, most_slots))
     if lines:
         note = "A ridge regression on one slot, of episodes that it was not fitted to; control: shuffled labels."
     elif not own.hidden:
@@ -183,6 +187,16 @@ def line_of(field: str, segment: int, bank: str, each: Sequence[Probe]) -> dict[
         "commonest": float(np.mean([probe.most for probe in each])),
         "items above control": known,
     }
+
+
+def by_slot(each: Sequence[Probe], most: int) -> dict[str, Share]:
+    """The columns of a line that tell of every slot; none of a bank with one slot or with more than `most`."""
+    played, found = each[0].episodes, {}
+    for slot in range(size) if 1 < (size := len(each[0].each)) <= most else ():
+        for name, column in ((f"slot {slot}", 0), (f"slot {slot}, control", 1)):
+            right = [probe.each[slot][column] for probe in each]
+            found[name] = Share.of(right[0], played) if len(right) == 1 else Share.mean([of / played for of in right])
+    return found
 
 
 def effects(title: str, found: Sequence[Effect], usual: Share, notes: list[str]) -> Sheet:
@@ -255,7 +269,10 @@ def write_arrays(path: Path, own: Recording, shown: int) -> None:
     arrays: dict[str, np.ndarray] = {
         "predictions": np.stack(own.predictions)[:, rows],
         "actions": own.actions()[:, rows],
+        "rewards": own.of_steps(lambda steps: steps.reward)[:, rows],
     }
+    for name in own.seen:
+        arrays[f"observation/{name}"] = own.of_steps(lambda steps: steps.observation[name])[:, rows]  # noqa: B023 - at once
     for name, slots in own.slots().items():
         arrays[f"slots/{name}"] = slots[:, rows]
     for name, dates in own.written_at().items():

@@ -25,7 +25,8 @@ class Probe:
     """How well one field can be read from one slot by a linear map, on episodes that it was not fitted to.
 
     item: which number of the field; slot: the best one, by the number of answers that were right. control: the same
-    with the labels shuffled between episodes, its best slot too. most: the share of the commonest class.
+    with the labels shuffled between episodes, its best slot too. most: the share of the commonest class. each: of every
+    slot the answers that were right, and those to shuffled labels, of `episodes`.
     """
 
     field: str
@@ -36,6 +37,8 @@ class Probe:
     accuracy: Share
     control: Share
     most: float
+    each: tuple[tuple[int, int], ...]
+    episodes: int
 
 
 def labels(values: np.ndarray) -> np.ndarray:
@@ -105,7 +108,8 @@ def probes(recording: Recording) -> Iterator[Probe]:
                 for i, item in enumerate(kept):
                     hit, chance = int(hits[best[i], i]), int(control[:, i].max())
                     yield Probe(name, item, bank, segment, int(best[i]), Share.of(hit, number),
-                                Share.of(chance, number), float(most[i]))  # fmt: skip
+                                Share.of(chance, number), float(most[i]), tuple(zip(hits[:, i].tolist(),
+                                control[:, i].tolist(), strict=True)), number)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from elmur.sequence_model import SequenceModel, Wrapping
 from elmur.state import map_state
 from envs.hidden import hidden_of
 from envs.observers import Recorder
-from envs.rollout import Episode, Observer, Wave, rollout
+from envs.rollout import Episode, Observer, Trajectory, Wave, rollout
 from envs.vector import VectorEnv
 
 Change = Callable[[int, Any], Any]  # (number of the segment, memory that it would be opened with) -> memory
@@ -93,13 +93,24 @@ class Recording:
         dated = {name for name, bank in each[0].items() if bank.written_at is not None}
         return {n: np.stack([found[n].written_at.numpy() for found in each]) for n in each[0] if n in dated}  # type: ignore[union-attr]
 
-    def actions(self) -> np.ndarray:
-        """What the policy chose: int `[T, N]` or float `[T, N, A]`; nothing counts behind an episode's end."""
+    @property
+    def seen(self) -> list[str]:
+        """The parts of an observation."""
+        return [
+            name for episode in self.episodes[:1] if episode.steps is not None for name in episode.steps.observation
+        ]
+
+    def of_steps(self, part: Callable[[Trajectory], np.ndarray]) -> np.ndarray:
+        """A part of every step that was played, `[T, N, ...]`; nothing counts behind an episode's end."""
         longest = max(episode.length for episode in self.episodes)
-        rows = [episode.steps.action for episode in self.episodes if episode.steps is not None]
+        rows = [part(episode.steps) for episode in self.episodes if episode.steps is not None]
         return np.stack(
             [np.concatenate([row, np.zeros((longest - len(row), *row.shape[1:]), row.dtype)]) for row in rows], axis=1
         )
+
+    def actions(self) -> np.ndarray:
+        """What the policy chose: int `[T, N]` or float `[T, N, A]`."""
+        return self.of_steps(lambda steps: steps.action)
 
     def played(self) -> np.ndarray:
         """Whether a step was played: bool `[T, N]`."""

@@ -146,6 +146,19 @@ def test_a_memory_whose_workings_are_known() -> None:
     assert told["twice as slow"].memory["sum"] > 0.5 > told["reversed"].memory["sum"] == 0.0
 
 
+def test_every_slot_is_asked_and_not_the_best_alone() -> None:
+    """What was summed up in one slot beside one of noise: the hint is the sign of that sum."""
+    own = player(Carrier(SPEC))()
+    own.memories = [{"both": torch.stack([held["noise"], held["sum"]], 1)} for held in own.memories]
+    lines = stored(own, "mine", 2).lines
+    assert len(lines) >= 3
+    for line in lines:
+        assert (line["best slot"], line["slot 1"].value, line["slot 1"]) == ("1", 1.0, line["accuracy"])
+        low, high = line["slot 0"].interval
+        assert low <= 0.5 <= high and line["slot 0"].value < 1.0 > line["slot 0, control"].value
+    assert not any(key.startswith("slot") for line in stored(own, "mine", 1).lines for key in line)
+
+
 class FirstSuit(Carrier):
     """Says the suit of the first card, which it holds as a number; for RepeatFirst."""
 
@@ -196,7 +209,7 @@ def test_other_episodes_are_the_donors_where_there_are_no_twins() -> None:
 def test_a_world_that_tells_nothing_is_said_so() -> None:
     own = player(Carrier(SPEC))()
     own.hidden.clear()
-    sheet = stored(own, "mine")
+    sheet = stored(own, "mine", 4)
     assert not sheet.lines and "env=mine tells nothing of its hidden state" in sheet.notes[0]
     assert "envs/hidden.py" in sheet.notes[0] and "env=mine has no twins" in how_long([], "mine").notes[0]
 
@@ -270,6 +283,10 @@ def test_the_command(cli: CommandLine, trained: Path) -> None:
     with np.load(folder / "memory.npz", allow_pickle=False) as arrays:
         segments = len(arrays["slots/layer 0"])
         assert arrays["slots/layer 0"].shape == (segments, 2, 2, model.d_model)
+        played = len(arrays["actions"])
+        assert arrays["observation/state"].shape == (played, 2, 4) and arrays["rewards"].shape == (played, 2)
+        hint = arrays["observation/state"][..., HINT]
+        assert (hint[0] != 0).all() and not hint[1:].any()  # which the first step alone shows
         assert arrays["read/0"].shape[1:] == (2, 2, 2) and arrays["write/0"].shape == (segments - 1, 2, 1, length)
     assert "http" not in (folder / "memory.html").read_text().replace("http-equiv", "")
     # What docs/measure_writer.py makes of it: the first and the last segment of each table.
