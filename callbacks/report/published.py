@@ -76,6 +76,12 @@ def published() -> Mapping[tuple[str, str], list[Published]]:
     return found
 
 
+@cache
+def experts() -> Mapping[str, float]:
+    """The success of the expert of each task, where it was measured."""
+    return {line["task"]: float(line["success"]) for line in _lines("experts.csv")}
+
+
 def _lines(name: str) -> list[dict[str, str]]:
     with (FOLDER / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(line for line in file if not line.startswith("#")))

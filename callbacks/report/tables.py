@@ -10,11 +10,12 @@ import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.gather import Group
-from callbacks.report.published import published
+from callbacks.report.published import experts, published
 from callbacks.report.row import Row
 from callbacks.report.scores import compared, measures, over_all, scores, variants
 from callbacks.report.sheets import Estimate, Sheet
 from callbacks.report.statistics import mean_and_error
+from envs.vector import SUCCESS
 
 MEANS = "Mean ± standard error over seeds (of one seed: over its episodes)."
 LATENCY = "ms a step"  # a published metric
@@ -84,7 +85,9 @@ def by_variant(title: str, rows: Mapping[str, Sequence[Row]], names: Sequence[st
 
 
 def beside(rows: Sequence[Row], metric: str) -> dict[str, float | None]:
-    """What expert and random play reach by a return, and guessing by a share, where the rows say it."""
+    """What the expert reaches, and random play by a return or guessing by a share, where that is known."""
+    if metric == SUCCESS:
+        return {"expert": experts().get(rows[0].task), "guessing": chance(rows)}
     if metric != RETURN:
         return {"guessing": chance(rows)}
     reference = next((row.reference for row in rows if row.reference), {})

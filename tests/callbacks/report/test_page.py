@@ -17,13 +17,17 @@ from rich.console import Console
 
 from callbacks.report.gather import gather
 from callbacks.report.heatmaps import swept
-from callbacks.report.published import published, verdict
+from callbacks.report.published import experts, published, verdict
 from callbacks.report.report import Report, report
 from callbacks.report.row import Cost, Row
 from callbacks.report.scores import compared
 from docs.put_figure import put
+from envs import tmaze
+from envs.experts.tmaze import TMazeExpert
+from envs.rollout import rollout
 from tests.callbacks.report.test_gather import outcome, row
 
+ROOT = Path(__file__).parents[3]
 EVIL = "<script>alert(x)</script><img src=x>\"'&$a$"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -84,7 +88,7 @@ def test_many_models_on_one_task_are_lines(tmp_path: Path, models: int) -> None:
         assert [line["task"] for line in table.lines] == ["tmaze"]
     else:
         assert table.headings == ["settings", "seeds", "success"]
-        assert [line["settings"] for line in table.lines] == [f"m{number}" for number in range(models)]
+        assert [line["settings"] for line in table.lines] == [*[f"m{number}" for number in range(models)], "expert"]
 
 
 def test_labels_of_another_kind_are_named(tmp_path: Path) -> None:
@@ -105,7 +109,8 @@ def test_two_models_stand_beside_each_other(runs: Path, tmp_path: Path) -> None:
     table, difference = (
         next(s for s in told.sheets if s.title == t) for t in ("Success: tmaze", "Success: differences")
     )
-    assert [line["settings"] for line in table.lines] == ["a", "b"]
+    assert [line["settings"] for line in table.lines] == ["a", "b", "expert"]
+    assert (table.lines[2]["T=9"], table.lines[2]["T=90"]) == (1.0, 1.0)
     assert table.lines[1]["T=90"].mean == pytest.approx(0.125)
     assert table.lines[1]["T=90"].error == pytest.approx(0.125)  # of 0 and 0.25
     (line,) = difference.lines
@@ -252,6 +257,21 @@ def test_published_numbers_are_read_whole_and_judged_by_both_intervals() -> None
     assert three.interval == pytest.approx((0.89 - 1.959964 * 0.07, 0.89 + 1.959964 * 0.07))
     assert verdict((0.9, 1.0), (0.7, 0.8)) == "better" and verdict((0.1, 0.2), (0.7, 0.8)) == "worse"
     assert verdict((0.1, 0.75), (0.7, 0.8)) == "agree" and verdict(None, (0.7, 0.8)) == "not known"
+
+
+def test_the_experts_of_success_are_those_that_were_measured() -> None:
+    known = experts()
+    played = rollout(tmaze.make_vector(20, 30), TMazeExpert(), range(20))
+    assert known["tmaze"] == known["tmaze-T30"] == np.mean([episode.success for episode in played])
+    page = (ROOT / "docs" / "mikasa.md").read_text(encoding="utf-8")
+    measured = dict(re.findall(r"^\| (\w+) \| \d+ \| ([\d.]+) \|.*\| 50 \|", page, re.MULTILINE))
+    robots = {task.removesuffix("-v0"): value for task, value in known.items() if task.endswith("-v0")}
+    assert robots == {task: float(value) for task, value in measured.items()} and len(robots) == 29
+    files = [
+        path for name in ("tmaze", "retrieval", "minigrid") for path in (ROOT / "conf").glob(f"[et]*/{name}*.yaml")
+    ]
+    ids = [re.search(r"\bid: ([\w-]+)", path.read_text(encoding="utf-8")) for path in files]
+    assert known.keys() - {f"{task}-v0" for task in robots} == {found[1] for found in ids if found}
 
 
 def test_markup_in_rows_is_text_everywhere(tmp_path: Path) -> None:
