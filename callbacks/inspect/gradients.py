@@ -22,8 +22,18 @@ Gradients = dict[str, Tensor | None]
 Sections = Mapping[str, Mapping[str, Any]]  # of a configuration, by name
 Learner = Callable[[Sections], SequenceModule]
 STAGE = "doctor"  # whose memory is carried apart from that of training
-# Of a configuration: what is built, and what acts on the update and not on the gradient.
-NOT_IN_GRADIENTS = ("seed", "gpu", "optimizer", "schedule")
+# What acts, but not on the gradient of given windows: on what is built, on which windows are read and how they are cut,
+# on the update, or on acting alone.
+NOT_IN_GRADIENTS = (
+    "seed",
+    "gpu",
+    "fraction",
+    "context_length",
+    "optimizer",
+    "schedule",
+    "target_rate",
+    "sampling_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -151,12 +161,12 @@ def settings_of(sections: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iter
 
 
 def others(value: Any) -> list[Any]:
-    """Other values to try, near ones first; a far one tells what is too small to matter from what is not used."""
+    """Other values to try, near ones first; far ones tell a limit, or what is very small, from what is idle."""
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
         return [value + 1, value - 1]
-    return [value * 0.75, value * 1e4] if value else [0.1]
+    return [value * 0.75, value * 1e4, value * 1e-4] if value else [0.1]
 
 
 def changed(sections: Mapping[str, Any], path: tuple[str, ...], value: Any) -> Mapping[str, Any]:

@@ -140,13 +140,7 @@ def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = 
     gathered = Gathered()
     found = [one for folder, names in _folders(sources, below) if (one := gathered.read(folder, names)) is not None]
     if not found:
-        at = ",".join(str(source) for source in sources[:3]) + ",..." * (len(sources) > 3)
-        there = f"; {len(gathered.left_out)} that are damaged or of another format" * bool(gathered.left_out)
-        runs = len(gathered.unfinished) + len(gathered.failed)
-        there += f"; {runs} runs that have not finished" * bool(runs)
-        alone = len(gathered.validated)
-        there += f"; {alone} runs on trajectories alone, each with its {VALIDATION}" * bool(alone)
-        raise ValueError(f"source={at}: expected a folder of runs, found no {ROW} below it{there}")
+        raise ValueError(_nothing(sources, gathered))
     tasks: dict[tuple[str, str, str, str | None], dict[str, list[Found]]] = defaultdict(lambda: defaultdict(list))
     for one in found:
         tasks[one.row.stage, one.row.model, one.row.metric, one.row.suite][one.row.task].append(one)
@@ -159,6 +153,21 @@ def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = 
         made += [Group(stage, model, label, metric, suite, tuple(rows)) for label, rows in labelled.items()]
     gathered.groups = [replace(group, common=_common(group, made)) for group in sorted(made, key=_place)]
     return gathered
+
+
+def _nothing(sources: Sequence[Path], gathered: Gathered) -> str:
+    """That there are no rows, what there is instead, and what can be done."""
+    at = ",".join(str(source) for source in sources[:3]) + ",..." * (len(sources) > 3)
+    there = f"; {len(gathered.left_out)} that are damaged or of another format" * bool(gathered.left_out)
+    runs = len(gathered.unfinished) + len(gathered.failed)
+    there += f"; {runs} runs that have not finished" * bool(runs)
+    alone = len(gathered.validated)
+    there += f"; {alone} runs on trajectories alone, each with its {VALIDATION}" * bool(alone)
+    absent = next((f"; there is no folder {source}" for source in sources if not source.exists()), "")
+    return (
+        f"source={at}: expected a folder of runs, found no {ROW} below it{there}{absent}; name a folder of finished "
+        "runs, or give the command of a run, which writes a row when it is over"
+    )
 
 
 def _common(group: Group, of: Sequence[Group]) -> frozenset[str]:

@@ -80,6 +80,7 @@ def few_episodes(settings: Settings, folder: Path) -> tuple[Any, int]:
         collect |= {"num_episodes": doctor.EPISODES, "num_envs": doctor.LANES, "shard_episodes": doctor.EPISODES}
         asked = replace(settings, data={**few, "root": str(folder)}, collect=collect)
         data = datamodule(asked, learner(settings))
+        data.reads = replace(data.reads, best_fraction=None)  # of so few none is left out
     data.prepare_data()
     data.setup()
     return data, there

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from callbacks.inspect.gradients import gradients, knobs, write_path
+from callbacks.inspect.gradients import gradients, knobs, others, write_path
 from callbacks.inspect.regime import Finding, Regime, Slots, examine
 from elmur.memory import LRU, ReplaceAll, WriteRule
 from elmur.model import ELMUR, MemoryDesign
@@ -142,6 +142,18 @@ def test_our_own_maze_has_nothing_against_it(cli: CommandLine) -> None:
     found = json.loads((cli.folder / "own" / "doctor.json").read_text())
     assert not [f for f in found["findings"] if f["warns"]]
     assert sum(int(line["without gradient"]) for line in found["parameters"]) == 0
+
+
+@pytest.mark.parametrize("module", ["iql", "filtered"])
+def test_what_acts_elsewhere_than_in_a_gradient_is_not_called_idle(cli: CommandLine, module: str) -> None:
+    """The target's rate acts on the update, the limit of IQL once advantages are large, the share on what is read."""
+    done = cli.run("stage=doctor", "model=gru", f"module={module}", "model.d_model=8", "env.lengths=[9]", *FAST)
+    assert (done.code, done.stderr) == (0, ""), done.stderr
+    assert "learning rate" in done.stdout and "knob without effect" not in done.stdout
+
+
+def test_a_limit_acts_below_what_it_limits() -> None:
+    assert min(others(100.0)) < 1.0 < 100.0 < max(others(100.0)) and 0.0 not in others(0.0)
 
 
 def test_a_model_without_memory_is_told_what_there_is(cli: CommandLine) -> None:

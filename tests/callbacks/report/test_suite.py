@@ -142,8 +142,12 @@ def test_rows_of_other_settings_are_other_groups_and_damaged_ones_are_named(
         ("elmur", "return", 4), ("elmur", "success", 2), ("gru", "return", 1),
     ]  # fmt: skip
     assert str(bad) in caplog.text
-    with pytest.raises(ValueError, match=r"expected a folder of runs, found no result.json below it"):
-        gather([runs / HARD / "elmur" / "default" / "seed-0" / "none"])
+    nowhere = runs / HARD / "elmur" / "default" / "seed-0" / "none"
+    with pytest.raises(ValueError, match=r"found no result.json below it; there is no folder .*/none; name a"):
+        gather([nowhere])
+    nowhere.mkdir()
+    with pytest.raises(ValueError, match=r"found no result.json below it; name a folder of finished runs, or"):
+        gather([nowhere])
 
 
 def test_the_suite_is_that_of_the_levels_and_of_the_published_sums() -> None:
