@@ -72,7 +72,7 @@ def check_return(model: SequenceModel, plan: EvaluationPlan) -> None:
     if plan.target_return != type(plan).target_return and not model.asks_for_return:
         raise UsageError(
             f"evaluation.target_return={plan.target_return}: {type(model).__name__} sees no returns, so that none can "
-            "be asked of it; leave it out, or choose a model.token_format that has an r, as decision_transformer's"
+            "be asked of it; leave it out, or choose model=decision_transformer or a model.token_format with r"
         )
 
 
