@@ -15,7 +15,7 @@ from callbacks.report.text import file_name, plain
 
 FOLDER = Path(__file__).resolve().parent
 MOST_LINES, MOST_RUNS = 200, 300  # of a table that the page shows; files have all
-LONGEST = 2000  # characters of a cell
+LONGEST = 10_000  # characters of a cell
 
 
 def page(

@@ -36,10 +36,10 @@ def markdown(text: object) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A value as a cell of CSV: a text that a spreadsheet would compute is marked as text. Numbers stay numbers."""
+    """A value as a cell of CSV, whole; a text that a spreadsheet would compute is marked as text, numbers stay numbers."""
     if not isinstance(value, str):
         return value
-    text = plain(value)
+    text = plain(value, most=None)
     return f"'{text}" if text.lstrip(" ").startswith(FORMULA) or value.startswith(FORMULA) else text
 
 

@@ -115,7 +115,8 @@ class TorchRecurrence(RecurrentModel):
 class GRU(TorchRecurrence):
     """Tokens, `n_layer` GRU layers, head. The state is the hidden state `[B, n_layer, D]`.
 
-    With token_format=sra it is the DGRU of the published baselines, whose random initial state is zeros here.
+    Cho et al. 2014 (arXiv 1406.1078), as torch has it: the reset gate acts on the product with the state. With
+    token_format=sra it is the DGRU of the published baselines, whose random initial state is zeros here.
     """
 
     kind = nn.GRU

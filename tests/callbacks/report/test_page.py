@@ -19,7 +19,7 @@ from callbacks.report.gather import gather
 from callbacks.report.heatmaps import swept
 from callbacks.report.published import experts, published, verdict
 from callbacks.report.report import Report, report
-from callbacks.report.row import Cost, Row
+from callbacks.report.row import Cost, Origin, Row
 from callbacks.report.scores import compared
 from docs.put_figure import put
 from envs import tmaze
@@ -272,6 +272,15 @@ def test_the_experts_of_success_are_those_that_were_measured() -> None:
     ]
     ids = [re.search(r"\bid: ([\w-]+)", path.read_text(encoding="utf-8")) for path in files]
     assert known.keys() - {f"{task}-v0" for task in robots} == {found[1] for found in ids if found}
+
+
+def test_the_command_of_a_run_is_told_whole(tmp_path: Path) -> None:
+    """However much was typed: what is cut cannot be repeated."""
+    typed = " ".join(["run.py", *(f"env.make.option_{number}={number}" for number in range(100))])
+    lengths(tmp_path / "runs", "a", 0, {9: 4}, origin=Origin(command=typed))
+    made(tmp_path / "runs", tmp_path / "out")
+    (run,) = lines(tmp_path / "out" / "runs.csv")
+    assert run["command"].split() == typed.split() and typed in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_markup_in_rows_is_text_everywhere(tmp_path: Path) -> None:
