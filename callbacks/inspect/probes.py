@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.stats import entropy
@@ -22,23 +23,34 @@ HARDLY = 0.1  # of the uniform share: a slot that is read less is hardly read
 
 @dataclass(frozen=True)
 class Probe:
-    """How well one field can be read from one slot by a linear map, on episodes that it was not fitted to.
+    """How well one field can be read from each slot by a linear map, on episodes that it was not fitted to.
 
-    item: which number of the field; slot: the best one, by the number of answers that were right. control: the same
-    with the labels shuffled between episodes, its best slot too. most: the share of the commonest class. each: of every
-    slot the answers that were right, and those to shuffled labels, of `episodes`.
+    item: which number of the field. each: of every slot the answers that were right, and those to labels shuffled
+    between episodes, of so many `episodes`. most: the share of the commonest class.
     """
 
     field: str
     item: int
     bank: str
     segment: int
-    slot: int
-    accuracy: Share
-    control: Share
-    most: float
     each: tuple[tuple[int, int], ...]
     episodes: int
+    most: float
+
+    @cached_property
+    def slot(self) -> int:
+        """The best one, the first of equal ones."""
+        return max(range(len(self.each)), key=lambda slot: self.each[slot][0])
+
+    @cached_property
+    def accuracy(self) -> Share:
+        """Of the best slot."""
+        return Share.of(self.each[self.slot][0], self.episodes)
+
+    @cached_property
+    def control(self) -> Share:
+        """Of the slot that is best with shuffled labels."""
+        return Share.of(max(chance for _, chance in self.each), self.episodes)
 
 
 def labels(values: np.ndarray) -> np.ndarray:
@@ -101,15 +113,14 @@ def probes(recording: Recording) -> Iterator[Probe]:
             shuffled = classes[rng.permutation(number)]
             most = np.array([np.bincount(column - column.min()).max() for column in classes.T]) / number
             for bank, held in slots.items():
-                each = held[segment][: len(lengths)][playing].astype(np.float64)
+                features = held[segment][: len(lengths)][playing].astype(np.float64)
                 both = np.concatenate([classes, shuffled], axis=1)  # one fit for the two
-                hits, control = np.split(np.stack([right(each[:, m], both) for m in range(each.shape[1])]), 2, axis=1)
-                best = hits.argmax(0)
+                hits, control = np.split(
+                    np.stack([right(features[:, m], both) for m in range(features.shape[1])]), 2, axis=1
+                )
                 for i, item in enumerate(kept):
-                    hit, chance = int(hits[best[i], i]), int(control[:, i].max())
-                    yield Probe(name, item, bank, segment, int(best[i]), Share.of(hit, number),
-                                Share.of(chance, number), float(most[i]), tuple(zip(hits[:, i].tolist(),
-                                control[:, i].tolist(), strict=True)), number)  # fmt: skip
+                    each = tuple(zip(hits[:, i].tolist(), control[:, i].tolist(), strict=True))
+                    yield Probe(name, item, bank, segment, each, number, float(most[i]))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def markdown(text: object) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A value as a cell of CSV, whole; a text that a spreadsheet would compute is marked as text, numbers stay numbers."""
+    """A value as a cell of CSV, whole; a text that a spreadsheet would compute is marked as text."""
     if not isinstance(value, str):
         return value
     text = plain(value, most=None)
