@@ -144,3 +144,13 @@ def test_a_choice_is_in_force_in_an_experiment_that_chooses_otherwise(cli: Comma
 def test_debug_comes_last(cli: CommandLine) -> None:
     done = cli.run("--cfg", "job", "--package", "trainer", "debug=quick")
     assert "max_steps: 4\n" in done.stdout and "accelerator: cpu\n" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_page_of_baselines_has_every_model_and_valve() -> None:
+    """As the folders of options say; the page's table is typed."""
+    page = (ROOT / "docs" / "baselines.md").read_text(encoding="utf-8")
+    models, twice = page.split("## Models")[1].split("## Ways of learning")[0].split("### RATE and RMT, twice")
+    cells = [line.split("|")[1] for line in models.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(cells))) == {path.stem for path in (CONF / "model").glob("*.yaml")}
+    valves = {path.stem for path in (CONF / "model" / "valve").glob("*.yaml")} - {"as_published"}
+    assert valves <= set(re.findall(r"\b(\w+)`", twice)), "one is not named"
