@@ -14,6 +14,7 @@ from elmur.feedforward import init_linear, xavier_blocks
 from elmur.positional import Position
 
 KeyValue = tuple[Tensor, Tensor]
+Beside = tuple[KeyValue, Tensor | None]  # keys and values, and what is added to their scores `[.., Q, K]`
 
 
 def split_heads(x: Float[Tensor, "B T D"], n_head: int) -> Float[Tensor, "B H T d"]:
@@ -90,6 +91,19 @@ class CrossAttention(nn.Module):
         return out if sees_any is None else torch.where(sees_any.view(-1, 1, 1), out, 0.0)
 
 
+def joined(
+    beside: Beside, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and bias of one softmax: first what is seen beside, then the tokens."""
+    (keys, values), scores = beside
+    biases = [
+        (q.new_zeros(()) if part is None else part.to(q.dtype)).expand(*q.shape[:3], width)
+        for part, width in ((scores, keys.shape[2]), (bias, k.shape[2]))
+    ]
+    together = None if scores is None and bias is None else torch.cat(biases, dim=-1)
+    return torch.cat([keys, k], dim=2), torch.cat([values, v], dim=2), together
+
+
 @dataclass
 class KeyValueCache:
     """Keys and values `[B, H, T, d]` of an open segment; filled from the left, room for the whole segment."""
@@ -118,8 +132,12 @@ class SelfAttention(nn.Module):
         projected: Tensor | None,
         first: int = 0,
         cache: KeyValueCache | None = None,
+        beside: Beside | None = None,
     ) -> Float[Tensor, "B Q D"]:
-        """What the tokens `first .. first + Q - 1` gather; with a cache they join it and see all in it."""
+        """What the tokens `first .. first + Q - 1` gather; with a cache they join it and see all in it.
+
+        beside: what they see as well as each other, in one softmax, by the same queries.
+        """
         raw, k, v = (split_heads(part, self.n_head) for part in self.qkv(x).chunk(3, dim=-1))
         q, k = position.rotate(raw, k, first)
         if cache is not None:
@@ -127,7 +145,14 @@ class SelfAttention(nn.Module):
             cache.keys[:, :, first:end], cache.values[:, :, first:end] = k, v
             k, v = cache.keys[:, :, :end], cache.values[:, :, :end]
         bias = position.score_bias(raw, k, projected, first)
+        if beside is not None:
+            k, v, bias = joined(beside, q, k, v, bias)
         return self.dropout(self.out(attend(q, k, v, bias, self.dropatt if self.training else 0.0)))
+
+    def project(self, source: Float[Tensor, "B K D"]) -> KeyValue:
+        """Keys and values `[B, H, K, d]` of what is seen beside the tokens, by the maps that theirs are made with."""
+        _, k, v = self.qkv.weight.chunk(3)
+        return split_heads(F.linear(source, k), self.n_head), split_heads(F.linear(source, v), self.n_head)
 
     def empty_cache(self, batch_size: int, num_tokens: int, like: Tensor) -> KeyValueCache:
         """A cache with room for `num_tokens`."""

@@ -52,12 +52,25 @@ class LayerStream:
     tokens: Float[Tensor, "B T D"]
 
 
+class Mean(nn.Module):
+    """Writes tokens as they are: for each slot the mean of those that it sees, of all of them where `sees` is None."""
+
+    def forward(self, x: Float[Tensor, "B T D"], sees: Bool[Tensor, "W T"] | None) -> Float[Tensor, "B W D"]:
+        return self.shares(x, sees) @ x
+
+    def shares(self, x: Float[Tensor, "B T D"], sees: Bool[Tensor, "W T"] | None) -> Float[Tensor, "W T"]:
+        """What each slot takes of each token."""
+        seen = x.new_ones(1, x.shape[1]) if sees is None else sees.to(x.dtype)
+        return seen / seen.sum(dim=1, keepdim=True)
+
+
 class ELMURLayer(nn.Module):
     """attend -> read -> transform -> write (paper, figure 2 and §3.2).
 
     bias: distance bias shared by reading and writing, None for the ablation without. write_rule: which slots are
     written and how; None for the ablation that never writes. read: which slots tokens see, a mask `[B, M]` or None for
-    all of them; no rule at all for the ablation that never reads.
+    all of them; no rule at all for the ablation that never reads. joint: slots are read in the attention to the
+    segment, by its queries, keys and values and in its softmax, in the place of a cross-attention of their own.
     """
 
     def __init__(
@@ -70,60 +83,71 @@ class ELMURLayer(nn.Module):
         write_rule: WriteRule | None,
         read: Callable[[Memory], Bool[Tensor, "B M"] | None] | None = every_slot,
         memory_dropout: float = 0.0,
+        joint: bool = False,
     ) -> None:
         super().__init__()
         self.attention, self.attention_residual = attention, residual()
-        self.read_rule = read
-        self.reader: CrossAttention | None = cross() if read else None
-        self.read_residual: Residual | None = residual() if read else None
+        self.read_rule, self.joint = read, joint
+        self.reader: CrossAttention | None = cross() if read and not joint else None
+        self.read_residual: Residual | None = residual() if read and not joint else None
         self.feedforward, self.feedforward_residual = feedforward(), residual()
-        self.write_rule = write_rule
+        self.write_rule, self.copies = write_rule, write_rule is not None and write_rule.copies
         if write_rule is not None:
-            self.writer, self.write_residual = cross(), residual()
-            self.memory_feedforward, self.memory_residual = feedforward(), residual()
+            self.writer: CrossAttention | Mean = Mean() if self.copies else cross()
             self.memory_dropout = Dropout(memory_dropout)
+        if write_rule is not None and not self.copies:
+            self.write_residual = residual()
+            self.memory_feedforward, self.memory_residual = feedforward(), residual()
         self.bias = bias if read or write_rule is not None else None
 
     def forward(
         self, x: Float[Tensor, "B T D"], memory: Memory | None, segment: Segment, position: Position
     ) -> tuple[Float[Tensor, "B T D"], Tensor | None]:
         """Tokens after attend, read and transform, and the balance loss; `write` is called apart, where needed."""
-        x = self.attend(x, position, position.project(segment.codes, self.attention.position_part))
-        if (view := self.view(memory, segment.steps)) is not None:
+        view = self.view(memory, segment.steps)
+        x = self.attend(x, position, position.project(segment.codes, self.attention.position_part), view)
+        if view is not None and not self.joint:
             x = self.read(x, view)
         return self.transform(x)
 
     def view(self, memory: Memory | None, steps: Int[Tensor, "B T"]) -> View | None:
         """What tokens of these steps see of the bank; None where they read nothing."""
-        if self.reader is None or self.read_rule is None or memory is None:
+        if self.read_rule is None or memory is None:
             return None
-        slots, bias = self.reader.project(memory.slots), self.distance_bias(steps, memory.written_at)
+        slots, bias = self.project(memory.slots), self.distance_bias(steps, memory.written_at)
         seen = self.read_rule(memory)
         if seen is None:
             return View(slots, bias, None)
         sees_any = seen.any(dim=1)
-        hidden = ~seen & sees_any.unsqueeze(1)  # where nothing is seen nothing is hidden: a row of -inf has no softmax
+        # Where nothing is seen nothing is hidden, since a row of -inf has no softmax; joint, a token sees itself.
+        hidden = ~seen if self.joint else ~seen & sees_any.unsqueeze(1)
         if bias is None:
             bias = slots[0].new_zeros(1, 1, steps.shape[1], 1)
         return View(slots, bias.masked_fill(hidden[:, None, None], -torch.inf), sees_any)
 
+    def project(self, slots: Float[Tensor, "B M D"]) -> KeyValue:
+        """Keys and values of the slots, for whoever reads them."""
+        if self.reader is not None:
+            return self.reader.project(slots)
+        return self.attention.project(self.attention_residual.cached(slots))
+
     def attend(
         self,
-        x: Tensor,
+        x: Float[Tensor, "B Q D"],
         position: Position,
         projected: Tensor | None,
+        view: View | None,
         first: int = 0,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """1. Tokens attend to each other, causally."""
-        return self.attention_residual(x, lambda y: self.attention(y, position, projected, first, cache))
+        """1. Tokens attend to each other, causally; where reading is joint, to the slots as well."""
+        beside = (view.slots, part_of(view.bias, first, x.shape[1])) if view is not None and self.joint else None
+        return self.attention_residual(x, lambda y: self.attention(y, position, projected, first, cache, beside))
 
     def read(self, x: Float[Tensor, "B Q D"], view: View, first: int = 0) -> Tensor:
         """2. The tokens `first .. first + Q - 1` attend to the slots."""
-        reader, bias = self.reader, view.bias
+        reader, bias = self.reader, part_of(view.bias, first, x.shape[1])
         assert reader is not None and self.read_residual is not None
-        if bias is not None:
-            bias = bias[:, :, first : first + x.shape[1]]
         return self.read_residual(x, lambda y: reader(y, view.slots, bias, view.sees_any))
 
     def transform(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -131,9 +155,14 @@ class ELMURLayer(nn.Module):
         return self.feedforward_residual(x, self.feedforward)
 
     def write(self, memory: Memory, x: Float[Tensor, "B T D"], segment: Segment) -> tuple[Memory, Tensor | None]:
-        """4. The chosen slots attend to the tokens, pass a feed-forward of their own, and are blended in."""
+        """4. The chosen slots attend to the tokens, pass a feed-forward of their own, and are blended in.
+
+        x: the tokens as the layer gave them, or where they are copied as it was given them.
+        """
         assert self.write_rule is not None
         plan = self.write_rule.plan(memory, segment.steps, segment.write_step)
+        if isinstance(self.writer, Mean):
+            return self.write_rule.commit(memory, self.memory_dropout(self.writer(x, plan.sees)), plan), None
         slots, dates = memory.slots.to(x.dtype), memory.written_at
         if plan.index is not None:
             slots, dates = rows(slots, plan.index), dates.gather(1, plan.index)
@@ -163,9 +192,15 @@ class ELMURLayer(nn.Module):
     def step(self, x: Float[Tensor, "B Q D"], stream: LayerStream, position: Position, first: int) -> Tensor:
         """`forward` for the tokens `first .. first + Q - 1` alone; they are kept in the stream."""
         end = first + x.shape[1]
-        x = self.attend(x, position, stream.projected, first, stream.cache)
-        if stream.view is not None:
+        given = x
+        x = self.attend(x, position, stream.projected, stream.view, first, stream.cache)
+        if stream.view is not None and not self.joint:
             x = self.read(x, stream.view, first)
         x, _ = self.transform(x)
-        stream.tokens[:, first:end] = x
+        stream.tokens[:, first:end] = given if self.copies else x
         return x
+
+
+def part_of(bias: Float[Tensor, "B H T M"] | None, first: int, count: int) -> Tensor | None:
+    """The bias of the tokens `first .. first + count - 1`."""
+    return None if bias is None else bias[:, :, first : first + count]

@@ -102,10 +102,12 @@ class WritePlan:
 class WriteRule(Protocol):
     """Which slots a segment is written to, from which of its tokens and dated how (`plan`), and how candidates enter.
 
-    slots_per_write: how many slots a bank must have for it.
+    slots_per_write: how many slots a bank must have for it. copies: a candidate is the mean of the tokens that its slot
+    sees, as the layer was given them; else a writer makes it of those that the layer gives.
     """
 
     slots_per_write: int
+    copies: bool
 
     def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
         """For a segment whose tokens are of `steps`; a write at its end is dated `write_step`."""
@@ -120,15 +122,25 @@ class LRU:
     A never-written slot takes the candidate whole. slots_per_write: how many of the least recently used slots one
     segment is written to. divide_segment: each of them sees only its share of the segment's tokens, the first slot the
     first share, and is dated by its last step. Without it all of them see the same tokens at the same date, and nothing
-    but noise tells them apart. As many slots as a segment has steps keep a whole segment, a step in each.
+    but noise tells them apart. As many slots as a segment has steps keep a whole segment, a step in each. copies: what
+    is blended in are the tokens themselves, as the layer was given them, instead of what a writer makes of those that
+    it gives; a bank that keeps whole segments is then the cache of Transformer-XL (Dai et al., 2019), with dates and a
+    gradient through it.
     """
 
-    def __init__(self, lru_blend_alpha: float = 1.0, slots_per_write: int = 1, divide_segment: bool = False) -> None:
+    def __init__(
+        self,
+        lru_blend_alpha: float = 1.0,
+        slots_per_write: int = 1,
+        divide_segment: bool = False,
+        copies: bool = False,
+    ) -> None:
         if not 0.0 <= lru_blend_alpha <= 1.0:
             raise ValueError(f"lru_blend_alpha must lie in 0..1; found {lru_blend_alpha}")
         if slots_per_write < 1:
             raise ValueError(f"slots_per_write must be 1 or more; found {slots_per_write}")
         self.blend, self.slots_per_write, self.divide_segment = lru_blend_alpha, slots_per_write, divide_segment
+        self.copies = copies
 
     def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
         index = least_recently_used(memory.written_at, self.slots_per_write)
@@ -164,7 +176,7 @@ def shares(steps: Int[Tensor, "B T"], num_slots: int) -> tuple[Bool[Tensor, "W T
 class ReplaceAll:
     """Ablation "no LRU": every slot is replaced by its candidate at every segment."""
 
-    slots_per_write = 1
+    slots_per_write, copies = 1, False
 
     def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
         return WritePlan(None, None, write_step.unsqueeze(1))

@@ -40,7 +40,8 @@ class MemoryDesign:
     the slots that were never written; without them a bank in which nothing is written adds exactly nothing. bias:
     builds the distance bias from the number of heads, None for none. steps: how tokens and writes are dated. clock:
     built from the width, tells tokens, and through them the slots, the step of the episode; None where it must not
-    matter. shared: one bank goes through all layers instead of one bank per layer.
+    matter. shared: one bank goes through all layers instead of one bank per layer. joint: the slots that were written
+    are read in the attention to the segment, in one softmax, instead of in a cross-attention.
     """
 
     memory_size: int = 2
@@ -53,6 +54,7 @@ class MemoryDesign:
     steps: StepRule = field(default_factory=Chronological)
     clock: Callable[[int], EpisodeClock] | None = None
     shared: bool = False
+    joint: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_size < 1:
@@ -103,7 +105,7 @@ class ELMUR(TokenModel):
         self.position = position(d_model, n_head, dropout)
         self.steps: StepRule = memory.steps if memory else Chronological()
         write = memory.write if memory else None
-        sees = written_slots if memory and not memory.read_unwritten else every_slot
+        sees = written_slots if memory and (memory.joint or not memory.read_unwritten) else every_slot
         layers = nn.ModuleList(
             ELMURLayer(
                 attention=SelfAttention(d_model, n_head, self.position, dropout, dropatt),
@@ -114,6 +116,7 @@ class ELMUR(TokenModel):
                 write_rule=write,
                 read=sees if memory and memory.read else None,
                 memory_dropout=memory.memory_dropout if memory else 0.0,
+                joint=memory is not None and memory.joint,
             )
             for _ in range(n_layer)
         )
@@ -144,8 +147,9 @@ class ELMUR(TokenModel):
         tokens: list[Tensor] = []
         balances: list[Tensor | None] = []
         for layer, bank in zip(self.layers, self.bank_per_layer(memory), strict=True):
+            given = x
             x, balance = layer(x, bank, segment, self.position)
-            tokens.append(x)
+            tokens.append(given if layer.copies else x)
             balances.append(balance)
         if write:
             with torch.set_grad_enabled(write_grad and torch.is_grad_enabled()):

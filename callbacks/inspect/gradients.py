@@ -116,7 +116,7 @@ def write_path(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that make a write and nothing else, by name; none in a model that has no ELMUR layers."""
     found = {}
     for prefix, layer in model.named_modules():
-        if isinstance(layer, ELMURLayer) and layer.write_rule is not None:
+        if isinstance(layer, ELMURLayer) and layer.write_rule is not None and not layer.copies:
             for part in ("writer", "write_residual", "memory_feedforward", "memory_residual"):
                 for name, parameter in layer.get_submodule(part).named_parameters():
                     found[f"{prefix}.{part}.{name}"] = parameter

@@ -105,11 +105,12 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
         "read_unwritten": (True, False),
         "write": (LRU(), None), "bias": (MemoryBias, None), "steps": (MemoryDesign().steps, Mirrored()),
         "clock": (None, EpisodeClock),
-        "shared": (False, True),
+        "shared": (False, True), "joint": (False, True),
     },
     LRU: {
         "lru_blend_alpha": (1.0, 0.5), "slots_per_write": (1, 2),
         "divide_segment": ({"slots_per_write": 2}, {"slots_per_write": 2, "divide_segment": True}),
+        "copies": (False, True),
     },
     MemoryBias: {"max_seq_len": (1024, 4), "init_std": (0.02, 1.0), "gain": (1.0, 10.0)},
     Rope: {"base": (1e4, 1e2)},

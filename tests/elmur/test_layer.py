@@ -12,7 +12,7 @@ from scipy.special import erf, softmax
 from elmur.attention import CrossAttention, SelfAttention
 from elmur.feedforward import MLP
 from elmur.layer import ELMURLayer, Segment
-from elmur.memory import LRU, Memory, shares
+from elmur.memory import LRU, Memory, shares, written_slots
 from elmur.memory_bias import MemoryBias
 from elmur.positional import Position
 from elmur.published.quirks import PublishedLRU
@@ -54,10 +54,13 @@ class ByHand:
         mixed = self.heads(x @ self.w[f"{name}.query.weight"].T, k, v, bias)
         return mixed @ self.w[f"{name}.out.weight"].T + self.w[f"{name}.out.bias"]
 
-    def attention(self, x: np.ndarray) -> np.ndarray:
+    def attention(self, x: np.ndarray, beside: np.ndarray | None = None, bias: np.ndarray | None = None) -> np.ndarray:
         q, k, v = np.split(x @ self.w["attention.qkv.weight"].T, 3, axis=-1)
-        later = np.triu(np.full((T, T), -np.inf), 1)
-        mixed = self.heads(q, k, v, np.stack([later] * H))
+        later = np.stack([np.triu(np.full((T, T), -np.inf), 1)] * H)
+        if beside is not None and bias is not None:
+            _, more_k, more_v = np.split(beside @ self.w["attention.qkv.weight"].T, 3, axis=-1)
+            k, v, later = np.concatenate([k, more_k]), np.concatenate([v, more_v]), np.concatenate([later, bias], -1)
+        mixed = self.heads(q, k, v, later)
         return mixed @ self.w["attention.out.weight"].T + self.w["attention.out.bias"]
 
     def mlp(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -114,6 +117,50 @@ def test_the_four_steps(residual: type[Residual], write: type[LRU]) -> None:
     assert after.written_at.tolist() == [[3, 7, 7], [8, 2, 8]]
 
 
+@pytest.mark.parametrize("residual", [PostNorm, PreNorm])
+def test_slots_read_in_the_attention_to_the_tokens_and_written_as_copies_of_them(residual: type[Residual]) -> None:
+    """One softmax over tokens and written slots; a slot takes the mean of its share of what the layer was given."""
+    torch.manual_seed(1)
+    layer = ELMURLayer(
+        attention=SelfAttention(D, H, Position(), 0.0, 0.0),
+        cross=partial(CrossAttention, D, H),
+        feedforward=partial(MLP, D, d_ff=10),
+        residual=partial(residual, D),
+        bias=MemoryBias(H, max_seq_len=6, init_std=1.0),
+        write_rule=LRU(lru_blend_alpha=0.3, slots_per_write=2, divide_segment=True, copies=True),
+        read=written_slots,
+        joint=True,
+    ).double()
+    assert {name.partition(".")[0] for name in layer.state_dict()} == {
+        "attention", "attention_residual", "feedforward", "feedforward_residual", "bias"
+    }, "no reader and no writer of its own"  # fmt: skip
+    for parameter in layer.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter)
+    x = torch.randn(B, T, D, dtype=torch.float64)
+    memory = Memory(torch.randn(B, M, D, dtype=torch.float64), torch.tensor([[3, -1, 1], [-1, -1, -1]]))
+    segment = Segment(torch.arange(4, 8).expand(B, T), torch.tensor([7, 8]), None)
+
+    tokens, _ = layer(x, memory, segment, Position())
+    after, _ = layer.write(memory, x, segment)
+
+    hand = ByHand(layer, residual is PreNorm)
+    for b, written in enumerate(([0, 2], [])):
+        given, slots = x[b].numpy(), memory.slots[b].numpy()
+        seen = hand.norm("attention_residual", slots[written]) if residual is PreNorm else slots[written]
+        bias = hand.distances(np.arange(4, 8), memory.written_at[b].numpy()[written])
+        y = hand.around("attention_residual", given, lambda z, seen=seen, bias=bias: hand.attention(z, seen, bias))
+        y = hand.around("feedforward_residual", y, lambda z: hand.mlp("feedforward", z))
+        np.testing.assert_allclose(tokens[b].detach().numpy(), y, rtol=1e-10, atol=1e-12)
+        first, second = (given[0] + given[1]) / 2, (given[2] + given[3]) / 2
+        if written:  # the empty slot, then the oldest, which is blended
+            expected = np.stack([slots[0], first, 0.3 * second + 0.7 * slots[2]])
+        else:
+            expected = np.stack([first, second, slots[2]])
+        np.testing.assert_allclose(after.slots[b].detach().numpy(), expected, rtol=1e-10, atol=1e-12)
+    assert after.written_at.tolist() == [[3, 5, 7], [5, 7, -1]]
+
+
 @pytest.mark.parametrize(("tokens", "slots"), [(4, 4), (5, 2), (7, 3), (6, 1)])
 def test_shares_give_every_token_to_one_slot_in_order(tokens: int, slots: int) -> None:
     steps = torch.stack([torch.arange(tokens), 100 + torch.arange(tokens)])
@@ -129,3 +176,9 @@ def test_shares_give_every_token_to_one_slot_in_order(tokens: int, slots: int) -
 def test_more_shares_than_tokens_are_refused() -> None:
     with pytest.raises(ValueError, match=r"slots_per_write=5 .* needs as many tokens in a segment; found 4"):
         shares(torch.arange(4).unsqueeze(0), 5)
+
+
+@pytest.mark.parametrize("option", ["divide_segment", "copies"])
+def test_what_the_published_write_cannot_do_is_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option}: shares are those of written slots"):
+        PublishedLRU(**{option: True})

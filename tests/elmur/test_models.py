@@ -24,7 +24,8 @@ from elmur.baselines.shm import SHM
 from elmur.baselines.transformer import Transformer
 from elmur.baselines.trxl import TrXL
 from elmur.baselines.valve import CrossAttentionValve, GateValve, GRUValve, LSTMValve, Valve
-from elmur.model import ELMUR
+from elmur.memory import LRU
+from elmur.model import ELMUR, MemoryDesign
 from elmur.sequence_model import SequenceModel
 from elmur.spec import Image, TaskSpec
 from elmur.state import tensors_of
@@ -60,7 +61,10 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
     "rmt": partial(RMT, tokens=Trained, **small),
     "rate": partial(RATE, **cached, **small),
 }
+cache = MemoryDesign(memory_size=6, joint=True, write=LRU(1.0, copies=True))
 VARIANTS: dict[str, Callable[..., SequenceModel]] = {
+    "elmur, a cache": partial(ELMUR, memory=cache, **small),
+    "elmur, written slots read beside the tokens": partial(ELMUR, memory=MemoryDesign(joint=True), **small),
     "decision_transformer, states alone": partial(DecisionTransformer, window=5, token_format="s", **small),
     "trxl, a cache shorter than a step": partial(TrXL, mem_len=2, token_format="sra", **small),
     "rmt, one token": partial(RMT, tokens=partial(Trained, num_mem_tokens=1), token_format="sr", **small),

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from elmur.attention import CrossAttention
 from elmur.export.program import StepProgram
 from elmur.export.trace import example_of, program_of, traced, write_onnx
 from elmur.memory import LRU, NEVER, Memory
@@ -112,7 +113,7 @@ def test_gradients_are_finite_and_reach_the_writer(bias: bool) -> None:
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
     first = model.layers[0]
-    assert first.reader is not None
+    assert isinstance(first.reader, CrossAttention) and isinstance(first.writer, CrossAttention)
     assert first.writer.out.weight.grad is not None and first.reader.query.weight.grad is not None
     assert first.writer.out.weight.grad.any() and first.reader.query.weight.grad.any()
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,29 @@ def test_the_weights_that_are_told_are_those_that_attention_uses() -> None:
             layer.writer.register_forward_hook(check)
         rollout(tmaze.make_vector(4, 9), StreamingPolicy(model, 3), range(4))
     assert len(checked) > 20
+
+
+def test_the_weights_on_slots_that_are_read_beside_the_tokens_are_told() -> None:
+    """With unit vectors as values of slots, nothing of the tokens and no map out, the attention gives its weights."""
+    model, told = small(joint=True, write=LRU(0.5, copies=True)), defaultdict[str, list[Tensor]](list)
+    found = player(model)(attention=True)
+    assert np.stack(found.read[0]).shape == (len(found.predictions), len(SEEDS), 2, 3)
+    assert 0 < np.stack(found.read[0]).sum(-1).max() < 1
+    np.testing.assert_allclose(np.stack(found.write[1]), 1 / 3, atol=1e-6)  # of the three tokens of a segment
+    seen: list[Any] = []
+    handle = model.layers[1].attention.register_forward_hook(lambda part, inputs, output: seen.append(inputs))
+    batch = SegmentBatch.zeros(SPEC, 2, 3)
+    batch.observation["state"].normal_(generator=torch.Generator().manual_seed(0))
+    with watched(model, lambda what, layer, weights: told[f"{what} {layer}"].append(weights)):
+        model(batch, model.initial_memory(2, torch.Generator().manual_seed(0)))
+    handle.remove()
+    attention, (*inputs, ((keys, values), bias)) = model.layers[1].attention, seen[-1]
+    with torch.no_grad():
+        attention.qkv.weight[2 * model.d_model :] = 0.0
+        attention.out.weight.copy_(torch.eye(model.d_model))
+    units = torch.eye(3, values.shape[-1]).expand_as(values)
+    shares = attention(*inputs, ((keys, units), bias)).unflatten(-1, (2, -1))[..., :3].transpose(1, 2)
+    torch.testing.assert_close(told["read 1"][0], shares)
 
 
 def test_a_probe_finds_what_was_planted_and_nothing_else() -> None:
