@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hydra import compose
 
@@ -19,6 +21,7 @@ PAPERS = {
     "paper_ablation_blend": 11 * 2 * 3,  # trained to write, and not
     "paper_ablation_memory": 3 * 5 * 3 * 3,
     "paper_cost": 9,
+    "gradient": 3 * 5 * 3 * 3,  # models by segments by slots by seeds
     "mikasa32": (32 - 3) * 3,  # ShellGame needs a download
 }
 
@@ -33,7 +36,14 @@ def test_a_papers_sweep_says_what_it_will_take(conf: None, name: str) -> None:
 
 
 def test_every_sweep_of_a_paper_is_counted() -> None:
-    assert {path.stem for path in (CONF / "sweep").glob("paper_*.yaml")} == PAPERS.keys() - {"mikasa32"}
+    assert {path.stem for path in (CONF / "sweep").glob("paper_*.yaml")} == PAPERS.keys() - {"gradient", "mikasa32"}
+
+
+def test_the_page_that_lists_them_has_their_numbers() -> None:
+    """Of each it says that what it takes is told first."""
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `run.py sweep=(\w+)` \|.*\| (\d+) \|$", page, re.MULTILINE)
+    assert {name: int(runs) for name, runs in listed} == PAPERS
 
 
 def test_what_is_typed_narrows_a_sweep(conf: None) -> None:
