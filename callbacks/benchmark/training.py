@@ -100,16 +100,15 @@ def training_step(module: SequenceModule, batch: SegmentBatch) -> Work:
 def measure_training(cases: list[Case], device: torch.device, seconds: float = SECONDS) -> Rows:
     """An update of each case beside its products alone: `share` is the part of the update that they would take.
 
-    On the CPU with one and two threads; on a GPU in float32 (TF32) and bfloat16, eager and as a CUDA graph.
+    In float32 (on a GPU TF32) and bfloat16: on the CPU with one and two threads, on a GPU eager and as a CUDA graph.
     """
     rows: Rows = []
-    on_cpu, on_gpu = ((1, 2), ("float32",), (False,), 1), ((1,), TYPES, (False, True), GPU_REPEATS)
-    numbers, types, captures, times = on_cpu if device == CPU else on_gpu
+    numbers, captures, times = ((1, 2), (False,), 1) if device == CPU else ((1,), (False, True), GPU_REPEATS)
     for case in cases:
         home, carry, chosen = next(case.module.parameters()).device, case.module._carry, case.module.gpu
         batch = case.batch.to(device)
         case.module.to(device)
-        for number, name, captured in every(numbers, types, captures):
+        for number, name, captured in every(numbers, TYPES, captures):
             case.module.gpu, case.module._carry = OnGpu(capture="always" if captured else "never"), {}
             step = partial(under, training_step(case.module, batch), device, TYPES[name])
             with threads(number):

@@ -67,7 +67,9 @@ def test_recomputing_acts_as_streaming_does(model: ELMUR) -> None:
 def test_rows_of_training_and_of_its_products_alone(model: ELMUR) -> None:
     case = training.Case("small", training.wrapped(model), training.made_up(4, 20))
     rows = training.measure_training([case], CPU, seconds=0.01)
-    assert [(row["type"], row["threads"], row["captured"]) for row in rows] == [("float32", n, False) for n in (1, 2)]
+    assert [(row["type"], row["threads"], row["captured"]) for row in rows] == [
+        (name, n, False) for n in (1, 2) for name in ("float32", "bfloat16")
+    ]
     for row in rows:
         assert row["share"] == pytest.approx(row["products alone, ms"] / row["ms an update"])
         assert 0 < row["share"] < 1, "what is a part of the step takes less than it"
