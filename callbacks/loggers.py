@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,7 +21,10 @@ from callbacks.report.sheets import Sheet
 from callbacks.report.show import sheet_of
 from elmur.files import write_text
 
-PATIENCE = 5  # seconds in which a server has to answer
+if TYPE_CHECKING:
+    from callbacks.report.report import Report
+
+PATIENCE, STARTING = 5, 60  # seconds in which a server has to answer; in which wandb's own process, where there is none
 log = logging.getLogger(__name__)
 FIGURE, VIDEOS = "success.png", ("video.mp4", "video.gif")  # in the folder of a run
 
@@ -55,10 +58,13 @@ class Result:
 
 @runtime_checkable
 class ShowsResults(Protocol):
-    """A logger that can be told how a run went."""
+    """A logger that can be told how a run went, and what many runs reached."""
 
     def show_result(self, result: Result) -> None:
         """Pass it on."""
+
+    def show_report(self, report: Report) -> None:
+        """Pass on its tables and figures."""
 
 
 def wandb_logger(
@@ -119,6 +125,19 @@ class Wandb(Logger):
         self._do(show)
 
     @rank_zero_only
+    def show_report(self, report: Report) -> None:
+        """The page as it is, and each table as one that can be sorted."""
+
+        def show(made: Any) -> None:
+            import wandb
+
+            made.experiment.name = report.about["title"]
+            sheets = {one.title: wandb.Table(columns=[*one.headings], data=one.cells()) for one in report.sheets}
+            made.experiment.log({"report": wandb.Html(report.html(), inject=False), **sheets})
+
+        self._do(show)
+
+    @rank_zero_only
     def save(self) -> None:
         if self._logger is not None:
             self._do(lambda made: made.save())
@@ -155,7 +174,8 @@ class Wandb(Logger):
         path = Path(self.save_dir, "wandb.id")
         if not path.exists():
             write_text(path, secrets.token_hex(4))
-        limits: dict[str, Any] = dict.fromkeys(("init_timeout", "login_timeout", "finish_timeout"), PATIENCE)
+        patience = STARTING if self._settings.get("offline") else PATIENCE
+        limits: dict[str, Any] = dict.fromkeys(("init_timeout", "login_timeout", "finish_timeout"), patience)
         limits |= dict.fromkeys(("x_graphql_retry_max", "x_file_stream_retry_max", "x_file_transfer_retry_max"), 1)
         made = WandbLogger(
             save_dir=self.save_dir, settings=wandb.Settings(**limits), id=path.read_text().strip(), resume="allow",
@@ -189,6 +209,14 @@ def tell_result(loggers: Iterable[Any], result: Result) -> None:
     for logger in loggers:
         if isinstance(logger, ShowsResults):
             logger.show_result(result)
+
+
+def tell_report(loggers: Iterable[Any], report: Report) -> None:
+    """Tell every logger that can be told what many runs reached, and close it."""
+    with open_until_the_end(loggers):
+        for logger in loggers:
+            if isinstance(logger, ShowsResults):
+                logger.show_report(report)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -15,6 +15,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image, ImageSequence
 
 from callbacks.loggers import Result
+
+if TYPE_CHECKING:
+    from callbacks.report.report import Report
 
 MILLISECONDS = 50  # a frame, as `callbacks.evaluation.video` has it
 MOST_FRAMES, WIDEST = 400, 320  # of a video: it is kept in the event file, as a GIF
@@ -39,6 +42,17 @@ class TensorBoard(TensorBoardLogger):
             size, content = as_gif(result.video)
             image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=content)
             writer.file_writer.add_summary(Summary(value=[Summary.Value(tag="video", image=image)]))
+        writer.flush()
+
+    @rank_zero_only
+    def show_report(self, report: Report) -> None:
+        """Write its tables as texts and its figures as pictures."""
+        writer: Any = self.experiment
+        for sheet in report.sheets:
+            writer.add_text(sheet.title, sheet.markdown())
+        for figure in report.figures:
+            with Image.open(io.BytesIO(figure.drawing.png())) as picture:
+                writer.add_image(figure.title, np.asarray(picture.convert("RGB")), dataformats="HWC")
         writer.flush()
 
 

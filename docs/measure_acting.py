@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import run  # noqa: F401  the resolvers of conf/
 from callbacks.benchmark.acting import ActingCost, cost_of_acting
-from callbacks.report.panels import COLOURS, svg
+from callbacks.report.panels import COLOURS, Drawing
 from elmur.build import build
 from elmur.files import write_text
 from elmur.spec import Discrete, TaskSpec, Vector
@@ -47,7 +47,7 @@ def write(found: Costs) -> None:
     """The table as CSV, and a figure of both quantities."""
     lines = [f"{name},{c.history},{c.ms:.3f},{c.state_bytes}" for name, costs in found.items() for c in costs]
     write_text(HERE / "acting.csv", "\n".join(["model,history,ms,state_bytes", *lines, ""]))
-    write_text(HERE / "acting.svg", svg((9, 5), lambda drawn: draw(drawn.subplots(1, 2), found)))
+    write_text(HERE / "acting.svg", Drawing((9, 5), lambda drawn: draw(drawn.subplots(1, 2), found)).svg)
 
 
 def draw(axes: Any, found: Costs) -> None:

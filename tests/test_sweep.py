@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("popgym", reason="needs POPGym: pip install -e '.[popgym]'")
 
 from tests.command import ROOT, CommandLine
+from tests.sinks import tensorboard_run
 from tests.test_cli_popgym import TINY
 
 GOOD, BAD = "popgym-RepeatFirstEasy-v0", "popgym-RepeatPreviousEasy-v0"
@@ -31,9 +32,13 @@ def rows(folder: Path) -> list[str]:
 
 def test_a_sweep_by_name_ends_with_its_report(cli: CommandLine) -> None:
     one = ("sweep=popgym48", "task=popgym_repeat_first_easy", "seed=0", "hydra/launcher=basic")
-    done = cli.run(*one, *TINY, f"hydra.sweep.dir={cli.folder}/runs")
+    done = cli.run(
+        *one, *TINY, f"hydra.sweep.dir={cli.folder}/runs", "logger=tensorboard", "trainer.log_every_n_steps=1"
+    )
     assert (done.code, done.stderr) == (0, "") and rows(cli.folder / "runs") == [GOOD]
     assert (cli.folder / "reports" / "popgym48" / "report.md").read_text().startswith("# What sweep=popgym48 reached")
+    texts = tensorboard_run(cli.folder / "reports" / "popgym48" / "logs")["texts"].values()
+    assert any(GOOD in text for text in texts), "of the whole sweep, beside those of its runs"
 
 
 @pytest.mark.slow

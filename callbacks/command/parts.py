@@ -8,7 +8,7 @@ What takes seconds to import is imported where it is needed, so that an early er
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -53,10 +53,10 @@ def learner(settings: Settings) -> SequenceModule:
     return build(settings.module, "module", "module", model=model, model_config=settings.model)
 
 
-def loggers(settings: Settings) -> list[Any]:
-    """The sinks of the settings beside the local files, made anew."""
+def loggers(section: Mapping[str, Any] | None) -> list[Any]:
+    """The sinks beside the local files that the section `logger` describes, made anew."""
 
-    made = build(settings.logger, "logger", "logger", PLATFORM)
+    made = build(section, "logger", "logger", PLATFORM)
     return made if isinstance(made, list) else [made] if made else []
 
 
@@ -67,7 +67,7 @@ def trainer(settings: Settings, sinks: list[Any] | None = None) -> Trainer:
 
     own: dict[str, Any] = {
         "callbacks": list(build(settings.callbacks, "callbacks", "callbacks", PLATFORM).values()),
-        "logger": (loggers(settings) if sinks is None else sinks) or False,
+        "logger": (loggers(settings.logger) if sinks is None else sinks) or False,
         "plugins": [AtomicCheckpointIO(), ranks.environment()],
         "enable_checkpointing": False,
     }

@@ -24,6 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from joblib import cpu_count
+from omegaconf import OmegaConf
 from rich.filesize import decimal
 
 from callbacks import signals
@@ -77,17 +78,22 @@ class Sweep(Callback):
         """The report on the runs of this sweep, in a folder beside that of all runs."""
         if not any((folder / ROW).exists() for folder in folders):
             return
+        from callbacks.command.parts import loggers
+        from callbacks.loggers import tell_report
         from callbacks.report.report import TITLE, report
 
         overrides, asked = list(config.hydra.overrides.task), config.hydra.runtime.choices.get("sweep")
         told = sorted(one for one in overrides if not one.lstrip("+~").startswith(("hydra", "shards=", "logger")))
         name = asked or folder_name("+".join(told)) or "multirun"
         typed = [] if asked is None or f"sweep={asked}" in overrides else [f"sweep={asked}"]
-        report(
-            folders, Path(config.hydra.sweep.dir).resolve().parent / "reports" / name, defaults=untyped, below=False,
-            is_asked=asked is not None, title=title(asked, self._title) or self._title or TITLE,
+        place = Path(config.hydra.sweep.dir).resolve().parent / "reports" / name
+        sinks = loggers(of_no_run(config.logger, place))
+        made = report(
+            folders, place, defaults=untyped, below=False, is_asked=asked is not None,
+            title=title(asked, self._title) or self._title or TITLE,
             command=shlex.join(["run.py", *([] if asked else ["-m"]), *typed, *overrides]),
         )  # fmt: skip
+        tell_report(sinks, made)
 
 
 def offer_launchers() -> None:
@@ -170,6 +176,14 @@ def check_alone(settings: Settings) -> None:
 def title(sweep: str | None, own: str | None) -> str | None:
     """The title of the report on a sweep that was chosen by name: its own, or one that names it; None without one."""
     return (own or f"What sweep={sweep} reached") if sweep else None
+
+
+def of_no_run(logger: Any, folder: Path) -> dict[str, Any] | None:
+    """The section `logger` for what is told of a whole sweep, into `folder`: what is said of its single runs leaves."""
+    raw: Any = OmegaConf.to_container(logger, resolve=False) if logger else None
+    if not raw:
+        return None
+    return {key: value for key, value in raw.items() if "${" not in str(value)} | {"save_dir": str(folder)}
 
 
 def jobs(config: Any) -> list[list[str]]:

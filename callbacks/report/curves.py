@@ -18,6 +18,7 @@ from callbacks.report.panels import (
     INK,
     MOST_LINES,
     MOST_PANELS,
+    Drawing,
     Figure,
     Lines,
     grid,
@@ -25,7 +26,6 @@ from callbacks.report.panels import (
     name,
     of_many,
     size,
-    svg,
 )
 from callbacks.report.row import Row
 from callbacks.report.scores import RESAMPLES, interval, measures, variants
@@ -133,8 +133,8 @@ def _lines(panels: Panels, place: str, metric: str) -> Lines:
     ]
 
 
-def _drawn(panels: Panels, metric: str, about: Mapping[str, Any], guessing: float | None = None) -> str:
-    """The panels as SVG. about: of their axes. guessing: the score of random play."""
+def _drawn(panels: Panels, metric: str, about: Mapping[str, Any], guessing: float | None = None) -> Drawing:
+    """The panels beside each other. about: of their axes. guessing: the score of random play."""
 
     def paint(axes: Any, number: int) -> None:
         for at, (settings, points) in enumerate(list(panels.values())[number].items()):
@@ -147,4 +147,4 @@ def _drawn(panels: Panels, metric: str, about: Mapping[str, Any], guessing: floa
             axes.set_ylim(-0.03, 1.03)
 
     count = max(map(len, panels.values()))
-    return svg(size(len(panels), count), lambda on: grid(on, list(panels), paint, **about))
+    return Drawing(size(len(panels), count), lambda on: grid(on, list(panels), paint, **about))

@@ -16,6 +16,7 @@ from callbacks.report.panels import (
     INK,
     MOST_LINES,
     WIDTH,
+    Drawing,
     Figure,
     Lines,
     axis,
@@ -24,7 +25,6 @@ from callbacks.report.panels import (
     name,
     of_many,
     plain_powers,
-    svg,
 )
 from callbacks.report.scores import scores
 from callbacks.report.statistics import performance_profile
@@ -84,7 +84,7 @@ def bars(groups: Sequence[Group]) -> Figure | None:
     inches = (WIDTH, 1.1 + len(shown) * max(0.2, 0.11 * len(means)) + 0.19 * len(means))
     sorting = "sorted by the difference of the first two" if others else "sorted"
     title = f"{named(groups[0].metric, groups[0].stage)} of every task, {sorting}"
-    return Figure(name("tasks", groups), title, svg(inches, draw), lines, of_many(len(tasks), MOST_BARS, "tasks"))
+    return Figure(name("tasks", groups), title, Drawing(inches, draw), lines, of_many(len(tasks), MOST_BARS, "tasks"))
 
 
 def profiles(groups: Sequence[Group]) -> Figure | None:
@@ -110,7 +110,7 @@ def profiles(groups: Sequence[Group]) -> Figure | None:
         legend(on, axes, len(shares))
 
     title = f"{named(groups[0].metric, groups[0].stage)}: performance profiles"
-    return Figure(name("profile", groups), title, svg((WIDTH, 2.9 + 0.19 * len(of)), draw), lines)
+    return Figure(name("profile", groups), title, Drawing((WIDTH, 2.9 + 0.19 * len(of)), draw), lines)
 
 
 def against_cost(groups: Sequence[Group]) -> Figure | None:
@@ -140,7 +140,7 @@ def against_cost(groups: Sequence[Group]) -> Figure | None:
     title = f"{named(groups[0].metric, groups[0].stage)} against the cost of acting"
     note = "Of the machines as they were; episodes act side by side."
     return Figure(
-        name("cost", groups), title, svg((WIDTH, 2.9 + 0.19 * min(len(lines), MOST_LINES)), draw), lines, note
+        name("cost", groups), title, Drawing((WIDTH, 2.9 + 0.19 * min(len(lines), MOST_LINES)), draw), lines, note
     )
 
 
@@ -168,4 +168,4 @@ def state_against_time(groups: Sequence[Group]) -> Figure | None:
 
     note = "Of the machines as they were, processor time; untrained or trained makes no difference."
     title = "What a policy keeps against what a step takes"
-    return Figure(name("state", groups), title, svg((WIDTH, 3.4), draw), lines, note)
+    return Figure(name("state", groups), title, Drawing((WIDTH, 3.4), draw), lines, note)

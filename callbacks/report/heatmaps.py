@@ -11,7 +11,7 @@ import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.gather import Group
-from callbacks.report.panels import INK, WIDTH, Figure, Lines, label, name, svg
+from callbacks.report.panels import INK, WIDTH, Drawing, Figure, Lines, label, name
 from callbacks.report.scores import by_number, measures, score
 from callbacks.report.tables import named
 
@@ -120,7 +120,7 @@ def _by_settings(groups: Sequence[Group], keys: tuple[str, ...], models: Mapping
     return found
 
 
-def _drawn(grids: Sequence[Grid], metric: str) -> str:
+def _drawn(grids: Sequence[Grid], metric: str) -> Drawing:
     """The panels beside each other, of one scale of colours."""
     known = np.concatenate([grid.cells[~np.isnan(grid.cells)] for grid in grids])
     low, high = (0.0, 1.0) if metric != RETURN else (float(known.min()), float(known.max()))
@@ -132,7 +132,7 @@ def _drawn(grids: Sequence[Grid], metric: str) -> str:
             if axes is not panels[0]:
                 axes.set_ylabel("")
 
-    return svg((WIDTH, 1.5 + 0.36 * len(grids[0].cells)), draw)
+    return Drawing((WIDTH, 1.5 + 0.36 * len(grids[0].cells)), draw)
 
 
 def _paint(axes: Any, grid: Grid, low: float, high: float) -> None:

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,61 @@ STYLE: dict[str, Any] = {
 }
 
 
+class Drawing:
+    """What `draw` puts on an empty figure of so many inches: as SVG and as PNG, each made when it is asked for."""
+
+    def __init__(self, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
+        self.size, self._draw = size, draw
+
+    @cached_property
+    def svg(self) -> str:
+        """An `<svg>` element that scales with its place and follows its colour."""
+        with self._drawn() as drawn:
+            text = io.StringIO()
+            for part in (drawn, *drawn.axes):
+                part.patch.set_alpha(0)
+            drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+        element = text.getvalue()
+        element = element[element.index("<svg") :].replace(INK, "currentColor")
+        width, height = (round(96 * inches) for inches in self.size)
+        head, end = element.split(">", 1)
+        head = re.sub(r' (width|height)="[^"]*"', "", head)
+        return f'{head} width="{width}" height="{height}">{end}'
+
+    def png(self) -> bytes:
+        """On white, for whoever takes no SVG."""
+        with self._drawn() as drawn:
+            image = io.BytesIO()
+            drawn.savefig(image, format="png", dpi=150)
+        return image.getvalue()
+
+    @contextmanager
+    def _drawn(self) -> Iterator[Any]:
+        import matplotlib
+        from cycler import cycler
+        from matplotlib.figure import Figure
+
+        style: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
+        with matplotlib.rc_context(style):
+            drawn = Figure(figsize=self.size, layout="constrained")
+            self._draw(drawn)
+            yield drawn
+
+
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its name as a file, what it shows, as SVG and as lines of numbers."""
+    """A figure: its name as a file, what it shows, drawn and as lines of numbers."""
 
     name: str
     title: str
-    svg: str
+    drawing: Drawing
     lines: Lines
     note: str = ""
+
+    @property
+    def svg(self) -> str:
+        """The drawing as an element of a page."""
+        return self.drawing.svg
 
 
 @contextmanager
@@ -59,28 +106,6 @@ def figure(path: Path | str, size: tuple[float, float]) -> Iterator[Any]:
         yield drawn.subplots()
         drawn.savefig(image, format="png", dpi=150)
     write_bytes(path, image.getvalue())
-
-
-def svg(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
-    """What `draw` puts on an empty figure, as an `<svg>` element that scales with its place and follows its colour."""
-    import matplotlib
-    from cycler import cycler
-    from matplotlib.figure import Figure
-
-    style: Any = {**STYLE, "axes.prop_cycle": cycler(color=COLOURS)}
-    with matplotlib.rc_context(style):
-        drawn, text = Figure(figsize=size, layout="constrained"), io.StringIO()
-        drawn.patch.set_alpha(0)
-        draw(drawn)
-        for axes in drawn.axes:
-            axes.patch.set_alpha(0)
-        drawn.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    element = text.getvalue()
-    element = element[element.index("<svg") :].replace(INK, "currentColor")
-    width, height = (round(96 * inches) for inches in size)
-    head, end = element.split(">", 1)
-    head = re.sub(r' (width|height)="[^"]*"', "", head)
-    return f'{head} width="{width}" height="{height}">{end}'
 
 
 def axis(groups: Sequence[Group]) -> str:

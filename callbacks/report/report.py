@@ -66,11 +66,15 @@ class Report:
             lines += [f"![{markdown(one.title)}](figures/{file_name(one.name)}.svg)", ""]
         return "\n".join(lines)
 
-    def write(self, folder: Path) -> None:
-        """report.html, report.md, report.csv, runs.csv and a folder of figures."""
+    def html(self) -> str:
+        """All of it as one page that needs no other file."""
         made = datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes")
         parts = {**self.about, "made": made, "overview": self.overview, "differing": self.differing}
-        write_text(folder / "report.html", page(parts, self.sheets, self.figures, self.details, self.runs))
+        return page(parts, self.sheets, self.figures, self.details, self.runs)
+
+    def write(self, folder: Path) -> None:
+        """report.html, report.md, report.csv, runs.csv and a folder of figures."""
+        write_text(folder / "report.html", self.html())
         write_text(folder / "report.md", self.markdown())
         write_text(folder / "report.csv", as_csv([*self.sheets, *self.details]))
         write_text(folder / "runs.csv", as_csv([self.runs]))

@@ -48,7 +48,7 @@ def run(settings: Settings) -> None:
                 show(row, folder, family.chance)
             return
         check_buildable(settings)
-        with open_until_the_end(sinks := loggers(settings)):
+        with open_until_the_end(sinks := loggers(settings.logger)):
             about = fit(settings, folder, sinks)
             about.pop("validation")
             row = judge(settings, folder, chosen(folder / "checkpoints"), about)
@@ -68,7 +68,7 @@ def validated(settings: Settings, folder: Path, again: bool) -> None:
         tell_of_other_shards(settings, folder)
     else:
         check_buildable(settings)
-        with open_until_the_end(sinks := loggers(settings)):
+        with open_until_the_end(sinks := loggers(settings.logger)):
             found = fit(settings, folder, sinks)["validation"]
     if is_first_process():
         if found is None:

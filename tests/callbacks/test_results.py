@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from callbacks.loggers import Result, open_until_the_end, tell_result, tell_settings, wandb_logger
+from callbacks.loggers import Result, open_until_the_end, tell_report, tell_result, tell_settings, wandb_logger
+from callbacks.report.panels import Drawing, Figure
+from callbacks.report.report import Report
 from callbacks.report.sheets import Sheet
 from callbacks.tensorboard import TensorBoard, as_gif
 from tests.sinks import tensorboard_run, wandb_run
@@ -49,6 +51,40 @@ def test_tensorboard_has_settings_table_figure_and_video(result: Result, tmp_pat
     assert figure.shape == (30, 40, 3) and (figure == (255, 0, 0)).all()
     video = Image.open(io.BytesIO(found["images"]["video"]))
     assert (video.format, getattr(video, "n_frames"), video.size) == ("GIF", 3, (64, 48))  # noqa: B009
+
+
+@pytest.fixture
+def summary() -> Report:
+    """A table and a red square of two by two inches."""
+
+    def paint(on: Any) -> None:
+        on.subplots().imshow([[[1.0, 0.0, 0.0]]])
+
+    sheet = Sheet("Success: elmur", [{"task": "tmaze", "success": 0.75}])
+    figure = Figure("square", "A square", Drawing((2, 2), paint), [])
+    about: dict[str, Any] = {"title": "What <b>they</b> reached", "sources": [], "command": None}
+    return Report(["One run."], [], [sheet], [], Sheet("runs", []), [figure], about)
+
+
+def test_tensorboard_has_tables_and_figures_of_a_report(summary: Report, tmp_path: Path) -> None:
+    tell_report([TensorBoard(str(tmp_path), name="", version="logs")], summary)
+    found = tensorboard_run(tmp_path / "logs")
+    assert "| tmaze | 0.75 |" in found["texts"]["Success: elmur/text_summary"]
+    square = np.asarray(Image.open(io.BytesIO(found["images"]["A square"])))
+    assert square.shape == (300, 300, 3) and (square[150, 150] == (255, 0, 0)).all()
+
+
+def test_wandb_has_the_page_and_the_tables_of_a_report(summary: Report, tmp_path: Path) -> None:
+    tell_report(wandb_logger("elmur", str(tmp_path), mode="offline"), summary)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    run = wandb_run(folder)
+    logged = run["history"][-1]
+    kinds = {name: logged[f"{name}/_type"] for name in ("report", "Success: elmur")}
+    assert kinds == {"report": "html-file", "Success: elmur": "table-file"}
+    page = (folder / "files" / logged["report/path"]).read_text()
+    assert "What &lt;b&gt;they&lt;/b&gt; reached" in page and "<svg" in page
+    table = json.loads((folder / "files" / logged["Success: elmur/path"]).read_text())
+    assert (table["columns"], table["data"]) == (["task", "success"], [["tmaze", "0.75"]])
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of imageio's process
