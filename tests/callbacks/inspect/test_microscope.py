@@ -354,3 +354,11 @@ def test_the_page_in_a_browser(cli: CommandLine, trained: Path, tmp_path: Path) 
     subprocess.run([*quiet, f"--screenshot={shot}", page], capture_output=True, timeout=120, check=True)
     pixels = np.asarray(Image.open(shot).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(pixels, axis=0)) > 20
+    whole = (folder / "memory.html").read_text()
+    (data,) = re.findall(r'<script[^>]*id="data"[^>]*>(.*?)</script>', whole, re.DOTALL)
+    told = json.loads(data)
+    for episode in told["episodes"]:
+        episode["probabilities"] = [[0.01 * n for n in range(20)] for _ in episode["probabilities"]]
+    (folder / "memory.html").write_text(whole.replace(data, json.dumps(told)))
+    dom = subprocess.run([*quiet, "--dump-dom", page], capture_output=True, text=True, timeout=120, check=True).stdout
+    assert "12 others, less likely" in dom and " 0.190<" in dom and " 0.110<" not in dom, "the eight likeliest of 20"
