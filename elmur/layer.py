@@ -52,6 +52,18 @@ class LayerStream:
     tokens: Float[Tensor, "B T D"]
 
 
+@dataclass(frozen=True)
+class Read:
+    """How tokens read.
+
+    sees: which slots, a mask `[B, M]` or None for all of them. joint: in their own attention, by its queries, keys and
+    values and in its softmax, in the place of a cross-attention to the slots.
+    """
+
+    sees: Callable[[Memory], Bool[Tensor, "B M"] | None] = every_slot
+    joint: bool = False
+
+
 class Mean(nn.Module):
     """Writes tokens as they are: for each slot the mean of those that it sees, of all of them where `sees` is None."""
 
@@ -68,9 +80,7 @@ class ELMURLayer(nn.Module):
     """attend -> read -> transform -> write (paper, figure 2 and §3.2).
 
     bias: distance bias shared by reading and writing, None for the ablation without. write_rule: which slots are
-    written and how; None for the ablation that never writes. read: which slots tokens see, a mask `[B, M]` or None for
-    all of them; no rule at all for the ablation that never reads. joint: slots are read in the attention to the
-    segment, by its queries, keys and values and in its softmax, in the place of a cross-attention of their own.
+    written and how; None for the ablation that never writes. read: None for the ablation that never reads.
     """
 
     def __init__(
@@ -81,15 +91,14 @@ class ELMURLayer(nn.Module):
         residual: Callable[[], Residual],
         bias: MemoryBias | None,
         write_rule: WriteRule | None,
-        read: Callable[[Memory], Bool[Tensor, "B M"] | None] | None = every_slot,
+        read: Read | None = Read(),
         memory_dropout: float = 0.0,
-        joint: bool = False,
     ) -> None:
         super().__init__()
         self.attention, self.attention_residual = attention, residual()
-        self.read_rule, self.joint = read, joint
-        self.reader: CrossAttention | None = cross() if read and not joint else None
-        self.read_residual: Residual | None = residual() if read and not joint else None
+        self.read_rule, self.joint = read, read is not None and read.joint
+        self.reader: CrossAttention | None = cross() if read and not read.joint else None
+        self.read_residual: Residual | None = residual() if read and not read.joint else None
         self.feedforward, self.feedforward_residual = feedforward(), residual()
         self.write_rule, self.copies = write_rule, write_rule is not None and write_rule.copies
         if write_rule is not None:
@@ -115,7 +124,7 @@ class ELMURLayer(nn.Module):
         if self.read_rule is None or memory is None:
             return None
         slots, bias = self.project(memory.slots), self.distance_bias(steps, memory.written_at)
-        seen = self.read_rule(memory)
+        seen = self.read_rule.sees(memory)
         if seen is None:
             return View(slots, bias, None)
         sees_any = seen.any(dim=1)

@@ -17,7 +17,7 @@ from elmur.clock import Chronological, EpisodeClock, StepRule
 from elmur.dropout import Dropout
 from elmur.feedforward import MLP
 from elmur.heads import head_for
-from elmur.layer import ELMURLayer, LayerStream, Segment
+from elmur.layer import ELMURLayer, LayerStream, Read, Segment
 from elmur.memory import LRU, Memory, WriteRule, every_slot, written_slots
 from elmur.memory_bias import MemoryBias
 from elmur.moe import MixtureOfExperts
@@ -114,9 +114,8 @@ class ELMUR(TokenModel):
                 residual=partial(residual, d_model),
                 bias=memory.bias(n_head) if memory and memory.bias and (memory.read or write) else None,
                 write_rule=write,
-                read=sees if memory and memory.read else None,
+                read=Read(sees, memory.joint) if memory and memory.read else None,
                 memory_dropout=memory.memory_dropout if memory else 0.0,
-                joint=memory is not None and memory.joint,
             )
             for _ in range(n_layer)
         )

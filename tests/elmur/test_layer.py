@@ -11,7 +11,7 @@ from scipy.special import erf, softmax
 
 from elmur.attention import CrossAttention, SelfAttention
 from elmur.feedforward import MLP
-from elmur.layer import ELMURLayer, Segment
+from elmur.layer import ELMURLayer, Read, Segment
 from elmur.memory import LRU, Memory, shares, written_slots
 from elmur.memory_bias import MemoryBias
 from elmur.positional import Position
@@ -128,8 +128,7 @@ def test_slots_read_in_the_attention_to_the_tokens_and_written_as_copies_of_them
         residual=partial(residual, D),
         bias=MemoryBias(H, max_seq_len=6, init_std=1.0),
         write_rule=LRU(lru_blend_alpha=0.3, slots_per_write=2, divide_segment=True, copies=True),
-        read=written_slots,
-        joint=True,
+        read=Read(written_slots, joint=True),
     ).double()
     assert {name.partition(".")[0] for name in layer.state_dict()} == {
         "attention", "attention_residual", "feedforward", "feedforward_residual", "bias"
