@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.shard import Array, EpisodeArrays, Shard
+from data.columns import Array
+from data.shard import EpisodeArrays, Shard
 from elmur.spec import TaskSpec, Vector
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from data.collection import Collection, Served, find_shards
+from data.columns import PREFERENCE, Array
 from data.dataset import WindowDataset
 from data.forecast import step_bytes
 from data.index import Index, build_index, task_of
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
-from data.shard import PREFERENCE, Array
 from elmur.batch import Reads, SegmentBatch
 from elmur.children import serve_parent
 from elmur.spec import TaskSpec

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from data.columns import LABEL, PREFERENCE, Array, Column, columns
 from data.index import Index
 from data.kept import KeptImages
-from data.shard import LABEL, PREFERENCE, Array, Column, Shard, columns
+from data.shard import Shard
 from elmur.batch import Outcome, SegmentBatch
 
 OPEN_FILES = 16

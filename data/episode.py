@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.shard import Array
+from data.columns import Array
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
 ONLY = "observation"  # the name of the part where an observation is one array

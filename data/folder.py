@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from data.collection import COLLECTION, Collection, find_shards
-from data.shard import SUFFIX, Array, Shard, ShardError
+from data.columns import Array
+from data.shard import SUFFIX, Shard, ShardError
 from data.statistics import Moments
 from elmur.aliases import renamed
 from elmur.files import leftovers

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rich.filesize import decimal
 
-from data.shard import columns
+from data.columns import columns
 from elmur.progress import spelled
 from elmur.spec import TaskSpec
 
@@ -20,7 +20,7 @@ def forecast(
     """A sentence on what `episodes` of a task take at most, in memory: pictures are compressed on disk.
 
     play: called with a number of steps, plays them from the beginning of a wave of episodes. waves: how many come one
-    after another. optional: what is recorded beside the arrays of every shard (data.shard.OPTIONAL).
+    after another. optional: what is recorded beside the arrays of every shard (data.columns.OPTIONAL).
     """
 
     def seconds(steps: int) -> float:

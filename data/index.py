@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from data.collection import Collection, Served, find_shards
+from data.columns import OPTIONAL, Array
 from data.folder import check, complete_shards
-from data.shard import OPTIONAL, SUFFIX, Array, Shard, ShardError, require_same_task
+from data.shard import SUFFIX, Shard, ShardError, require_same_task
 from data.statistics import Moments
 from elmur.spec import TaskSpec, Vector
 
@@ -28,7 +29,7 @@ class Index:
     skipped: shards left out because they are damaged (only with on_bad_shard="skip").
     digest: a hash of the task and of every episode's length and seed, to tell other data from the same.
     identities: of each file, to tell whether it is still the one that was indexed (Shard.identity).
-    optional: the arrays that only some of the shards have (data.shard.OPTIONAL). common: those of them that all have.
+    optional: the arrays that only some of the shards have (data.columns.OPTIONAL). common: those of them that all have.
     """
 
     spec: TaskSpec

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import Array
 from data.episode import Episode, EpisodeError
-from data.shard import Array
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
 CHANNELS = (1, 3, 4)  # of pictures, by which their axis is told

@@ -17,8 +17,8 @@ import torch
 from rich.filesize import decimal
 from torch import Tensor
 
+from data.columns import Array, columns
 from data.index import Index
-from data.shard import Array, columns
 
 log = logging.getLogger(__name__)
 PLACES = ("auto", "disk", "memory", "device")

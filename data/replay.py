@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import Array
 from data.index import build_index
-from data.shard import Array
 from elmur.spec import TaskSpec
 from envs.vector import TimeStep, check_active, check_seeds
 

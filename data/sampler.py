@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
-from data.shard import Array
+from data.columns import Array
 
 NOTHING = -1  # in a plan row, instead of an episode: this lane has run out and its row is masked
 

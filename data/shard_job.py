@@ -17,9 +17,10 @@ import numpy as np
 
 from data.bounds import CLIPPED, clip, tell
 from data.collection import shard_name
+from data.columns import LABEL, PREFERENCE
 from data.disturbed import Disturbed, episode_seed
 from data.forecast import forecast
-from data.shard import LABEL, PREFERENCE, write_shard
+from data.shard import write_shard
 from elmur.children import follow_parent
 from elmur.progress import shown
 from elmur.spec import TaskSpec, Vector

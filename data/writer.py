@@ -10,9 +10,10 @@ from typing import Any, Self
 
 from data.bounds import CLIPPED, clip
 from data.collection import COLLECTION, LOCK, Collection, find_shards, shard_name
+from data.columns import columns
 from data.episode import Episode, EpisodeError, conform
 from data.inference import Inference
-from data.shard import REFUSED, ShardError, check_episode, columns, write_shard
+from data.shard import REFUSED, ShardError, check_episode, write_shard
 from elmur.files import exclusive
 from elmur.spec import TaskSpec, Vector
 

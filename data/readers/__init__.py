@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from data.shard import Array
+from data.columns import Array
 from elmur.spec import TaskSpec
 
 

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from data.columns import Array
 from data.readers import EpisodeReader, ReadError
 from data.readers.bounded import npz
-from data.shard import Array, EpisodeArrays
+from data.shard import EpisodeArrays
 from elmur.spec import TaskSpec, Vector
 
 UNKNOWN_HORIZON = 1 << 17  # steps of an episode of a task that names no longest one

@@ -15,9 +15,9 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from data.columns import Array
 from data.episode import EpisodeError
 from data.readers import ReadError
-from data.shard import Array
 from elmur.files import check_regular
 from elmur.spaces import SpaceError
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import Array
 from data.episode import Episode
 from data.readers import EpisodeReader, ReadError, rewards
 from data.readers.bounded import MOST_BYTES, check_size, inside, natural, picture
 from data.readers.table import Table, column, opened
-from data.shard import Array
 from elmur.files import read_json
 
 log = logging.getLogger(__name__)

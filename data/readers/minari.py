@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import Array
 from data.episode import Episode
 from data.index import Index, build_index, task_of
 from data.readers import EpisodeReader, ReadError, rewards
@@ -31,7 +32,6 @@ from data.readers.bounded import (
     picture,
 )
 from data.readers.table import Table, column, opened
-from data.shard import Array
 from elmur.files import PARTIAL, read_json
 from elmur.spaces import Leaf, SpaceError, action_leaf, leaves
 from elmur.spec import Discrete, Field, Image, SpecError, TaskSpec

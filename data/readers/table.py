@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import Array
 from data.readers import ReadError
 from data.readers.bounded import MOST_BYTES, check_size, regular
-from data.shard import Array
 
 MOST_ROWS = 1 << 26
 NEEDS = "reading Parquet and Arrow needs the package pyarrow: pip install pyarrow"

@@ -13,12 +13,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from data.columns import Array
 from data.convert import convert
 from data.index import build_index
 from data.readers.lerobot import LeRobot
 from data.readers.npz import NpzFolder
 from data.readers.robomimic import Robomimic
-from data.shard import Array, Shard
+from data.shard import Shard
 from elmur.spec import Discrete, Image, Vector
 
 LENGTHS = (4, 7, 1)
