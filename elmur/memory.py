@@ -116,6 +116,7 @@ class WriteRule(Protocol):
         """The bank after the write; `candidate` in the order of `plan.index`."""
 
 
+@dataclass(eq=False)
 class LRU:
     """Blend into the least recently used slot (paper, §3.3): `lru_blend_alpha` 1 replaces it, 0 keeps what it holds.
 
@@ -128,19 +129,21 @@ class LRU:
     gradient through it.
     """
 
-    def __init__(
-        self,
-        lru_blend_alpha: float = 1.0,
-        slots_per_write: int = 1,
-        divide_segment: bool = False,
-        copies: bool = False,
-    ) -> None:
-        if not 0.0 <= lru_blend_alpha <= 1.0:
-            raise ValueError(f"lru_blend_alpha must lie in 0..1; found {lru_blend_alpha}")
-        if slots_per_write < 1:
-            raise ValueError(f"slots_per_write must be 1 or more; found {slots_per_write}")
-        self.blend, self.slots_per_write, self.divide_segment = lru_blend_alpha, slots_per_write, divide_segment
-        self.copies = copies
+    lru_blend_alpha: float = 1.0
+    slots_per_write: int = 1
+    divide_segment: bool = False
+    copies: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.lru_blend_alpha <= 1.0:
+            raise ValueError(f"lru_blend_alpha must lie in 0..1; found {self.lru_blend_alpha}")
+        if self.slots_per_write < 1:
+            raise ValueError(f"slots_per_write must be 1 or more; found {self.slots_per_write}")
+
+    @property
+    def blend(self) -> float:
+        """The lambda of the equation in §3.3."""
+        return self.lru_blend_alpha
 
     def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
         index = least_recently_used(memory.written_at, self.slots_per_write)

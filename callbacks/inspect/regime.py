@@ -109,7 +109,7 @@ def alternatives(rule: WriteRule) -> list[WriteRule]:
     found = [copy.copy(rule) for _ in range(2 if isinstance(rule, LRU) else 1)]
     for one, blend in zip(found, (0.5, 1.0), strict=False):
         if isinstance(one, LRU):
-            one.blend = blend
+            one.lru_blend_alpha = blend
     return found
 
 

@@ -67,16 +67,10 @@ class PublishedLRU(LRU):
     The slots come out as they would without the latter; a balance loss of a mixture of experts counts every slot.
     """
 
-    def __init__(
-        self,
-        lru_blend_alpha: float = 1.0,
-        slots_per_write: int = 1,
-        divide_segment: bool = False,
-        copies: bool = False,
-    ) -> None:
-        super().__init__(lru_blend_alpha, slots_per_write)
-        if divide_segment or copies:
-            name = "divide_segment" if divide_segment else "copies"
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.divide_segment or self.copies:
+            name = "divide_segment" if self.divide_segment else "copies"
             raise ValueError(f"{name}: shares are those of written slots, the published code has candidates for all")
 
     def plan(self, memory: Memory, steps: Int[Tensor, "B T"], write_step: Int[Tensor, " B"]) -> WritePlan:
