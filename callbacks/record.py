@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from callbacks.command.identity import read_settings
 from callbacks.command.registry import PLATFORM
 from callbacks.errors import UsageError
+from callbacks.processor import cpu_seconds
 from callbacks.selection import BEST, RolloutSelection
 from elmur.aliases import renamed
 
@@ -87,7 +87,7 @@ class Clock(Timer):
     def __init__(self, selections: Sequence[RolloutSelection]) -> None:
         super().__init__()
         self._selections = tuple(selections)
-        self._before, self._since = dict.fromkeys(KEPT, 0.0), time.process_time()
+        self._before, self._since = dict.fromkeys(KEPT, 0.0), cpu_seconds()
 
     @property
     def state_key(self) -> str:
@@ -95,7 +95,7 @@ class Clock(Timer):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._since = time.process_time()
+        self._since = cpu_seconds()
 
     def spent(self) -> dict[str, float]:
         """The seconds, named as `callbacks.report.row.Cost` names them."""
@@ -105,7 +105,7 @@ class Clock(Timer):
 
     def _seconds(self) -> dict[str, float]:
         here = (
-            time.process_time() - self._since,
+            cpu_seconds() - self._since,
             sum(one.seconds for one in self._selections),
             sum(one.cpu_seconds for one in self._selections),
         )

@@ -15,6 +15,7 @@ from callbacks.evaluation.device import placed
 from callbacks.evaluation.evaluate import evaluate
 from callbacks.evaluation.plan import EvaluationPlan, MakeEnv, Variants
 from callbacks.metriclog import log_everywhere
+from callbacks.processor import cpu_seconds
 from elmur.policy import StreamingPolicy
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class RolloutSelection(Callback):
         """Act, log, and keep the checkpoint if none was better; once per update at the most."""
         if self.evaluated_at == trainer.global_step:
             return
-        was_training, begin = module.training, (time.monotonic(), time.process_time())
+        was_training, begin = module.training, (time.monotonic(), cpu_seconds())
         length, plan = module.context_length, self.plan
         side_by_side, on_gpu = min(plan.num_envs, plan.num_episodes), module.device.type == "cuda"
         model = placed(module.model, length, side_by_side, plan.device, on_gpu)  # type: ignore[arg-type]
@@ -90,7 +91,7 @@ class RolloutSelection(Callback):
 
         outcomes = evaluate(policy, self.make_env, self.variants, plan, pause=pause)
         module.train(was_training)
-        took, cpu = time.monotonic() - begin[0], time.process_time() - begin[1]
+        took, cpu = time.monotonic() - begin[0], cpu_seconds() - begin[1]
         self.seconds, self.cpu_seconds = self.seconds + took, self.cpu_seconds + cpu
         self.evaluated_at = trainer.global_step
         scores = {name: outcome.metric(self.metric) for name, outcome in outcomes.items()}

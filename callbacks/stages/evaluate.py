@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from callbacks.command.parts import env_family, evaluation_plan, learner
 from callbacks.command.processes import is_first_process
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
+from callbacks.processor import cpu_seconds
 from elmur.code import code_hash
 from elmur.files import exclusive
 from elmur.registry import MODELS
@@ -89,9 +89,9 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     side_by_side, on_gpu = min(plan.num_envs, plan.num_episodes), settings.trainer.get("accelerator") != "cpu"
     policy = StreamingPolicy(placed(model, length, side_by_side, plan.device, on_gpu), length, **plan.acting)
     identity = evaluation_identity(settings, checkpoint)
-    halfway, begin = Halfway.of(folder, f"{identity} {code_hash()}"), time.process_time()
+    halfway, begin = Halfway.of(folder, f"{identity} {code_hash()}"), cpu_seconds()
     outcomes = evaluate(policy, family.world, family.variants, plan, halfway=halfway)
-    about |= {"identity": identity, "evaluation_cpu_seconds": time.process_time() - begin}
+    about |= {"identity": identity, "evaluation_cpu_seconds": cpu_seconds() - begin}
     sampled = plan.sample or policy.model.head.generative
     about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if sampled else "argmax"}
     if plan.cost_after:

@@ -78,7 +78,7 @@ class PopGym(Seeded):
         super().__init__(TaskSpec(name=id, observation=parts, action=action, horizon=int(horizon)))
         self._quiet = _own_globals if family in LABYRINTHS else None
         self._first_judged = _FIRST_JUDGED.get(family, lambda env: 0)(self._env)
-        self._hidden = FAMILIES_HIDDEN.get(family)
+        self._hidden = FAMILIES_HIDDEN[family]
         self._discrete_observation = isinstance(parts["observation"], Discrete)
         self._steps = 0
         self.clipped = 0
@@ -106,16 +106,16 @@ class PopGym(Seeded):
         return self._parts(observation, executed), float(reward), bool(terminated), bool(truncated), info
 
     def hidden(self) -> dict[str, np.ndarray]:
-        """What the observation hides now (see envs/popgym/hidden.py); nothing in the labyrinths."""
-        return {} if self._hidden is None else self._hidden.fields(self._env)
+        """What the observation hides now (see envs/popgym/hidden.py)."""
+        return self._hidden.fields(self._env)
 
-    def demand(self) -> Demand | None:
-        """What has to be held; of an episode that has begun."""
-        return None if self._hidden is None else self._hidden.demand(self._env)
+    def demand(self) -> Demand:
+        """What has to be held."""
+        return self._hidden.demand(self._env)
 
     def twin(self) -> Observation | None:
         """The first observation of the same episode with another card, which is played from here on; None: no twins."""
-        if self._hidden is None or self._hidden.twin is None:
+        if self._hidden.twin is None:
             return None
         if self._steps:
             raise RuntimeError("twin: expected an episode at its first observation; call reset() first")
@@ -123,7 +123,7 @@ class PopGym(Seeded):
 
     def picture(self, row: int = 0) -> list[list[str]]:
         """The cards or the board now; empty where there is nothing to draw but numbers."""
-        return self._hidden.picture(self._env) if self._hidden and self._hidden.picture else []
+        return self._hidden.picture(self._env) if self._hidden.picture else []
 
     def close(self) -> None:
         """Free what POPGym's environment holds."""

@@ -81,6 +81,38 @@ def _mines(env: Any) -> list[list[str]]:
             for row in zip(env.hidden_grid.tolist(), env.neighbor_grid.tolist(), strict=True)]  # fmt: skip
 
 
+def _map(env: Any) -> np.ndarray:
+    """1 where the labyrinth has a wall, row by row."""
+    return np.asarray(env.maze.grid == 1, np.int64).ravel()
+
+
+def _walk(env: Any) -> dict[str, np.ndarray]:
+    """What walking about has to find out and to keep: the map, and where on it one is (row, column)."""
+    return {"walls": _map(env), "place": np.asarray(env.position, np.int64)}
+
+
+def _escape(env: Any) -> dict[str, np.ndarray]:
+    return _walk(env) | {"exit": np.asarray(env.maze.end, np.int64)}
+
+
+def _explore(env: Any) -> dict[str, np.ndarray]:
+    return _walk(env) | {"visited": np.asarray(env.explored, np.int64).ravel()}
+
+
+def _labyrinth(env: Any) -> list[list[str]]:
+    """The labyrinth as it is: walls, free cells, those that were visited, the place, and the exit, if it has one."""
+    shown = np.asarray(["·", "█", "·", "✕"])[np.asarray(env.maze.grid, np.int64)]
+    shown[env.explored == 1] = "+"
+    shown[env.position] = "●"
+    return shown.tolist()
+
+
+def _cells(env: Any) -> Demand:
+    """Rooms, and one passage less: a labyrinth without circles."""
+    rooms = env.maze_dims[0] * env.maze_dims[1]
+    return Demand(2 * rooms - 1, "cells that are free", env.max_episode_length - 1)
+
+
 def _first_card(deck: Any, hand: str, kinds: np.ndarray) -> int:
     """The kind of the first card that was dealt, after it was replaced by the next one of another kind."""
     before = deck.idx[-1]
@@ -182,6 +214,8 @@ FAMILIES: dict[str, Hidden] = {
         lambda env: Demand(int(np.prod(env.dims)), "cells", env.max_episode_length),
         _mines,
     ),
+    "LabyrinthEscape": Hidden(_escape, _cells, _labyrinth),
+    "LabyrinthExplore": Hidden(_explore, _cells, _labyrinth),
     "PositionOnlyCartPole": _CARTPOLE,
     "NoisyPositionOnlyCartPole": _CARTPOLE,
     "VelocityOnlyCartpole": Hidden(

@@ -118,6 +118,7 @@ def test_gradients_are_finite_and_reach_the_writer(bias: bool) -> None:
     assert first.writer.out.weight.grad.any() and first.reader.query.weight.grad.any()
 
 
+@pytest.mark.slow  # torch.onnx.export takes ten seconds
 def test_onnx_reads_what_is_written_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ELMUR(SPEC, 16, 2, 2, memory=hiding(memory_size=6)).eval()

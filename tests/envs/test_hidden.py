@@ -60,12 +60,31 @@ def test_concentration_hides_the_faces_that_it_turns() -> None:
 
 
 @pytest.mark.parametrize("task", [task for task in popgym.TASKS if "Easy" in task])
-def test_every_family_tells_or_says_that_it_does_not(task: str) -> None:
+def test_every_family_tells_what_it_hides_and_how_much(task: str) -> None:
     env = popgym.make_vector(2, task)
     env.reset([1, 2])
     found, demand = hidden_of(env), demand_of(popgym.make_vector, id=task)
-    assert (not found) == ("Labyrinth" in task) == (demand is None)
+    assert found and demand is not None and demand.items > 0
     assert all(value.shape[0] == 2 and value.dtype in (np.int64, np.float32) for value in found.values())
+
+
+@pytest.mark.parametrize("family", ["LabyrinthEscape", "LabyrinthExplore"])
+def test_the_map_of_a_labyrinth_is_what_its_views_show(family: str) -> None:
+    shown, hidden, _ = played(f"popgym-{family}Easy-v0", 15)
+    for lane in range(2):
+        visited = np.zeros((11, 11), np.bool_)
+        for view, told in zip(shown, hidden, strict=True):
+            walls, (row, column) = told["walls"][lane].reshape(11, 11), told["place"][lane]
+            visited[row, column] = True
+            around = np.pad(walls, 1, constant_values=1)[row : row + 3, column : column + 3]
+            if 0 < row < 10 and 0 < column < 10:  # POPGym pads a view at the border on one side only
+                assert ((view[lane, :9].reshape(3, 3) == 1) == (around == 1)).all()
+            if family == "LabyrinthExplore":
+                assert (told["visited"][lane].reshape(11, 11) == visited).all()
+            else:
+                assert walls[tuple(told["exit"][lane])] == 0 and 0 in (told["exit"][lane] % 10)
+        free = int((walls[1:-1, 1:-1] == 0).sum())
+        assert demand_of(popgym.make_vector, id=f"popgym-{family}Easy-v0") == Demand(free, "cells that are free", 1023)
 
 
 SHOWN_ONCE = ("RepeatFirst", "RepeatPrevious", "Autoencode", "CountRecall", "HigherLower")
