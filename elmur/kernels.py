@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,11 +46,7 @@ def gated_experts(
     gate_up: Float[Tensor, "... G"], weights: Float[Tensor, "... E"], num_shared: int, p: float
 ) -> Float[Tensor, "... F"]:
     """`gated`, and what stands behind the first `num_shared` columns, E blocks of one width, times its `weights`."""
-    num_experts = weights.shape[-1]
-
-    def blocks(hidden: Tensor) -> Tensor:
-        return torch.unflatten(hidden[..., num_shared:], -1, (num_experts, -1))
-
+    blocks = partial(_blocks, num_shared=num_shared, num_experts=weights.shape[-1])
     factor = dropout_factor(gate_up[..., : gate_up.shape[-1] // 2], p)
     if factor is not None and not weights.requires_grad:  # a constant joins the other: all is done in one pass
         blocks(factor).mul_(weights.to(factor.dtype).unsqueeze(-1))
@@ -60,6 +57,11 @@ def gated_experts(
         blocks(hidden).mul_(weights)
         return hidden
     return torch.cat([hidden[..., :num_shared], (blocks(hidden) * weights).flatten(-2)], dim=-1)
+
+
+def _blocks(hidden: Tensor, num_shared: int, num_experts: int) -> Tensor:
+    """The columns behind the shared ones, a view with a dimension for the experts."""
+    return torch.unflatten(hidden[..., num_shared:], -1, (num_experts, -1))
 
 
 class _Gated(torch.autograd.Function):

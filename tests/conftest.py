@@ -31,8 +31,10 @@ settings.register_profile("house", deadline=None, derandomize=True)  # the same 
 settings.load_profile("house")
 
 # Stays on for the whole run: whatever imports elmur later gets its tensor shapes checked at every call.
-# Not spec.py: it has no tensors, and turns what it is given into what it says.
-_checked = [f"elmur.{path.stem}" for path in (Path(__file__).parent.parent / "elmur").iterdir() if path.stem != "spec"]
+# Not spec.py: it has no tensors, and turns what it is given into what it says. Nor state.py, which takes any nest: the
+# functions inside its functions would be compiled anew at every call, a third of the time of many tests.
+_rooms = (Path(__file__).parent.parent / "elmur").iterdir()
+_checked = [f"elmur.{path.stem}" for path in _rooms if path.stem not in ("spec", "state")]
 # jaxtyping evaluates this text; the tower lets an int stand where a float is expected, as mypy has it.
 install_import_hook(_checked, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 

@@ -91,7 +91,7 @@ def test_help_prints_every_group_and_option(cli: CommandLine) -> None:
 
 
 def families_of(group: str, option: str) -> tuple[str, ...]:
-    """The commands in which an option is to be in force; in the first of them by the tests that take seconds."""
+    """The commands in which an option is to be in force."""
     families = {"env": ("",), "tuned": (f"env={option.rpartition('_')[2]}",)}.get(group, FAMILIES)
     if group == "published":
         families = (f"task={option[option.index('mikasa_', 1) :]}" if option.count("mikasa") > 1 else FAMILIES[2],)
@@ -99,13 +99,14 @@ def families_of(group: str, option: str) -> tuple[str, ...]:
 
 
 CASES = [
-    pytest.param(group, option, family, id=f"{group}-{option}-{family}", marks=[pytest.mark.slow] * (number > 0))
+    pytest.param(group, option, family, id=f"{group}-{option}-{family}")
     for group, option in OPTIONS
     if group != "task"
-    for number, family in enumerate(families_of(group, option))
+    for family in families_of(group, option)
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option", "family"), CASES)
 def test_an_option_that_is_typed_is_in_force(conf: None, group: str, option: str, family: str) -> None:
     """What an option says otherwise than the one it replaces stands in the configuration, in every family of tasks."""

@@ -36,7 +36,9 @@ def test_there_are_48_tasks_and_all_models() -> None:
     assert len(TASKS) == 48 and set(MODELS) >= {"elmur", "gru", "transformer"}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(model, marks=[pytest.mark.slow] * (model != "gru")) for model in MODELS]
+)
 def test_tasks_compose_with_every_model(conf: None, model: str) -> None:
     """All 48 with elmur, every sixth with the others: every level, and every kind of observation and action."""
     found, some = {}, TASKS[::6]

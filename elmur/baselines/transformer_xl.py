@@ -163,19 +163,21 @@ class XLLayer(nn.Module):
         self, x: Float[Tensor, "B Q D"], stream: LayerStream, position: Relative, scope: Scope
     ) -> tuple[Float[Tensor, "B Q D"], Tensor | None]:
         """The new tokens after the layer, and the balance loss; they have joined the stream."""
-
-        def gather(y: Tensor) -> Tensor:
-            k, v = self.attention.project(y)
-            stream.keys, stream.values = torch.cat([stream.keys, k], 2), torch.cat([stream.values, v], 2)
-            source = stream.keys[:, :, scope.unseen :], stream.values[:, :, scope.unseen :]
-            codes = stream.distances[:, :, scope.nearest :]
-            return self.attention.relative(y, source, position, codes, scope.mask, scope.total)
-
         stream.inputs = torch.cat([stream.inputs, x], 1)
-        x = self.attention_residual(x, gather)
+        x = self.attention_residual(x, lambda y: self.gather(y, stream, position, scope))
         if self.feedforward is None or self.feedforward_residual is None:
             return x, None
         return self.feedforward_residual(x, self.feedforward)
+
+    def gather(
+        self, y: Float[Tensor, "B Q D"], stream: LayerStream, position: Relative, scope: Scope
+    ) -> Float[Tensor, "B Q D"]:
+        """What the attention of tokens adds to them, after they have joined the stream."""
+        k, v = self.attention.project(y)
+        stream.keys, stream.values = torch.cat([stream.keys, k], 2), torch.cat([stream.values, v], 2)
+        source = stream.keys[:, :, scope.unseen :], stream.values[:, :, scope.unseen :]
+        codes = stream.distances[:, :, scope.nearest :]
+        return self.attention.relative(y, source, position, codes, scope.mask, scope.total)
 
 
 class TransformerXL(nn.Module):

@@ -44,14 +44,10 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
     "elmur": partial(ELMUR, **small),
     "transformer": partial(Transformer, token_format="sra", **small),
     "gru": partial(GRU, d_model=16),
-    "gru sra": partial(GRU, d_model=16, n_layer=2, token_format="sra"),
     "lstm": partial(LSTM, d_model=16, n_layer=2),
-    "lstm sra": partial(LSTM, d_model=16, token_format="sra"),
     "mlp": partial(MLPPolicy, d_model=16, hidden=(8,)),
     "mamba": partial(Mamba, d_model=16, d_state=4),
-    "mamba sra": partial(Mamba, d_model=16, d_state=4, d_ff=32, token_format="sra"),
     "gated_deltanet": partial(GatedDeltaNet, d_model=16, n_head=2, d_ff=32),
-    "gated_deltanet sra": partial(GatedDeltaNet, d_model=16, n_head=2, d_ff=0, token_format="sra"),
     "ffm": partial(FFM, d_model=16, memory_size=4, context_size=3),
     "shm": partial(SHM, d_model=16, memory_size=4, rows=8),
     "diffusion_policy": partial(DiffusionPolicy, d_model=8, num_levels=20, sampling_steps=4, down_dims=(16, 32)),
@@ -63,6 +59,10 @@ MODELS: dict[str, Callable[..., SequenceModel]] = {
 }
 cache = MemoryDesign(memory_size=6, joint=True, write=LRU(1.0, copies=True))
 VARIANTS: dict[str, Callable[..., SequenceModel]] = {
+    "gru, sra": partial(GRU, d_model=16, n_layer=2, token_format="sra"),
+    "lstm, sra": partial(LSTM, d_model=16, token_format="sra"),
+    "mamba, sra": partial(Mamba, d_model=16, d_state=4, d_ff=32, token_format="sra"),
+    "gated_deltanet, sra": partial(GatedDeltaNet, d_model=16, n_head=2, d_ff=0, token_format="sra"),
     "elmur, a cache": partial(ELMUR, memory=cache, **small),
     "elmur, written slots read beside the tokens": partial(ELMUR, memory=MemoryDesign(joint=True), **small),
     "decision_transformer, states alone": partial(DecisionTransformer, window=5, token_format="s", **small),

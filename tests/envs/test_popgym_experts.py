@@ -98,6 +98,7 @@ def test_the_table_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 # --- history alone ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_observations_give_the_same_actions_in_whatever_row(task: str) -> None:
     # Three rows for four episodes: some rows idle while others go on, and the last wave has two empty ones. Actions
     # are disturbed, so what was executed is not what the expert said, and all must still be legal.

@@ -119,6 +119,7 @@ def test_twins_are_played_in_all_processes_also_where_one_is_lost(vector: Proces
     assert vector.restarts == 1
 
 
+@pytest.mark.slow
 def test_what_is_lost_at_the_same_place_every_time_is_an_error() -> None:
     env = ProcessVector(Fragile, 2, 1, {}, timeout=60.0)
     with pytest.raises(EnvError, match="exit code 9"):
@@ -156,6 +157,7 @@ class Seen:
         self._env.close()
 
 
+@pytest.mark.slow
 def test_frames_of_all_processes_are_one_array_also_where_one_is_lost(tmp_path: Path) -> None:
     env = ProcessVector(Seen, 3, 2, {"mark": str(tmp_path / "mark")}, timeout=60.0)
     env.reset([1, 2, 3])

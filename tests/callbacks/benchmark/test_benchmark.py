@@ -64,6 +64,7 @@ def test_recomputing_acts_as_streaming_does(model: ELMUR) -> None:
             policy.observe(fast, np.zeros(3, np.float32))
 
 
+@pytest.mark.slow
 def test_rows_of_training_and_of_its_products_alone(model: ELMUR) -> None:
     case = training.Case("small", training.wrapped(model), training.made_up(4, 20))
     rows = training.measure_training([case], CPU, seconds=0.01)
