@@ -137,7 +137,7 @@ def measured(play: Player, own: Recording, plan: InspectPlan, family: EnvFamily)
         f"Memory is taken from {about}, at the beginning of the segment. The last two columns are of later steps at "
         "which the two undisturbed episodes act differently."
     ]))  # fmt: skip
-    sheets.append(how_long([] if other is None else lasting(play.model, own, other), family.name))
+    sheets.append(how_long([] if other is None else lasting(play.model, own, other), play.model.spec.name))
     return [*sheets, told_otherwise(play.model, own)]
 
 
@@ -209,12 +209,12 @@ def effects(title: str, found: Sequence[Effect], usual: Share, notes: list[str])
     return Sheet(title, lines, notes=[f"Undisturbed success {usual}.", *notes])
 
 
-def how_long(rows: Sequence[Lasting], family: str) -> Sheet:
+def how_long(rows: Sequence[Lasting], task: str) -> Sheet:
     """Twins compared."""
     if not rows:
         note = (
-            f"env={family} has no twins that differ in what has to be remembered alone, so that this was not measured; "
-            "the probes above say at which segment a field can still be read."
+            f"{task} has no twins that differ in what has to be remembered alone, so that this was not measured; the "
+            "probes above say at which segment a field can still be read."
         )
         return Sheet("how long it lasts", [], notes=[note])
     chosen = [rows[number - 1] for number in some_of(len(rows))]

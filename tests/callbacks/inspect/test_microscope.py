@@ -235,7 +235,7 @@ def test_a_world_that_tells_nothing_is_said_so() -> None:
     own.hidden.clear()
     sheet = stored(own, "mine", 4)
     assert not sheet.lines and "env=mine tells nothing of its hidden state" in sheet.notes[0]
-    assert "envs/hidden.py" in sheet.notes[0] and "env=mine has no twins" in how_long([], "mine").notes[0]
+    assert "envs/hidden.py" in sheet.notes[0] and "mine has no twins" in how_long([], "mine").notes[0]
 
 
 def test_the_numbers_of_failing() -> None:
