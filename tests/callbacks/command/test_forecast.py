@@ -19,8 +19,8 @@ PAPERS = {
     "paper_mikasa": 4 * 3,
     "paper_ablation": 8 * 3,
     "paper_ablation_blend": 11 * 2 * 3,  # trained to write, and not
-    "paper_ablation_memory": 3 * 5 * 3 * 3,
-    "paper_cost": 27,
+    "paper_ablation_memory": 3 * 3 * 2 * 3,  # lengths by slots by deviations by seeds
+    "paper_cost": 9 * 3,
     "gradient": 3 * 5 * 3 * 3,  # models by segments by slots by seeds
     "mikasa32": (32 - 3) * 3,  # ShellGame needs a download
 }
