@@ -240,7 +240,7 @@ def test_a_job_that_reaches_its_time_limit_goes_on(tmp_path: Path, shards: Path,
     assert code == 0, said
     logs = "".join(path.read_text() for path in (tmp_path / "sweep/.submitit").rglob("*_log.*"))
     assert "this job is timed-out" in logs and "Requeued job" in logs
-    assert restarts(job) == 1
+    assert restarts(job) >= 1  # a busy machine reaches the limit again, and goes on again
     assert_identical(tmp_path, straight)
 
 
