@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import sys
 import tempfile
+from io import StringIO
 from multiprocessing.queues import Queue
 from typing import Any
 
@@ -39,8 +41,17 @@ def serve_parent(worker: int) -> None:
     # Sockets through which tensors go are made in the folder for temporary files, and their names must be short.
     if len(tempfile.gettempdir()) > LONGEST and os.access("/tmp", os.W_OK):
         tempfile.tempdir = "/tmp"
+    sys.excepthook = _tell
     # Python 3.11 to 3.14: what a worker cannot hand over is otherwise only printed, and its parent waits for ever.
     Queue._on_queue_feeder_error = _hand_over_error  # type: ignore[attr-defined]
+
+
+def _tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Not that no file can be opened, which threads of multiprocessing repeat without end: the batch tells it."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        sys.stderr = StringIO()
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _hand_over_error(queue: Any, error: BaseException, item: Any) -> None:
@@ -55,3 +66,6 @@ def _hand_over_error(queue: Any, error: BaseException, item: Any) -> None:
     )
     wrapped: Any = ExceptionWrapper
     queue.put((item[0], wrapped((RuntimeError, RuntimeError(reason), None), where="in DataLoader worker")))
+    sys.stderr = (
+        StringIO()
+    )  # the parent has the error; what cannot be cleaned up for the same reason is not told as well
