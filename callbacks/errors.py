@@ -44,7 +44,7 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and not error.filename and text == str(OSError(error.errno, error.strerror)):
         return f"{error.strerror}: could not write into the output folder, hydra.run.dir"
     if re.match(r"Caught \w+ in DataLoader worker", text):  # with its traceback, whose last line says what was wrong
-        return re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1])
+        return re.sub(r"^(Original )?[\w.]+: ", "", str(error).strip().splitlines()[-1])
     if re.search(r"DataLoader worker .*Bus error", text):
         return f"a worker found too little shared memory, /dev/shm, for its batch: make it larger, or {GO_ON_LEANER}"
     if re.search(r"DataLoader worker .*(killed|exited)", text):

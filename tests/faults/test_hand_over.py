@@ -59,4 +59,4 @@ def test_few_open_files(cli: CommandLine) -> None:
         cwd=ROOT, env=cli.all_of({}), capture_output=True, text=True, timeout=TIMEOUT,
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.startswith("error: ") and "open files" in done.stderr
+    assert done.stderr.startswith("error: a worker could not hand over its batch") and "open files" in done.stderr
