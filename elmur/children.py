@@ -66,6 +66,5 @@ def _hand_over_error(queue: Any, error: BaseException, item: Any) -> None:
     )
     wrapped: Any = ExceptionWrapper
     queue.put((item[0], wrapped((RuntimeError, RuntimeError(reason), None), where="in DataLoader worker")))
-    sys.stderr = (
-        StringIO()
-    )  # the parent has the error; what cannot be cleaned up for the same reason is not told as well
+    # What cannot be cleaned up for the same reason is not told as well.
+    sys.stderr = StringIO()
