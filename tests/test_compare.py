@@ -45,6 +45,7 @@ def test_rates_are_chosen_apart_from_what_is_reported(cli: CommandLine) -> None:
     assert (again.code, again.stderr) == (0, "") and "0 finished, 8 had been finished before" in again.stdout
 
 
+@pytest.mark.slow
 def test_models_that_would_be_trained_otherwise_are_not_compared(cli: CommandLine) -> None:
     done = cli.start("sweep=compare", HERE, "model=gru,elmur", f"hydra.sweep.dir={cli.folder}/compare")
     assert done.code == 1 and "Traceback" not in done.stderr

@@ -76,7 +76,11 @@ UNTRAINED: dict[str, tuple[str, ...]] = {}
 TASK: dict[str, TaskSpec] = {"diffusion_policy": REACH}
 
 
-@pytest.mark.parametrize("name", MODELS)
+# What RATE is made of as well is left to the tests that take minutes.
+PARTS = ("decision_transformer", "trxl", "gtrxl", "rmt")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in PARTS)) for name in MODELS])
 def test_the_contract(name: str) -> None:
     check_model(MODELS[name], TASK.get(name), UNTRAINED.get(name, ()))
 

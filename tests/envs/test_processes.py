@@ -101,6 +101,7 @@ class Fragile:
         return self._env.step(action, active)
 
 
+@pytest.mark.slow
 def test_what_is_hidden_in_them_is_told_also_where_one_is_lost(vector: ProcessVector) -> None:
     vector.reset(range(ROWS))
     assert hidden_of(vector)["cue"].tolist() == [0, 1, 0, 1, 0], "the side of each goal, by its seed"
@@ -108,6 +109,7 @@ def test_what_is_hidden_in_them_is_told_also_where_one_is_lost(vector: ProcessVe
     assert hidden_of(vector)["cue"].tolist() == [0, 1, 0, 1, 0] and vector.restarts == 1
 
 
+@pytest.mark.slow
 def test_twins_are_played_in_all_processes_also_where_one_is_lost(vector: ProcessVector) -> None:
     first = vector.reset(range(ROWS))["state"]
     shown = twins_of(vector)

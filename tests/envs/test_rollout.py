@@ -153,6 +153,7 @@ def test_max_steps_cuts_and_counts_as_truncated() -> None:
         assert (short.steps.terminated, short.steps.truncated) == (long.length <= 5, long.length > 5)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_steps() -> None:
     env, held = make_vector(4, time_limit=12_002), []
     tracemalloc.start()
