@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -53,11 +54,15 @@ class VectorEncoder(nn.Module):
 class ImageEncoder(nn.Module):
     """Convolutions on all cameras stacked as channels: uint8 `[B, T, C, h, w]` -> `[B, T, D]`.
 
-    The publication's, or smaller ones where a side of the images is shorter than those need.
+    The publication's, or smaller ones where a side of the images is shorter than those need. shift: in training the
+    images of each step are moved by up to so many pixels, as `shifted` does it.
     """
 
-    def __init__(self, fields: Mapping[str, Image], d_model: int) -> None:
+    def __init__(self, fields: Mapping[str, Image], d_model: int, shift: int = 0) -> None:
         super().__init__()
+        if shift < 0:
+            raise ValueError(f"shift must be 0 pixels or more; found {shift}")
+        self.shift = shift
         sizes = {(field.height, field.width) for field in fields.values()}
         if len(sizes) != 1:
             raise ValueError(f"images of one task must have one size; found {dict(fields)}")
@@ -77,9 +82,26 @@ class ImageEncoder(nn.Module):
         pixels = torch.cat(images, dim=-3)
         # On a GPU in the order that its matrix units take: channels last.
         order = torch.contiguous_format if pixels.device.type == "cpu" else torch.channels_last
-        scaled = pixels.flatten(0, 1).to(self.linear.weight.dtype, memory_format=order) / 255
+        flat = pixels.flatten(0, 1)
+        if self.training and self.shift:
+            flat = shifted(flat, self.shift)
+        scaled = flat.to(self.linear.weight.dtype, memory_format=order) / 255
         out: Tensor = torch.tanh(self.linear(self.convolutions(scaled)))
         return torch.unflatten(out, 0, pixels.shape[:2])
+
+
+def shifted(images: UInt8[Tensor, "N C h w"], most: int) -> UInt8[Tensor, "N C h w"]:
+    """Each image moved by 0 to `most` pixels, up or down and left or right; its edge fills what becomes free.
+
+    Random shifts of DrQ (Kostrikov et al., 2021), by whole pixels and drawn for each image alone. With them a policy
+    learned from few episodes cannot tell those by their pixels.
+    """
+    (number, _, height, width), device = images.shape, images.device
+    down, right = torch.randint(-most, most + 1, (2, number, 1), device=device)
+    rows = (torch.arange(height, device=device) + down).clamp(0, height - 1)
+    columns = (torch.arange(width, device=device) + right).clamp(0, width - 1)
+    which = torch.arange(number, device=device)[:, None, None]
+    return images[which, :, rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
 def module_name(part: str) -> str:
@@ -151,6 +173,15 @@ class ReturnEncoder(nn.Module):
 
     def forward(self, return_to_go: Float[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         return self.linear(return_to_go.unsqueeze(-1).to(self.linear.weight.dtype))
+
+
+class ShiftedImages(ObservationEncoder):
+    """The sum of an observation's parts, its images moved by up to `shift` pixels in training."""
+
+    def __init__(self, observation: Mapping[str, Field], d_model: int, shift: int = 4) -> None:
+        super().__init__(observation, d_model, partial(ImageEncoder, shift=shift))
+        if self.images is None:
+            raise ValueError(f"shift: there is no image among the parts of the observation: {', '.join(observation)}")
 
 
 class BoardEncoder(ObservationEncoder):

@@ -261,7 +261,11 @@ MODELS = Registry(
             {"action": "elmur.encoders.ActionEncoder"}, kind="elmur.encoders.ActionEncoder", partial=True
         ),
         "observation encoder": Role(
-            {"sum": "elmur.encoders.ObservationEncoder", "board": "elmur.encoders.BoardEncoder"},
+            {
+                "sum": "elmur.encoders.ObservationEncoder",
+                "board": "elmur.encoders.BoardEncoder",
+                "shifted_images": "elmur.encoders.ShiftedImages",
+            },
             kind="elmur.encoders.ObservationEncoder",
             partial=True,
         ),

@@ -19,6 +19,7 @@ CONF = ROOT / "conf"
 PLACES = {"model/write": "model.memory.write"}
 FAMILIES = ("env=tmaze", "task=popgym_autoencode_easy", "task=mikasa_remember_color_3")
 FOR = {  # the command that an option is for, where it is not for all
+    "experiment=mikasa_cameras": ("task=mikasa_remember_color_3",),
     "experiment=mikasa_published": ("task=mikasa_take_it_back",),
     "experiment=mikasa_published_code": ("task=mikasa_take_it_back",),
     "experiment=popgym_published": ("task=popgym_autoencode_easy",),

@@ -12,7 +12,9 @@ from elmur.encoders import (
     ImageEncoder,
     ObservationEncoder,
     ReturnEncoder,
+    ShiftedImages,
     VectorEncoder,
+    shifted,
 )
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
@@ -108,6 +110,32 @@ def test_an_image_too_small_for_the_published_convolutions_is_seen_whole(height:
         other = pixels.clone()
         other[..., y, x] = 255 - other[..., y, x]
         assert (encoder([other]) - plain).abs().max() > 1e-7
+
+
+def test_a_shifted_image_is_the_image_with_its_edge_repeated_and_a_window_cut_out() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(256, (400, 2, 5, 6), generator=G, dtype=torch.uint8)
+    seen = set()
+    for image, found in zip(images.numpy(), shifted(images, 2).numpy(), strict=True):
+        wide = np.pad(image, ((0, 0), (2, 2), (2, 2)), mode="edge")
+        places = [(y, x) for y in range(5) for x in range(5) if (wide[:, y : y + 5, x : x + 6] == found).all()]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == 25, "every shift up to two pixels is drawn"
+
+
+def test_images_are_shifted_in_training_alone() -> None:
+    fields: dict[str, Field] = {"eye": Image(1, 36, 36), "number": Vector(2)}
+    encoder = ShiftedImages(fields, D, shift=3)
+    seen = {"eye": torch.randint(256, (8, 2, 1, 36, 36), generator=G, dtype=torch.uint8), "number": torch.ones(8, 2, 2)}
+    plain = ObservationEncoder(fields, D)
+    plain.load_state_dict(encoder.state_dict())
+    assert not torch.equal(encoder(seen), plain(seen))
+    torch.testing.assert_close(encoder.eval()(seen), plain(seen), rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"no image among the parts of the observation: number"):
+        ShiftedImages({"number": Vector(2)}, D)
+    with pytest.raises(ValueError, match="shift must be 0 pixels or more; found -1"):
+        ShiftedImages(fields, D, shift=-1)
 
 
 def test_an_observation_is_the_sum_of_its_parts() -> None:
