@@ -18,8 +18,10 @@ from elmur.spec import Discrete, TaskSpec, Vector
 FOLDER = Path(__file__).resolve().parents[3].parent / "shared" / "golden_baselines"
 ABSENT = "the published baselines' outputs (../shared/golden_baselines) are not on this machine"
 PADDING = -10
-# Of files in float32: their own rounding, 1.5e-5 at most; ours computes in float64, so that no machine adds its own.
-TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-10}
+# Ours computes in float64, so that no machine adds rounding of its own to that of a file in float32.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+# One file's own rounding is larger: our model in float32 is twice as far from itself in float64 as the file is.
+LESS_EXACT = {"dmamba_mamba": 2e-5}
 # What all published models call their encoders and heads, and what ours are called.
 SHARED = {
     r"state_encoder\.": "observation.parts.state.linear.",
@@ -90,15 +92,15 @@ def loss(prediction: torch.Tensor, batch: SegmentBatch) -> torch.Tensor:
     return F.cross_entropy(prediction.flatten(0, 1), target.flatten(), ignore_index=-100)
 
 
-def assert_close(found: torch.Tensor, expected: torch.Tensor, what: str) -> None:
-    """Within the tolerance of the type of number, relative to the largest number expected (at least 1)."""
+def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str, what: str) -> None:
+    """Within the tolerance of the type of number or of the file, relative to the largest number expected (at least 1)."""
     gap = (found.detach() - expected).abs().max().item()
-    limit = TOLERANCE[expected.dtype] * max(1.0, expected.abs().max().item())
+    limit = LESS_EXACT.get(name, TOLERANCE[expected.dtype]) * max(1.0, expected.abs().max().item())
     assert gap <= limit, f"{what}: differs by {gap:.2g}, allowed {limit:.2g}"
 
 
 def assert_gradients(
-    model: SequenceModel, total: torch.Tensor, expected: Mapping[str, Any], pairs: Mapping[str, str]
+    model: SequenceModel, total: torch.Tensor, expected: Mapping[str, Any], pairs: Mapping[str, str], file: str
 ) -> None:
     """The gradients of `total` are the published ones, for every parameter that both have."""
     ours = dict(model.named_parameters())
@@ -106,4 +108,4 @@ def assert_gradients(
     assert names
     found = torch.autograd.grad(total, [ours[pairs[name]] for name in names])
     for name, gradient in zip(names, found, strict=True):
-        assert_close(gradient.reshape(expected["grads"][name].shape), expected["grads"][name], name)
+        assert_close(gradient.reshape(expected["grads"][name].shape), expected["grads"][name], file, name)

@@ -78,13 +78,13 @@ def test_one_window(name: str) -> None:
     golden, model, pairs = ours(name)
     batch = files.window(golden)
     output, after = model(batch, first_state(golden, model))
-    files.assert_close(output.prediction, golden["full"]["logits"], "logits")
+    files.assert_close(output.prediction, golden["full"]["logits"], name, "logits")
     total = files.loss(output.prediction, batch)
     assert total.item() == pytest.approx(golden["full"]["loss"], rel=1e-5)
-    files.assert_gradients(model, total, golden["grads_full"], pairs)
+    files.assert_gradients(model, total, golden["grads_full"], pairs, name)
     for mine, key in zip(after if isinstance(after, tuple) else (after,), ("h", "c"), strict=False):
         if golden["full"].get(key) is not None:
-            files.assert_close(mine.transpose(0, 1), golden["full"][key], key)
+            files.assert_close(mine.transpose(0, 1), golden["full"][key], name, key)
 
 
 @pytest.mark.parametrize("name", BUILD)
@@ -97,8 +97,8 @@ def test_segments(name: str) -> None:
         files.window(golden).split(golden["inputs"]["segment_len"]), golden["segments"], strict=True
     ):
         output, memory = model(segment, memory if golden["carries_state"] else first)
-        files.assert_close(output.prediction, expected["logits"], "logits")
+        files.assert_close(output.prediction, expected["logits"], name, "logits")
         losses.append(files.loss(output.prediction, segment))
         assert losses[-1].item() == pytest.approx(expected["loss"], rel=1e-5)
     if golden["carries_state"]:
-        files.assert_gradients(model, torch.stack(losses).sum(), golden["grads_bptt"], pairs)
+        files.assert_gradients(model, torch.stack(losses).sum(), golden["grads_bptt"], pairs, name)
