@@ -117,3 +117,6 @@ def test_pictures_are_collected_learned_from_and_acted_on(cli: CommandLine) -> N
     again = json.loads((cli.folder / "again" / "result.json").read_text())
     assert again["outcomes"]["all"]["seeds"] == row["outcomes"]["all"]["seeds"]
     assert not list((cli.folder / "again").glob("video.*")), "only when asked for"
+    done = cli.run(TASK, "experiment=mikasa_cameras", "collect.noise=0.0", *few[:-1], to=cli.folder / "shifted")
+    assert done.code == 0, done.stderr
+    assert "collecting" not in done.stdout + done.stderr, "the same pictures"
