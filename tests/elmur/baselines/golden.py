@@ -93,7 +93,7 @@ def loss(prediction: torch.Tensor, batch: SegmentBatch) -> torch.Tensor:
 
 
 def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str, what: str) -> None:
-    """Within the tolerance of the type of number or of the file, relative to the largest number expected (at least 1)."""
+    """Within the tolerance of the type of number or of the file, relative to the largest number expected or to 1."""
     gap = (found.detach() - expected).abs().max().item()
     limit = LESS_EXACT.get(name, TOLERANCE[expected.dtype]) * max(1.0, expected.abs().max().item())
     assert gap <= limit, f"{what}: differs by {gap:.2g}, allowed {limit:.2g}"
