@@ -14,6 +14,7 @@ from elmur.diffusion import ConditionalUnet1d, NoiseSchedule
 from elmur.policy import StreamingPolicy
 from elmur.spec import Image, TaskSpec, Vector
 from elmur.testing import CHOOSE, REACH, random_steps
+from tests.elmur.baselines.golden import exactly
 from tests.elmur.samples import draws
 
 GOLDEN = Path(__file__).resolve().parents[4] / "shared" / "golden_baselines"
@@ -21,14 +22,17 @@ golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden files of the
 
 
 def read(name: str) -> dict[str, Any]:
+    """A file, with its weights and inputs in float64, so that this machine adds no rounding to the file's own."""
     found: dict[str, Any] = torch.load(GOLDEN / f"{name}.pt", weights_only=True)
+    for part in ("state_dict", "inputs"):
+        found[part] = {key: exactly(value) for key, value in found[part].items()}
     return found
 
 
 def published() -> tuple[dict[str, Any], ConditionalUnet1d]:
     found = read("diffusion_unet")
     names = ("input_dim", "global_cond_dim", "diffusion_step_embed_dim", "down_dims", "kernel_size", "n_groups")
-    net = ConditionalUnet1d(**{name: found["config"][name] for name in names})
+    net = ConditionalUnet1d(**{name: found["config"][name] for name in names}).double()
     net.load_state_dict(found["state_dict"])
     return found, net
 
@@ -40,14 +44,14 @@ def test_the_published_denoiser_and_its_gradient() -> None:
     torch.testing.assert_close(schedule.betas, found["betas"], rtol=0, atol=1e-7)
     torch.testing.assert_close(schedule.alphas_cumprod, found["alphas_cumprod"], rtol=0, atol=1e-7)
     x = schedule.noisy(inputs["actions"], inputs["noise"], inputs["diffusion_steps"])
-    torch.testing.assert_close(x, found["noisy_actions"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(x, found["noisy_actions"].double(), rtol=0, atol=1e-6)
     predicted = net(x, inputs["diffusion_steps"], inputs["features"].flatten(1))
-    torch.testing.assert_close(predicted, found["noise_pred"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(predicted, found["noise_pred"].double(), rtol=0, atol=1e-5)
     loss = (predicted - inputs["noise"]).square().mean()
     assert float(loss.detach()) == pytest.approx(float(found["loss"]), abs=1e-5)
     loss.backward()
     for name, parameter in net.named_parameters():
-        torch.testing.assert_close(parameter.grad, found["grads"][name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parameter.grad, found["grads"][name].double(), rtol=1e-4, atol=1e-5)
 
 
 @golden
@@ -62,7 +66,7 @@ def test_the_published_sampler() -> None:
         x = schedule.ancestral(x, net(x, torch.full((len(x),), level), condition), level, noise)
         if level in sampler["kept"]:
             expected = sampler["samples"][list(sampler["kept"]).index(level)]
-            torch.testing.assert_close(x, expected, rtol=0, atol=1e-5)
+            torch.testing.assert_close(x, expected.double(), rtol=0, atol=1e-5)
             kept += 1
     assert kept == 11
 
@@ -71,10 +75,10 @@ def test_the_published_sampler() -> None:
 @torch.no_grad()
 def test_the_published_encoder_of_images() -> None:
     found = read("diffusion_encoder")
-    encoder = PlainConv({"rgb": Image(6, 32, 32)}, 16)
+    encoder = PlainConv({"rgb": Image(6, 32, 32)}, 16).double()
     encoder.load_state_dict(found["state_dict"])
     features = encoder([found["inputs"]["images"].unsqueeze(1)]).squeeze(1)
-    torch.testing.assert_close(features, found["features"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(features, found["features"].double(), rtol=0, atol=1e-5)
 
 
 def test_noise_that_is_known_is_taken_away() -> None:
