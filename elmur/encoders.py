@@ -93,8 +93,8 @@ class ImageEncoder(nn.Module):
 def shifted(images: UInt8[Tensor, "N C h w"], most: int) -> UInt8[Tensor, "N C h w"]:
     """Each image moved by 0 to `most` pixels, up or down and left or right; its edge fills what becomes free.
 
-    Random shifts of DrQ (Kostrikov et al., 2021), by whole pixels and drawn for each image alone. With them a policy
-    learned from few episodes cannot tell those by their pixels.
+    Random shifts of DrQ (Kostrikov et al., 2021), by whole pixels and drawn for each image alone: augmentation
+    against overfitting.
     """
     (number, _, height, width), device = images.shape, images.device
     down, right = torch.randint(-most, most + 1, (2, number, 1), device=device)
