@@ -59,6 +59,37 @@ def gated_experts(
     return torch.cat([hidden[..., :num_shared], (blocks(hidden) * weights).flatten(-2)], dim=-1)
 
 
+def routed_experts(
+    x: Float[Tensor, "N D"],
+    weights: Float[Tensor, "N E"],
+    picks: int,
+    gate_up: Float[Tensor, "2 EF D"],
+    down: Float[Tensor, "D EF"],
+    p: float,
+) -> Float[Tensor, "N D"]:
+    """The sum over experts of `weights` times down(dropout(silu(gate x) * up x)), each computed for its tokens alone.
+
+    A token has at most `picks` weights that are not 0. Tokens are sorted by expert; how many each gets depends on the
+    data.
+    """
+    weight, expert = weights.topk(picks, dim=-1)
+    expert, order = expert.flatten().sort(stable=True)
+    token = order // picks
+    number = weights.shape[1]
+    counts = torch.bincount(expert, minlength=number).tolist()
+    own = torch.split(x.index_select(0, token), counts)
+    gates, ups = torch.unflatten(gate_up, 1, (number, -1)).unbind(0)
+    gate, up = (torch.cat([t @ w.T for t, w in zip(own, side.unbind(0), strict=True)]) for side in (gates, ups))
+    hidden = F.silu(gate) * up
+    factor = dropout_factor(hidden, p)
+    if factor is not None:
+        hidden = hidden * factor
+    downs = torch.unflatten(down, 1, (number, -1)).unbind(1)
+    out = torch.cat([h @ w.T for h, w in zip(torch.split(hidden, counts), downs, strict=True)])
+    out = out * weight.flatten()[order].to(out.dtype).unsqueeze(1)
+    return out.new_zeros(x.shape).index_add(0, token, out)
+
+
 def _blocks(hidden: Tensor, num_shared: int, num_experts: int) -> Tensor:
     """The columns behind the shared ones, a view with a dimension for the experts."""
     return torch.unflatten(hidden[..., num_shared:], -1, (num_experts, -1))

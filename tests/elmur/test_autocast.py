@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from elmur import moe
 from elmur.feedforward import MLP, SwiGLU
 from elmur.memory import LRU
 from elmur.model import ELMUR, Banks, MemoryDesign
@@ -70,7 +71,9 @@ def test_learning(feedforward: Callable[..., torch.nn.Module], residual: type[Re
     assert apart(*both) < 0.2
 
 
-def test_picking_few_of_many_experts() -> None:
+@pytest.mark.parametrize("least", [-(2**40), 2**40], ids=["sorted", "dense"])
+def test_picking_few_of_many_experts(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moe, "SORTING_SAVES", least)
     predictions, memory, gradients = learn(make(feedforward=FEW), low=True)
     assert all(found.isfinite().all() for found in (*predictions, memory[0].slots, *gradients.values()))
     assert gradients["layers.0.feedforward.router.weight"].abs().max() > 0

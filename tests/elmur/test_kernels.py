@@ -42,6 +42,19 @@ def plain_experts(gate_up: Tensor, weights: Tensor, num_shared: int, p: float) -
     )
 
 
+def plain_routed(x: Tensor, weights: Tensor, picks: int, gate_up: Tensor, down: Tensor, p: float) -> Tensor:
+    """A loop over experts and their tokens, the order in which numbers are dropped."""
+    width, picked = down.shape[1] // weights.shape[1], weights > 0
+    factor = iter(plain_dropout(torch.ones(int(picked.sum()), width).to(x), p))
+    out = [torch.zeros_like(token) for token in x]
+    for e in range(weights.shape[1]):
+        block = slice(e * width, (e + 1) * width)
+        for n in picked[:, e].nonzero().flatten().tolist():
+            gate, up = gate_up[0, block] @ x[n], gate_up[1, block] @ x[n]
+            out[n] = out[n] + weights[n, e] * (down[:, block] @ (gate * torch.sigmoid(gate) * up * next(factor)))
+    return torch.stack(out)
+
+
 def plain_shift(scores: Tensor) -> Tensor:
     size = scores.shape[-1]
     index = torch.tensor([[(size - 1 - i + j) % size for j in range(size)] for i in range(size)])
@@ -50,6 +63,8 @@ def plain_shift(scores: Tensor) -> Tensor:
 
 ROWS = torch.tensor([[[0, 4, 9], [2, 5, 8]]])
 GATES = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.3, 0.7]]], dtype=torch.float64)
+PAIRS = torch.tensor([[0.3, 0.7, 0.0], [0.0, 0.6, 0.4], [0.0, 0.5, 0.5]], dtype=torch.float64)
+SINGLES = torch.eye(3, dtype=torch.float64)[[0, 2, 2]]  # nobody picks the one in the middle
 ENTRY = torch.randint(5, (2, 3, 4), generator=torch.Generator().manual_seed(3))
 # name: the plain form, and the arguments of some calls; tensors of real numbers are differentiated by.
 TWINS: dict[str, tuple[Callable[..., Tensor], list[tuple[Any, ...]]]] = {
@@ -57,6 +72,14 @@ TWINS: dict[str, tuple[Callable[..., Tensor], list[tuple[Any, ...]]]] = {
     "dropout_factor": (lambda x, p: plain_dropout(torch.ones_like(x), p), [(rand(3, 5), 0.4)]),
     "gated": (plain_gated, [(rand(2, 3, 10), p) for p in (0.0, 0.4)]),
     "gated_experts": (plain_experts, [(rand(1, 3, 14), GATES, shared, p) for shared in (3, 1) for p in (0.0, 0.4)]),
+    "routed_experts": (
+        plain_routed,
+        [
+            (rand(3, 5), weights, picks, rand(2, 6, 5, seed=1), rand(5, 6, seed=2), p)
+            for weights, picks in ((PAIRS, 2), (SINGLES, 1))
+            for p in (0.0, 0.4)
+        ],
+    ),
     "lookup_by_head": (lambda table, entry: F.embedding(entry, table).permute(0, 3, 1, 2), [(rand(5, 3), ENTRY)]),
     "embedding_sum": (
         lambda rows, table: F.embedding(rows, table).sum(-2),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.special import expit
 
+from elmur import moe
 from elmur.moe import MixtureOfExperts
 
 D, ROUTED, SHARED = 6, 3, 5
@@ -45,11 +46,15 @@ def picks(net: MixtureOfExperts, x: np.ndarray, count: int) -> dict[int, float]:
     return {e: probability[e] / sum(probability[best]) for e in best}
 
 
+@pytest.mark.parametrize("least", [-(2**40), 2**40], ids=["sorted", "dense"])
 @pytest.mark.parametrize(
     ("num_experts", "top_k", "n_shared", "routed"),
     [(2, 3, 2, 1), (4, 2, 1, 1), (1, 1, 1, 1), (1, 1, 2, 1), (4, 3, 1, 2), (4, 3, 0, 3), (4, 4, 0, 4)],
 )
-def test_output_and_balance_are_those_of_the_loop(num_experts: int, top_k: int, n_shared: int, routed: int) -> None:
+def test_output_and_balance_are_those_of_the_loop(
+    num_experts: int, top_k: int, n_shared: int, routed: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moe, "SORTING_SAVES", least)
     net = make(num_experts, top_k, n_shared, load_balancing_loss_coef=0.5)
     out, balance = net(X)
     experts, tokens = experts_of(net, n_shared), X.reshape(-1, D).numpy()
@@ -66,6 +71,31 @@ def test_output_and_balance_are_those_of_the_loop(num_experts: int, top_k: int, 
     loss = 0.5 * num_experts * sum(c / picked * w / picked for c, w in zip(count, weight, strict=True))
     assert balance is not None
     assert balance.item() == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(("top_k", "n_shared"), [(2, 1), (3, 1), (2, 0)])
+def test_tokens_sorted_by_expert_give_the_same_gradients(
+    top_k: int, n_shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, found = make(6, top_k, n_shared), []
+    for least in (-(2**40), 2**40):
+        monkeypatch.setattr(moe, "SORTING_SAVES", least)
+        x = X.clone().requires_grad_()
+        out, balance = net(x)
+        loss = (out * X.cos()).sum() + balance
+        found.append(torch.autograd.grad(loss, [x, *net.parameters()], allow_unused=True))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_tokens_are_sorted_where_that_saves_much_of_training() -> None:
+    """Many wide experts, many tokens; not while acting, and not in a program of fixed shapes."""
+    wide = MixtureOfExperts(64, 0.0, 16, 2, 1, routed_d_ff=128, shared_d_ff=128)
+    many, few = torch.zeros(640, 64), torch.zeros(2, 64)
+    assert wide._sorting_pays(many) and not wide._sorting_pays(few)
+    assert not MixtureOfExperts(64, 0.0, 2, 2, 1, routed_d_ff=128, shared_d_ff=128)._sorting_pays(many)
+    with torch.no_grad():
+        assert not wide._sorting_pays(many)
 
 
 def test_one_expert_has_a_constant_balance_loss() -> None:
