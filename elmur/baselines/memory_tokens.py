@@ -14,7 +14,8 @@ class MemoryTokens(nn.Module):
     """Base: `num_mem_tokens` learned vectors that an episode begins with. Subclasses say how they are used.
 
     wraps: whether two memory tokens see each other's place as the published code computes it. at_end: whether they
-    stand behind the segment too, to be written; if not, the segment's last tokens are what was written.
+    stand behind the segment too, to be written; if not, the read tokens are what was written, or what a valve gets
+    instead (`SegmentRecurrence.written_in_front`).
     """
 
     wraps, at_end = False, True
@@ -52,7 +53,8 @@ class AsPublished(MemoryTokens):
     end of a segment are of a window without the last action, as in the released code. (That code also shifts the
     history of actions by one step. This is not repeated: each step has its own action.)
 
-    at_end false: as published, the last tokens of the segment are taken for the written memory.
+    at_end false: as published, the outputs of the read tokens are handed over, which know nothing of the segment; a
+    valve takes the last outputs of read tokens and segment for the written memory.
     """
 
     wraps = True

@@ -123,10 +123,11 @@ class SegmentRecurrence(TokenModel):
         tokens, cached, filled, valve = memory.tokens, memory.cached, memory.filled, memory.valve
         if self.memory_tokens is not None and tokens is not None:
             read = tokens.to(stream.out.dtype)
-            written = stream.out[:, -read.shape[1] :]
             if self.memory_tokens.at_end:
                 written, balance = self.trunk.memory_tokens(stream.trunk, self.dropout(read))
                 written = self.dropout(written)
+            else:
+                written = self.written_in_front(stream)
             new, valve = self.valve(read, written, valve)
             tokens = self.memory_tokens.handed_over(new).to(tokens.dtype)
         if cached is not None and filled is not None:
@@ -134,6 +135,16 @@ class SegmentRecurrence(TokenModel):
             cached = self.trunk.next_cache(stream.trunk).to(cached.dtype)
             filled = (filled + rows).clamp(max=self.mem_len)
         return Carried(tokens, cached, filled, valve), balance
+
+    def written_in_front(self, stream: OpenStream) -> Float[Tensor, "B n D"]:
+        """What the released code takes for written where no tokens stand behind the segment: the read tokens' outputs.
+
+        A valve gets the last n of all outputs instead.
+        """
+        read = self.dropout(stream.trunk.read)
+        if type(self.valve) is Valve:
+            return read
+        return torch.cat([read, stream.out], dim=1)[:, -read.shape[1] :]
 
     def open_segment(self, memory: Any, start: Int[Tensor, " B"], context_length: int) -> Any:
         if self.memory_tokens is not None and self.memory_tokens.wraps:

@@ -47,6 +47,7 @@ class Stream:
 
     cached `[B, n_layer, C, D]`. absent `[B]`: how many of the first keys stand for nothing; None: none does. most:
     tokens that there is room for, cache included. total `[B]`: as in `forward_scores`, None where it does not matter.
+    read `[B, n, D]`: the read tokens after all layers.
     """
 
     layers: tuple[LayerStream, ...]
@@ -54,6 +55,7 @@ class Stream:
     absent: Tensor | None
     most: int
     total: Tensor | None
+    read: Tensor
 
 
 class RelativeAttention(CrossAttention):
@@ -237,9 +239,9 @@ class TransformerXL(nn.Module):
         if wraps:
             full = torch.full(read.shape[:1], most, device=read.device)
             total = full if absent is None else full - absent
-        stream = Stream(layers, cached, absent, most, total)
+        stream = Stream(layers, cached, absent, most, total, read)
         if num_read:
-            self.memory_tokens(stream, read)
+            stream.read, _ = self.memory_tokens(stream, read)
         return stream
 
     def append(self, stream: Stream, x: Float[Tensor, "B Q D"]) -> tuple[Float[Tensor, "B Q D"], Tensor | None]:

@@ -13,7 +13,7 @@ from elmur.baselines.memory_tokens import AsPublished, MemoryTokens, Trained
 from elmur.baselines.rate import RATE
 from elmur.baselines.rmt import RMT
 from elmur.baselines.trxl import TrXL
-from elmur.baselines.valve import PublishedValve
+from elmur.baselines.valve import CrossAttentionValve, PublishedValve, Valve
 from elmur.sequence_model import SequenceModel
 from elmur.testing import random_steps, stepped
 from tests.elmur.samples import SPEC
@@ -85,14 +85,25 @@ def test_published_memory_at_the_end_of_a_window_lacks_the_last_action() -> None
 
 
 @torch.no_grad()
-def test_published_memory_without_write_tokens_is_the_segments_last_outputs() -> None:
-    model: RATE = made(RATE, tokens=partial(AsPublished, num_mem_tokens=2, at_end=False), mem_len=7)
-    seen: list[torch.Tensor] = []
+@pytest.mark.parametrize("acting", [False, True], ids=["window", "acting"])
+@pytest.mark.parametrize("steps", [1, 4], ids=["shorter than the tokens", "longer"])
+@pytest.mark.parametrize("valve", [Valve, CrossAttentionValve])
+def test_published_memory_without_write_tokens(valve: type[Valve], steps: int, acting: bool) -> None:
+    """As the released class slices its outputs [read | segment]: `[-T - n : -T]`, where a valve is `[-n:]`."""
+    tokens = partial(AsPublished, num_mem_tokens=5, at_end=False)
+    model: RATE = made(RATE, tokens=tokens, valve=valve, mem_len=7)
+    torch.nn.init.normal_(model.memory_tokens.first)  # type: ignore[union-attr]
+    first, seen = model.initial_memory(2), []
     model.trunk.layers[-1].register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
-    memory = model(random_steps(SPEC, 2, 4), model.initial_memory(2))[1]
-    assert [out.shape[1] for out in seen] == [2, 12], "read tokens, and the segment's; none are written"
-    expected, _ = model.valve(model.initial_memory(2).tokens, seen[1][:, -2:], None)
-    assert torch.equal(memory.tokens, expected) and memory.filled.tolist() == [7, 7]
+    segment = random_steps(SPEC, 2, steps)
+    memory = stepped(model, segment, first)[1] if acting else model(segment, first)[1]
+    outputs, size = torch.cat(seen[-2:], dim=1), 3 * steps - acting  # what has no action yet is acted on
+    assert outputs.shape[1] == 5 + size, "read tokens, and the segment's; none are written"
+    expected = outputs[:, -size - 5 : -size]
+    if valve is CrossAttentionValve:
+        expected, _ = model.valve(first.tokens, outputs[:, -5:], None)
+    assert torch.equal(memory.tokens, expected)
+    assert memory.filled.tolist() == [min(7, 5 + size)] * 2
 
 
 def test_refused() -> None:
