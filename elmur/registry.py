@@ -162,6 +162,7 @@ MODELS = Registry(
                 "diffusion_policy": "elmur.baselines.diffusion_policy.DiffusionPolicy",
                 "decision_transformer": "elmur.baselines.decision_transformer.DecisionTransformer",
                 "trxl": "elmur.baselines.trxl.TrXL",
+                "trxl_as_published": "elmur.published.trxl.PublishedTrXL",
                 "gtrxl": "elmur.baselines.gtrxl.GTrXL",
                 "rmt": "elmur.baselines.rmt.RMT",
                 "rate": "elmur.baselines.rate.RATE",

@@ -47,11 +47,13 @@ class AsPublished(MemoryTokens):
 
     All begin as one and the same vector. They are handed over detached: nothing trains what is written, nor a valve,
     and the learned vectors have a gradient from the first segment of an episode alone. Looking forward at each other,
-    they see scores that depend on the length of the window (`forward_scores`). So with 3 tokens or more and 2 layers
-    the predictions of a window that still grows are not those of the full one: this model does not keep step = window.
-    Acting runs the growing window, the action of its last step not yet in it, and the tokens that it hands over at the
-    end of a segment are of a window without the last action, as in the released code. (That code also shifts the
-    history of actions by one step. This is not repeated: each step has its own action.)
+    they see scores that depend on the length of the window (`forward_scores`).
+
+    This model does not keep step = window, with any number of tokens: acting runs the growing window, the action of
+    its last step not yet in it, so that what goes on to the next segment lacks the last action, as in the released
+    code. With 3 tokens or more and 2 layers the predictions within a segment differ too: those of a window that still
+    grows are not those of the full one. (That code also shifts the history of actions by one step. This is not
+    repeated: each step has its own action.)
 
     at_end false: as published, the outputs of the read tokens are handed over, which know nothing of the segment; a
     valve takes the last outputs of read tokens and segment for the written memory.

@@ -36,6 +36,11 @@ ARCHITECTURES = {"TrXL": (False, False), "TrXL-I": (False, True), "GTrXL": (True
 SWITCH = Key("true or false", lambda v: type(v) is bool)
 PART = Key("a number from 0 up to below 1", lambda v: type(v) in (int, float) and 0 <= v < 1)
 SWITCHES = ("mem_at_end", "skip_dec_ffn", "use_gate", "use_stable_version")
+# Of the published class, for keys that a run's configuration does not hold.
+DEFAULTS: dict[str, Any] = {
+    **dict.fromkeys(SWITCHES, False), "mem_at_end": True, "mrv_act": "relu", "num_mem_tokens": 0, "n_head_ca": 0,
+    "dropout": 0.2,
+}  # fmt: skip
 
 
 def only(*values: Any) -> Key:
@@ -66,13 +71,14 @@ def check_keys(config: Mapping[str, Any], mode: str) -> dict[str, Any]:
     if arch not in ARCHITECTURES:
         raise PublishedError(f"arch_mode: expected one of {', '.join(ARCHITECTURES)}, found {arch!r}")
     flags = dict(zip(("use_gate", "use_stable_version"), ARCHITECTURES[arch], strict=True))
-    full: dict[str, Any] = {**flags, **{k: v for k, v in config.items() if v is not None}, **MODES[mode]}
-    full = {**dict.fromkeys(SWITCHES, False), "num_mem_tokens": 0, "n_head_ca": 0, "dropout": 0.2, **full}
+    full = {**DEFAULTS, **flags, **{k: v for k, v in config.items() if v is not None}, **MODES[mode]}
+    if not full["num_mem_tokens"]:
+        full |= {"mem_at_end": False, "n_head_ca": 0}
     keys = dict(KEYS)
     if not full["skip_dec_ffn"]:
         keys["d_inner"] = whole(1)
-    if mode in ("RATE", "RMT"):
-        keys["num_mem_tokens"] = Key(f"a whole number from 1 for {mode}", whole(1).fits)
+    if mode == "RMT":
+        keys["num_mem_tokens"] = Key("a whole number from 1 for RMT", whole(1).fits)
     if full["n_head_ca"]:
         keys["mrv_act"] = one_of(*ACTIVATIONS)
     if full["use_stable_version"]:
@@ -112,8 +118,8 @@ def model_config(config: Mapping[str, Any], mode: str, window: int) -> dict[str,
     }
     if mode == "DT":
         return {"_target_": "elmur.baselines.decision_transformer.DecisionTransformer", "window": window, **ours}
-    if mode == "TrXL":
-        return {"_target_": "elmur.baselines.trxl.TrXL", "mem_len": full["mem_len"], **ours}
+    if not full["num_mem_tokens"]:
+        return {"_target_": "elmur.published.trxl.PublishedTrXL", "mem_len": full["mem_len"], **ours}
     ours["tokens"] = {
         "_target_": "elmur.baselines.memory_tokens.AsPublished", "_partial_": True,
         "num_mem_tokens": full["num_mem_tokens"], "at_end": full["mem_at_end"],

@@ -21,7 +21,7 @@ from elmur.build import build
 from elmur.published.baselines import MODES, convert_weights, model_config, task_spec, unused
 from elmur.published.config import PublishedError
 from elmur.sequence_model import SequenceModel
-from elmur.testing import stepped
+from elmur.testing import random_steps, stepped
 from tests.elmur.baselines.golden import exactly
 
 OURS = Path(__file__).parents[1] / "golden" / "rate_mem5_cache30.pt"
@@ -150,8 +150,8 @@ def test_acting_on_a_window_that_grows(golden: Golden) -> None:
     same(prediction, rollout["logits_aligned"], golden)
     if rollout["mem_tokens_aligned"] is not None:
         same(after.tokens, rollout["mem_tokens_aligned"].transpose(0, 1), golden)
-        if rollout.get("mems_aligned") is not None:
-            same(after.cached, rollout["mems_aligned"][:-1].permute(2, 0, 1, 3), golden)
+    if rollout.get("mems_aligned") is not None:
+        same(after.cached, rollout["mems_aligned"][:-1].permute(2, 0, 1, 3), golden)
 
 
 def gradients(model: SequenceModel) -> dict[str, Tensor]:
@@ -272,6 +272,37 @@ def test_what_a_mode_uses_is_built(mode: str, arch: str) -> None:
     cached = getattr(model.initial_memory(1), "cached", None)
     assert (cached is not None) == (mode in ("RATE", "TrXL"))
     assert type(model.trunk.layers[0].attention_residual).__name__ == ARCHITECTURES[arch]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_an_imported_trxl_caches_all_but_the_last_action_of_a_segment_acted_in(arch: str) -> None:
+    """No token sees a later one, so that these are the rows of the whole window without its last one."""
+    config = {**CONFIG, "arch_mode": arch, "skip_dec_ffn": False, "use_gate": None, "use_stable_version": None}
+    model = build(model_config(config, "TrXL", 30), role="model", spec=task_spec(config, "TrXL")).double().eval()
+    segment, first = random_steps(model.spec, 2, 4), model.initial_memory(2)
+    whole, (_, acted) = model(segment, first)[1], stepped(model, segment, first)
+    assert whole.filled.tolist() == [12, 12] and acted.filled.tolist() == [11, 11]
+    torch.testing.assert_close(acted.cached[:, :, -11:], whole.cached[:, :, -12:-1], rtol=0, atol=1e-12)
+
+
+def test_keys_that_a_configuration_leaves_out_are_those_of_the_released_class() -> None:
+    """`mem_at_end=True, mrv_act="relu"`; null is left out."""
+    said = model_config({**CONFIG, "mem_at_end": True, "mrv_act": "relu"}, "RATE", 30)
+    assert said["tokens"]["at_end"] is True and said["valve"]["mrv_act"] == "relu"
+    left_out = {key: value for key, value in CONFIG.items() if key not in ("mem_at_end", "mrv_act")}
+    for config in (left_out, {**CONFIG, "mem_at_end": None, "mrv_act": None}):
+        assert model_config(config, "RATE", 30) == said
+
+
+def test_a_rate_without_tokens_is_a_trxl() -> None:
+    """A valve that it owns has nothing to work on; its weights are left."""
+    config = {**CONFIG, "num_mem_tokens": 0}
+    assert model_config(config, "RATE", 30) == model_config(CONFIG, "TrXL", 30)
+    model = build(model_config(config, "RATE", 30), role="model", spec=task_spec(config, "RATE"))
+    state = {name: w for name, w in load(OURS)["state_dict"].items() if name != "mem_tokens"}
+    assert any(name.startswith("mha_mem_to_mem") for name in state)
+    model.load_state_dict(convert_weights(state, model.state_dict(), config, "RATE"))
 
 
 def test_popgym_embeds_actions_as_they_are_and_pendulum_squashes_numbers() -> None:
