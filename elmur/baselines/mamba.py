@@ -76,8 +76,9 @@ class Mamba(Stack):
     d_state: numbers for each channel (N). d_conv: steps that the convolution before it sees. expand: channels for each
     of D. d_ff: width of an MLP behind each mixer, 0 for none, which is Mamba; 4 D with token_format=sra is Decision
     Mamba (Ota 2024, arXiv 2403.19925), whose time steps the published code begins at 0.69 where they begin between
-    0.001 and 0.1 here. Norms are LayerNorm, as there; Mamba's own are RMSNorm. The state is one `SelectiveState` a
-    layer.
+    0.001 and 0.1 here. norm_type: of the norms before the mixers, layer as in the released mixer `mamba`, or rmsnorm
+    as in its `mamba-min` and in Mamba itself. All other norms are LayerNorm, as there. The state is one
+    `SelectiveState` a layer.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class Mamba(Stack):
         d_conv: int = 4,
         expand: int = 2,
         d_ff: int = 0,
+        norm_type: str = "layer",
     ) -> None:
         if min(d_model, n_layer, d_state, expand) < 1:
             sizes = f"{d_model}, {n_layer}, {d_state} and {expand}"
             raise ValueError(f"d_model, n_layer, d_state and expand must be 1 or more; found {sizes}")
         layers = (
-            Block(SelectiveStateSpace(d_model, d_state, d_conv, expand), d_model, d_ff, dropout) for _ in range(n_layer)
+            Block(SelectiveStateSpace(d_model, d_state, d_conv, expand), d_model, d_ff, dropout, norm_type)
+            for _ in range(n_layer)
         )
         super().__init__(spec, d_model, layers, nn.LayerNorm(d_model), dropout, token_format)

@@ -32,11 +32,16 @@ class Mixer(nn.Module, ABC):
 
 
 class Block(Mixer):
-    """x + mixer(norm(x)), then, where `d_ff` is not 0, x + mlp(norm(x)) with GELU between its two linear maps."""
+    """x + mixer(norm(x)), then, where `d_ff` is not 0, x + mlp(norm(x)) with GELU between its two linear maps.
 
-    def __init__(self, mixer: Mixer, d_model: int, d_ff: int = 0, dropout: float = 0.0) -> None:
+    norm_type: of the mixer's norm; that of the MLP is a LayerNorm.
+    """
+
+    def __init__(
+        self, mixer: Mixer, d_model: int, d_ff: int = 0, dropout: float = 0.0, norm_type: str = "layer"
+    ) -> None:
         super().__init__()
-        self.mixer, self.mixer_residual = mixer, PreNorm(d_model)
+        self.mixer, self.mixer_residual = mixer, PreNorm(d_model, norm_type)
         self.dropout = Dropout(dropout)
         self.feedforward = MLP(d_model, dropout, d_ff) if d_ff else None
         self.feedforward_residual = PreNorm(d_model) if d_ff else None

@@ -96,7 +96,10 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
     },
     **{kind: {**tokens, "n_layer": (1, 2), "observation": (None, Louder)} for kind in (GRU, LSTM)},
     MLPPolicy: {**tokens, "hidden": ((8, 8), (8, 4)), "token_format": ("s", TokenFormat("s", Louder))},
-    Mamba: {**tokens, "n_layer": (1, 2), "d_state": (4, 8), "d_conv": (4, 2), "expand": (2, 1), "d_ff": (0, 8)},
+    Mamba: {
+        **tokens, "n_layer": (1, 2), "d_state": (4, 8), "d_conv": (4, 2), "expand": (2, 1), "d_ff": (0, 8),
+        "norm_type": ("layer", "rmsnorm"),
+    },
     GatedDeltaNet: {**tokens, "n_layer": (1, 2), "n_head": (2, 4), "d_conv": (4, 2), "d_ff": (8, 0)},
     FFM: {**tokens, "memory_size": (4, 8), "context_size": (3, 2), "max_period": (1024, 100)},
     SHM: {**tokens, "memory_size": (4, 8), "rows": (8, 4)},

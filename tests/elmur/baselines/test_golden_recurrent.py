@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from elmur.baselines.mamba import Mamba
 from elmur.baselines.mlp import MLPPolicy
@@ -37,11 +36,8 @@ BLOCK = {
 }
 
 
-def decision_mamba(spec: Any, d_model: int, config: dict[str, Any], norm: Callable[[int], nn.Module]) -> SequenceModel:
-    model = Mamba(spec, d_model, config["n_layer"], d_ff=4 * d_model, token_format="sra")
-    for layer in model.layers:
-        layer.get_submodule("mixer_residual").norm = norm(d_model)
-    return model
+def decision_mamba(spec: Any, d_model: int, config: dict[str, Any], norm_type: str) -> SequenceModel:
+    return Mamba(spec, d_model, config["n_layer"], d_ff=4 * d_model, token_format="sra", norm_type=norm_type)
 
 
 BUILD: dict[str, tuple[Callable[..., SequenceModel], dict[str, str]]] = {
@@ -53,8 +49,8 @@ BUILD: dict[str, tuple[Callable[..., SequenceModel], dict[str, str]]] = {
     "dlstm": (lambda spec, d, config: LSTM(spec, d, token_format="sra"), {**UNUSED, r"backbone_net\.": "lstm."}),
     "dlstm_f64": (lambda spec, d, config: LSTM(spec, d, token_format="sra"), {**UNUSED, r"backbone_net\.": "lstm."}),
     "dgru": (lambda spec, d, config: GRU(spec, d, token_format="sra"), {**UNUSED, r"backbone_net\.": "gru."}),
-    "dmamba_mamba": (partial(decision_mamba, norm=nn.LayerNorm), BLOCK),
-    "dmamba_min": (partial(decision_mamba, norm=partial(nn.RMSNorm, eps=1e-5)), BLOCK),
+    "dmamba_mamba": (partial(decision_mamba, norm_type="layer"), BLOCK),
+    "dmamba_min": (partial(decision_mamba, norm_type="rmsnorm"), BLOCK),
 }
 
 

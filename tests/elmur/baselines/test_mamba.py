@@ -77,9 +77,24 @@ def test_a_long_episode_stays_finite() -> None:
     assert x.isfinite().all() and all(tensor.isfinite().all() for tensor in tensors_of(state))
 
 
+def test_the_norm_before_a_mixer_is_a_choice() -> None:
+    model = Mamba(SPEC, d_model=D, n_layer=1, d_state=N, d_ff=8, norm_type="rmsnorm").double()
+    layer, x = model.layers[0], torch.randn(1, STEPS, D, dtype=torch.float64)
+    gain = torch.nn.init.normal_(layer.get_parameter("mixer_residual.norm.weight")).detach().numpy()
+    mixer, seen = layer.get_submodule("mixer"), []
+    layer.get_submodule("feedforward_residual").register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    layer(x, layer.initial(x, 1))
+    u = x[0].numpy()
+    normed = u / np.sqrt((u**2).mean(-1, keepdims=True) + 1e-5) * gain
+    assert isinstance(mixer, SelectiveStateSpace)
+    np.testing.assert_allclose(seen[0][0].detach().numpy(), u + by_hand(mixer, normed), atol=1e-12)
+    assert isinstance(model.norm, torch.nn.LayerNorm)
+
+
 @pytest.mark.parametrize(
     ("sizes", "said"),
     [
+        ({"norm_type": "batch"}, "norm_type must be one of .*; found 'batch'"),
         ({"n_layer": 0}, "must be 1 or more; found 96, 0, 16 and 2"),
         ({"d_conv": 1}, "d_conv must be 2 or more; found 1"),
     ],
