@@ -33,8 +33,8 @@ class RecurrentModel(TokenModel):
     """Tokens, a recurrence over them, head; a step costs the same however long the episode is.
 
     What a model adds is the recurrence, the state at the beginning, and its head once its layers are made. The
-    recurrence maps tokens `[B, T, D]` and a state to as many outputs and the state after them, for any T: one step is
-    a segment of one step. Whatever precision it computes in, its state keeps at least float32.
+    recurrence maps tokens `[B, T, D]` and a state to as many outputs, of any width H, and the state after them, for
+    any T: one step is a segment of one step. Whatever precision it computes in, its state keeps at least float32.
     """
 
     has_segments = False
@@ -46,7 +46,7 @@ class RecurrentModel(TokenModel):
         self.dropout = Dropout(dropout)
 
     @abstractmethod
-    def recur(self, x: Float[Tensor, "B T D"], memory: Any) -> tuple[Float[Tensor, "B T D"], Any]:
+    def recur(self, x: Float[Tensor, "B T D"], memory: Any) -> tuple[Float[Tensor, "B T H"], Any]:
         """An output for every token, and the state after the last."""
 
     def forward(
@@ -71,8 +71,9 @@ class RecurrentModel(TokenModel):
 
 
 class TorchRecurrence(RecurrentModel):
-    """`n_layer` layers of a recurrent network of torch's, of width D, all of it in the precision of its state.
+    """`n_layer` layers of a recurrent network of torch's, of width H, all of it in the precision of its state.
 
+    d_model: width of the tokens, D. hidden: H, None for D. dropout: of tokens, between layers and of outputs.
     observation: builds the encoder from (fields, d_model), beside what `token_format` says.
     """
 
@@ -86,14 +87,16 @@ class TorchRecurrence(RecurrentModel):
         dropout: float = 0.0,
         observation: Callable[..., ObservationEncoder] | None = None,
         token_format: str | TokenFormat = "s",
+        hidden: int | None = None,
     ) -> None:
-        if min(d_model, n_layer) < 1:
-            raise ValueError(f"d_model and n_layer must be 1 or more; found {d_model} and {n_layer}")
+        width = d_model if hidden is None else hidden
+        if min(d_model, n_layer, width) < 1:
+            raise ValueError(f"d_model, n_layer and hidden must be 1 or more; found {d_model}, {n_layer} and {width}")
         named = TokenFormat(token_format, observation) if isinstance(token_format, str) else token_format
         super().__init__(spec, d_model, dropout, named)
-        net = self.kind(d_model, d_model, n_layer, batch_first=True, dropout=dropout if n_layer > 1 else 0.0)
+        net = self.kind(d_model, width, n_layer, batch_first=True, dropout=dropout if n_layer > 1 else 0.0)
         self.add_module(self.kind.__name__.lower(), net)
-        self.head = head_for(spec, d_model)
+        self.head = head_for(spec, width)
 
     @property
     def net(self) -> nn.GRU | nn.LSTM:
@@ -101,11 +104,11 @@ class TorchRecurrence(RecurrentModel):
         assert isinstance(net, nn.GRU | nn.LSTM)
         return net
 
-    def zeros(self, batch_size: int) -> Float[Tensor, "B n_layer D"]:
+    def zeros(self, batch_size: int) -> Float[Tensor, "B n_layer H"]:
         """A hidden state at the beginning."""
         return next(self.parameters()).new_zeros(batch_size, self.net.num_layers, self.net.hidden_size)
 
-    def recur(self, x: Float[Tensor, "B T D"], memory: Any) -> tuple[Float[Tensor, "B T D"], Any]:
+    def recur(self, x: Float[Tensor, "B T D"], memory: Any) -> tuple[Float[Tensor, "B T H"], Any]:
         hidden = map_state(lambda h: h.transpose(0, 1).contiguous(), memory)
         with torch.autocast(x.device.type, enabled=False):  # a state in half precision forgets
             x, hidden = self.net(x.to(next(self.net.parameters()).dtype), hidden)
@@ -113,25 +116,27 @@ class TorchRecurrence(RecurrentModel):
 
 
 class GRU(TorchRecurrence):
-    """Tokens, `n_layer` GRU layers, head. The state is the hidden state `[B, n_layer, D]`.
+    """Tokens, `n_layer` GRU layers, head. The state is the hidden state `[B, n_layer, H]`.
 
     Cho et al. 2014 (arXiv 1406.1078), as torch has it: the reset gate acts on the product with the state. With
-    token_format=sra it is the DGRU of the published baselines, whose random initial state is zeros here.
+    token_format=sra, d_model=64, hidden=128 it is the DGRU of the published baselines, whose random initial state is
+    zeros here, and which drops tokens alone, not outputs.
     """
 
     kind = nn.GRU
 
-    def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Float[Tensor, "B n_layer D"]:
+    def initial_memory(self, batch_size: int, generator: torch.Generator | None = None) -> Float[Tensor, "B n_layer H"]:
         """Zeros."""
         return self.zeros(batch_size)
 
 
 class LSTM(TorchRecurrence):
-    """Tokens, `n_layer` LSTM layers, head. The state is (hidden, cell), each `[B, n_layer, D]`.
+    """Tokens, `n_layer` LSTM layers, head. The state is (hidden, cell), each `[B, n_layer, H]`.
 
-    Hochreiter and Schmidhuber 1997, with the forget gate of torch. With token_format=s it is the BC-LSTM of the
-    published baselines, with sra their DLSTM; their random initial state is zeros here, and when acting, actions enter
-    as they do in training, which the published code leaves out.
+    Hochreiter and Schmidhuber 1997, with the forget gate of torch. With d_model=64, hidden=128 and token_format=s it is
+    the BC-LSTM of the published baselines, with sra their DLSTM. Their random initial state is zeros here, and when
+    acting, actions enter as they do in training, which the published code leaves out. The published BC-LSTM of one
+    layer has no dropout, the DLSTM that of tokens alone.
     """
 
     kind = nn.LSTM

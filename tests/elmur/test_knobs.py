@@ -94,7 +94,7 @@ TURNS: dict[type, dict[str, tuple[Any, Any]]] = {
         "token_format": ("s", "sa"), "position": (Relative, Rope), "feedforward": (MLP, SwiGLU),
         "residual": (PostNorm, PreNorm), "memory": (None, MemoryDesign()),
     },
-    **{kind: {**tokens, "n_layer": (1, 2), "observation": (None, Louder)} for kind in (GRU, LSTM)},
+    **{kind: {**tokens, "n_layer": (1, 2), "hidden": (None, 8), "observation": (None, Louder)} for kind in (GRU, LSTM)},
     MLPPolicy: {**tokens, "hidden": ((8, 8), (8, 4)), "token_format": ("s", TokenFormat("s", Louder))},
     Mamba: {
         **tokens, "n_layer": (1, 2), "d_state": (4, 8), "d_conv": (4, 2), "expand": (2, 1), "d_ff": (0, 8),

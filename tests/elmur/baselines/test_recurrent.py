@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit
 
+from elmur.baselines.mlp import MLPPolicy
 from elmur.baselines.recurrent import GRU, LSTM
+from elmur.spec import Discrete, TaskSpec, Vector
+from elmur.testing import check_step_is_window
 from tests.elmur.samples import SPEC, make_batch
 
 D = 6
@@ -52,26 +57,44 @@ def test_the_state_begins_at_zero_with_the_lane_first() -> None:
 
 
 def test_no_layers_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be 1 or more; found 6 and 0"):
+    with pytest.raises(ValueError, match="must be 1 or more; found 6, 0 and 6"):
         make(n_layer=0)
+    with pytest.raises(ValueError, match="must be 1 or more; found 6, 1 and 0"):
+        make(hidden=0)
 
 
-@pytest.mark.parametrize("token_format", ["s", "sra"])
-def test_the_lstm_is_torchs_cell_step_by_step(token_format: str) -> None:
+@pytest.mark.parametrize(("token_format", "hidden"), [("s", None), ("sra", None), ("s", 9), ("sra", 4)])
+def test_the_lstm_is_torchs_cell_step_by_step(token_format: str, hidden: int | None) -> None:
     torch.manual_seed(0)
-    model = LSTM(SPEC, d_model=D, token_format=token_format).double().eval()
-    cell, window = torch.nn.LSTMCell(D, D).double(), make_batch(2, 6)
+    model = LSTM(SPEC, d_model=D, token_format=token_format, hidden=hidden).double().eval()
+    cell, window = torch.nn.LSTMCell(D, hidden or D).double(), make_batch(2, 6)
     cell.load_state_dict({name.removesuffix("_l0"): value for name, value in model.net.state_dict().items()})
     memory, found = model.initial_memory(2), []
     for segment in window.split(4):
         output, memory = model(segment, memory)
         found.append(output.prediction)
-    h = c = torch.zeros(2, D, dtype=torch.float64)
-    hidden = []
+    h = c = torch.zeros(2, hidden or D, dtype=torch.float64)
+    outputs = []
     for token in model.tokens(window).unbind(1):
         h, c = cell(token, (h, c))
-        hidden.append(h)
+        outputs.append(h)
     at = 0 if token_format == "s" else 1  # the state token
-    expected = model.head(torch.stack(hidden, 1)[:, at :: len(token_format)])
+    expected = model.head(torch.stack(outputs, 1)[:, at :: len(token_format)])
     assert (torch.cat(found, 1) - expected).abs().max() < 1e-12
     assert all((mine[:, 0] - last).abs().max() < 1e-12 for mine, last in zip(memory, (h, c), strict=True))
+
+
+def test_the_published_sizes() -> None:
+    """The released models' numbers for T-Maze, less the tables that they own and do not use."""
+    spec = TaskSpec("tmaze", {"state": Vector(4)}, Discrete((4,)))
+    sizes: Any = {"d_model": 64, "hidden": 128}
+    assert LSTM(spec, **sizes).num_parameters() == 100_480 - 5 * 64
+    assert LSTM(spec, token_format="sra", **sizes).num_parameters() == 164_608 - 64_000
+    assert GRU(spec, token_format="sra", **sizes).num_parameters() == 139_776 - 64_000
+    assert MLPPolicy(spec, 64, (128, 128)).num_parameters() == 25_984 - 5 * 64
+
+
+@torch.no_grad()
+def test_tokens_of_another_width_stream_as_they_come() -> None:
+    for kind in (GRU, LSTM):
+        check_step_is_window(kind(SPEC, d_model=D, hidden=9, n_layer=2, token_format="sra").double().eval())
