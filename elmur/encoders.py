@@ -141,26 +141,27 @@ class ObservationEncoder(nn.Module):
 class ActionEncoder(nn.Module):
     """An action as a vector: an embedding for a categorical one, a linear map for a continuous one.
 
-    A step that is padding (`mask` false) has no action: a row, or the zero vector, of its own. tanh: whether the
-    vector passes tanh; by default a categorical action's does.
+    A step that is padding (`mask` false) has no action: a row of its own stands there, or `padding` in every component
+    of a continuous one. tanh: whether the vector passes tanh; by default a categorical action's does.
     """
 
-    def __init__(self, spec: TaskSpec, d_model: int, tanh: bool | None = None) -> None:
+    def __init__(self, spec: TaskSpec, d_model: int, tanh: bool | None = None, padding: float = 0.0) -> None:
         super().__init__()
         self.tanh = isinstance(spec.action, Discrete) if tanh is None else tanh
         self.net: nn.Embedding | nn.Linear
+        self.none: float  # what stands for the action of a step that has none
         if isinstance(spec.action, Discrete):
             self.none = spec.action.sizes[0]
-            self.net = nn.Embedding(self.none + 1, d_model)
+            self.net = nn.Embedding(spec.action.sizes[0] + 1, d_model)
         else:
-            self.none = -1
+            self.none = padding
             self.net = nn.Linear(spec.action.size, d_model)
 
     def forward(self, action: Tensor, mask: Tensor) -> Float[Tensor, "B T D"]:
         if isinstance(self.net, nn.Embedding):
             out = self.net(torch.where(mask, action, self.none))
         else:
-            out = self.net(action.to(self.net.weight.dtype) * mask.unsqueeze(-1))
+            out = self.net(action.to(self.net.weight.dtype).masked_fill(~mask.unsqueeze(-1), self.none))
         return torch.tanh(out) if self.tanh else out
 
 

@@ -187,12 +187,12 @@ def model_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def token_format(name: str, env_name: str) -> dict[str, Any]:
     """The tokens of a step as the released code makes them: POPGym's categorical actions do not pass tanh there.
 
-    Its numbers, which Pendulum alone has, do.
+    Its numbers, which Pendulum alone has, do, with -10 for those of a step that is padding.
     """
     found: dict[str, Any] = {"_target_": "elmur.tokens.TokenFormat", "name": name}
     if env_name.startswith("popgym"):
-        tanh = "Pendulum" in env_name
-        found["action"] = {"_target_": "elmur.encoders.ActionEncoder", "_partial_": True, "tanh": tanh}
+        encoder = {"tanh": True, "padding": -10.0} if "Pendulum" in env_name else {"tanh": False}
+        found["action"] = {"_target_": "elmur.encoders.ActionEncoder", "_partial_": True, **encoder}
     return found
 
 

@@ -317,6 +317,8 @@ def test_popgym_embeds_actions_as_they_are_and_pendulum_squashes_numbers() -> No
     number = torch.tensor([[[0.7]]])
     expected = torch.tanh(model.action.net.weight[:, 0] * 0.7 + model.action.net.bias)
     torch.testing.assert_close(model.action(number, mask[:, :1])[0, 0], expected)
+    padding = torch.tanh(model.action.net.weight[:, 0] * -10 + model.action.net.bias)
+    torch.testing.assert_close(model.action(number, mask[:, 1:])[0, 0], padding)
     state = {name: w for name, w in load(OURS)["state_dict"].items() if "embeddings" not in name}
     state |= {"action_embeddings.weight": torch.ones(32, 1), "action_embeddings.bias": torch.ones(32)}
     state["head.weight"] = torch.ones(1, 32)
