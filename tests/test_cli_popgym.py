@@ -112,7 +112,7 @@ def test_the_report_reads_what_runs_have_left(cli: CommandLine) -> None:
     assert cli.run(TASK, *TINY, to=run).code == 0
     done = cli.run("stage=report", f"source={cli.folder}/runs", to=(folder := cli.folder / "report"))
     assert (done.code, done.stderr) == (0, "")
-    assert "Returns: elmur" in done.stdout and "47 of 48 tasks have no run yet" in done.stdout
+    assert "Return in popgym48: elmur" in done.stdout and "47 of 48 tasks have no run yet" in done.stdout
     assert "missing" not in done.stdout and "1 finished run: 1 task x 1 model x 1 seed" in done.stdout
     assert {path.name for path in folder.iterdir()} >= {"report.html", "report.md", "report.csv", "runs.csv"}
     asked = cli.run("stage=report", "sweep=popgym48", f"source={cli.folder}/runs", to=folder)

@@ -61,7 +61,7 @@ def by_length(groups: Sequence[Group]) -> Figure | None:
     guessing = chance([row for group in chosen for row in group.rows]) if metric != RETURN else None
     shown = dict(list(panels.items())[:MOST_PANELS])
     about = {"xscale": "log", "xlabel": "length (steps)", "ylabel": metric.replace("_", " ")}
-    drawn, title = _drawn(shown, metric, about, guessing), f"{named(metric, groups[0].stage)} against length"
+    drawn, title = _drawn(shown, metric, about, guessing), f"{named(groups[0])} against length"
     note = of_many(len(groups), MOST_LINES, "groups")
     return Figure(name("length", groups), title, drawn, _lines(shown, "length", metric), note)
 
@@ -93,7 +93,7 @@ def learning_curves(groups: Sequence[Group]) -> Figure | None:
     drawn = _drawn(panels, metric, {"xlabel": "updates", "ylabel": f"{metric.replace('_', ' ')}, selection seeds"})
     lines = [{**line, "seeds": len(shown[line["task"]][line["settings"]])} for line in _lines(panels, "update", metric)]
     note = of_many(len(logs), MOST_PANELS, "tasks")
-    return Figure(name("learning", groups), f"{named(metric, 'train')} while learning", drawn, lines, note)
+    return Figure(name("learning", groups), f"{named(groups[0])} while learning", drawn, lines, note)
 
 
 def curve(row_path: Path, metric: str) -> dict[int, float]:

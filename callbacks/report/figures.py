@@ -83,7 +83,7 @@ def bars(groups: Sequence[Group]) -> Figure | None:
 
     inches = (WIDTH, 1.1 + len(shown) * max(0.2, 0.11 * len(means)) + 0.19 * len(means))
     sorting = "sorted by the difference of the first two" if others else "sorted"
-    title = f"{named(groups[0].metric, groups[0].stage)} of every task, {sorting}"
+    title = f"{named(groups[0])} of every task, {sorting}"
     return Figure(name("tasks", groups), title, Drawing(inches, draw), lines, of_many(len(tasks), MOST_BARS, "tasks"))
 
 
@@ -109,7 +109,7 @@ def profiles(groups: Sequence[Group]) -> Figure | None:
         axes.grid(alpha=0.25, linewidth=0.5)
         legend(on, axes, len(shares))
 
-    title = f"{named(groups[0].metric, groups[0].stage)}: performance profiles"
+    title = f"{named(groups[0])}: performance profiles"
     return Figure(name("profile", groups), title, Drawing((WIDTH, 2.9 + 0.19 * len(of)), draw), lines)
 
 
@@ -137,7 +137,7 @@ def against_cost(groups: Sequence[Group]) -> Figure | None:
         axes.grid(alpha=0.25, linewidth=0.5)
         legend(on, axes, len(lines))
 
-    title = f"{named(groups[0].metric, groups[0].stage)} against the cost of acting"
+    title = f"{named(groups[0])} against the cost of acting"
     note = "Of the machines as they were; episodes act side by side."
     return Figure(
         name("cost", groups), title, Drawing((WIDTH, 2.9 + 0.19 * min(len(lines), MOST_LINES)), draw), lines, note

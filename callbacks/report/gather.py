@@ -25,6 +25,8 @@ from elmur.aliases import renamed
 log = logging.getLogger(__name__)
 ABSENT = object()  # a value that no setting has
 DATA = ("episodes", "collection")  # of what a row says of its data: what does not depend on who wrote the files
+Question = tuple[str, str, str | None]
+Reference = dict[str, float]
 Essence = dict[str, Any]  # dotted key -> its value, in a form that can be hashed
 
 
@@ -37,7 +39,8 @@ class Group:
     """Rows of one stage and one model; of each task those of one computation, a row for each seed.
 
     label: what was set by the command, and where rows of that label differ nonetheless, by what. common: the parts of
-    it that all groups which are reported have, which need not be said of each.
+    it that all groups which are reported have, which need not be said of each. references: by task, the mean returns of
+    random play and of the expert that all rows beside each other are normalised by.
     """
 
     stage: str
@@ -47,6 +50,12 @@ class Group:
     suite: str | None
     found: tuple[Found, ...]
     common: frozenset[str] = frozenset()
+    references: Mapping[str, Reference] = field(default_factory=dict)
+
+    @property
+    def question(self) -> Question:
+        """What can stand in one table with it: groups of this stage, metric and suite."""
+        return self.stage, self.metric, self.suite
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -83,7 +92,9 @@ class Found:
         seed, settings = row.seed, essence(renamed(row.settings))
         of_seed = [key for key, value in settings.items() if key.endswith(".seed") and value == seed]
         settings |= dict.fromkeys(of_seed, "${seed}")
-        about = {f"data.{key}": value for key, value in leaves({key: row.data[key] for key in DATA if key in row.data})}
+        # A digest depends on how episodes lie in files, so it counts where nothing else tells one file from another.
+        data = DATA if is_collected(row) else (*DATA, "digest")
+        about = {f"data.{key}": value for key, value in leaves({key: row.data[key] for key in data if key in row.data})}
         if row.stage == "evaluate":
             about["checkpoint"] = None if row.checkpoint is None else Path(row.checkpoint).name
         settings.pop("seed", None)
@@ -151,8 +162,18 @@ def gather(sources: Sequence[Path], defaults: Callable[[], Mapping[str, Any]] = 
             for label, same in _computations(_completed(rows, defaults)).items():
                 labelled[label] += _seeds(same, gathered)
         made += [Group(stage, model, label, metric, suite, tuple(rows)) for label, rows in labelled.items()]
-    gathered.groups = [replace(group, common=_common(group, made)) for group in sorted(made, key=_place)]
+    scales = _references(made)
+    gathered.groups = [
+        replace(group, common=_common(group, made), references=scales[group.question])
+        for group in sorted(made, key=_place)
+    ]
     return gathered
+
+
+def is_collected(row: Row) -> bool:
+    """Whether its data were collected here, and not converted or of unknown origin; so of rows that do not say."""
+    how = row.data.get("collection", {})
+    return isinstance(how, dict) and "converted" not in how
 
 
 def _nothing(sources: Sequence[Path], gathered: Gathered) -> str:
@@ -172,14 +193,25 @@ def _nothing(sources: Sequence[Path], gathered: Gathered) -> str:
 
 def _common(group: Group, of: Sequence[Group]) -> frozenset[str]:
     """The parts of the label that all groups have which can stand in one table; none where this one is alone."""
-    beside = [set(other.label.split("+")) for other in of if (other.stage, other.metric) == (group.stage, group.metric)]
+    beside = [set(other.label.split("+")) for other in of if other.question == group.question]
     return frozenset(set.intersection(*beside) - {DEFAULT} if len(beside) > 1 else ())
+
+
+def _references(groups: Sequence[Group]) -> dict[Question, dict[str, Reference]]:
+    """By question and task the reference of the row that finished last, for rows that know another or none as well."""
+    found: dict[Question, dict[str, Reference]] = {group.question: {} for group in groups}
+    for row, question in sorted(
+        ((row, of.question) for of in groups for row in of.rows), key=lambda of: of[0].finished
+    ):
+        if row.reference is not None:
+            found[question][row.task] = row.reference
+    return found
 
 
 def _place(group: Group) -> tuple[Any, ...]:
     """Runs before what acted again, models by name, settings by the numbers in them."""
     parts = [(float(p) if i % 2 else 0.0, p) for i, p in enumerate(re.split(r"(\d+(?:\.\d+)?)", group.label))]
-    return group.stage != "train", group.metric, group.model, parts
+    return group.stage != "train", group.metric, group.suite or "", group.model, parts
 
 
 def _folders(sources: Sequence[Path], below: bool) -> Iterable[tuple[Path, list[str]]]:

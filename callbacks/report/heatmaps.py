@@ -95,7 +95,7 @@ def _by_variant(groups: Sequence[Group], model: str, key: str, cells: Cells) -> 
                     table[i, j] = np.mean([one.mean for one in measured])
         grid = Grid("", (key, [f"{value:g}" for value in rows]), ("variant", names), table)
         about = f"{model} on {task}: {key.replace('_', ' ')} by what it was tested on"
-        title = f"{named(metric, groups[0].stage)} of {about}"
+        title = f"{named(groups[0])} of {about}"
         lines = grid.lines(metric, model=model, task=task)
         found.append(Figure("-".join([name("grid", groups), model, task]), title, _drawn([grid], metric), lines))
     return found
@@ -111,7 +111,9 @@ def _by_settings(groups: Sequence[Group], keys: tuple[str, ...], models: Mapping
             table = np.full((len(axes[0]), len(axes[1])), np.nan)
             for values, group in cells.items():
                 if rows := group.by_task().get(task, []):
-                    table[axes[0].index(values[0]), axes[1].index(values[1])] = np.mean([score(row) for row in rows])
+                    table[axes[0].index(values[0]), axes[1].index(values[1])] = np.mean(
+                        [score(group, row) for row in rows]
+                    )
             grids.append(Grid(model, (keys[0], titles[0]), (keys[1], titles[1]), table))
             lines += grids[-1].lines("score", model=model, task=task)
         title = f"Score on {task}: {' by '.join(key.replace('_', ' ') for key in keys)}"

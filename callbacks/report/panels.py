@@ -111,13 +111,13 @@ def figure(path: Path | str, size: tuple[float, float]) -> Iterator[Any]:
 def axis(groups: Sequence[Group]) -> str:
     """What scores of these groups are called on an axis."""
     metric = groups[0].metric
-    scaled = metric == RETURN and any(row.reference for group in groups for row in group.rows)
-    return "normalised return" if scaled else metric.replace("_", " ")
+    return "normalised return" if metric == RETURN and groups[0].references else metric.replace("_", " ")
 
 
 def name(kind: str, groups: Sequence[Group]) -> str:
     """The name of a figure of this kind, as a file."""
-    return "-".join([kind, groups[0].metric, *(["again"] * (groups[0].stage == "evaluate"))])
+    stage, metric, suite = groups[0].question
+    return "-".join([kind, metric, *([suite] if suite else []), *(["again"] * (stage == "evaluate"))])
 
 
 def label(text: str, most: int = 46) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
-from callbacks.report.gather import Gathered, Group
+from callbacks.evaluation.outcomes import RETURN
+from callbacks.report.gather import Gathered, Group, is_collected
 from callbacks.report.row import Row
 from callbacks.report.tables import named, questions
 
@@ -14,10 +15,25 @@ MOST = 4  # values, folders or names that a sentence lists
 
 
 def _data(row: Row) -> str | None:
-    episodes, how = row.data.get("episodes"), row.data.get("collection")
-    kept = {key: how[key] for key in ("noise", "mixture", "draw_ties") if how.get(key)} if isinstance(how, dict) else {}
-    more = "".join(f", {key} {value}" for key, value in kept.items())
-    return None if episodes is None else f"{episodes} episodes{more}"
+    """How many and of whom; of what this code has not collected the digest, which tells one file from another."""
+    if row.data.get("episodes") is None:
+        return None
+    recorded = row.data.get("collection")
+    how: dict[str, Any] = recorded if isinstance(recorded, dict) else {}
+    env = how.get("env")
+    said = [f"{row.data[key]} {key}" for key in ("episodes", "steps") if key in row.data]
+    said += [f"of {str(how['expert']).rpartition('.')[2]}"] if how.get("expert") else []
+    said += [f"{key} {value}" for key, value in (env.items() if isinstance(env, dict) else ()) if key != "call"]
+    said += [f"{key} {how[key]}" for key in ("noise", "mixture", "draw_ties", "seed") if how.get(key)]
+    said += [f"converted from {how['converted']}"] if "converted" in how else []
+    said += [] if is_collected(row) else [f"digest {row.data.get('digest')}"]
+    return ", ".join(said)
+
+
+def _reference(row: Row) -> str | None:
+    if row.metric != RETURN or row.reference is None:
+        return None
+    return "{random:g} and {expert:g}".format(**row.reference)
 
 
 def _labels(row: Row) -> str | None:
@@ -69,8 +85,10 @@ PROTOCOL: dict[str, Callable[[Row], Any]] = {
     "actions": lambda row: row.actions,
     "observations": lambda row: row.settings.get("observation"),
     "code": lambda row: row.origin.code and row.origin.code[:12],
-    "versions": lambda row: ", ".join(f"{name} {of}" for name, of in row.versions.items() if name != "elmur"),
+    "versions": lambda row: ", ".join(f"{name} {of}" for name, of in row.versions.items() if name != "elmur") or None,
+    "returns of random play and of the expert, of which those of the newest row count": _reference,
 }
+UNKNOWN = "unknown"  # what a row does not say
 
 
 def overview(gathered: Gathered) -> list[str]:
@@ -85,9 +103,9 @@ def overview(gathered: Gathered) -> list[str]:
         said.append(f"{_count(rows, 'finished run')}: {' x '.join(_count(*factor) for factor in factors)}.")
     if again:
         said.append(f"{again} evaluations of checkpoints, which are no runs and stand in tables of their own.")
-    for (stage, metric), of in questions(gathered.groups).items():
+    for of in questions(gathered.groups).values():
         if common := sorted(of[0].common):
-            said.append(f"{named(metric, stage)}: all of them with {', '.join(common)}.")
+            said.append(f"{named(of[0])}: all of them with {', '.join(common)}.")
     said += _gaps(gathered.groups)
     others: dict[str, Sequence[Path] | Mapping[Path, str]] = {
         "not finished": gathered.unfinished,
@@ -120,7 +138,7 @@ def _list(given: Iterable[object], between: str = ", ", last: str = " and ") -> 
 def _gaps(groups: Sequence[Group]) -> list[str]:
     """Seeds that other groups of the same table have, and tasks that one of them lacks."""
     said = []
-    for (stage, _), of in questions(groups).items():
+    for (stage, *_), of in questions(groups).items():
         if stage != "train":
             continue
         seeds = sorted({row.seed for group in of for row in group.rows if row.seed is not None})
@@ -140,9 +158,9 @@ def _gaps(groups: Sequence[Group]) -> list[str]:
 
 
 def differing(groups: Sequence[Group]) -> list[str]:
-    """A sentence for each thing in which rows of one table came about differently."""
+    """A sentence for each thing in which rows of one table came about differently, or may have, as one does not say."""
     said = []
-    for (stage, metric), of in questions(groups).items():
+    for of in questions(groups).values():
         by_task = {group.name: group.by_task() for group in of}
         tasks = list(dict.fromkeys(task for rows in by_task.values() for task in rows))
         for what, read in PROTOCOL.items():
@@ -150,7 +168,8 @@ def differing(groups: Sequence[Group]) -> list[str]:
             for task in tasks:
                 values: dict[str, list[str]] = {}
                 for name, rows in by_task.items():
-                    for value in dict.fromkeys(str(read(row)) for row in rows.get(task, []) if read(row) is not None):
+                    found = [read(row) for row in rows.get(task, [])]
+                    for value in dict.fromkeys(UNKNOWN if one is None else str(one) for one in found):
                         values.setdefault(value, []).append(name)
                 if len(values) > 1:
                     unlike[task] = values
@@ -158,5 +177,5 @@ def differing(groups: Sequence[Group]) -> list[str]:
                 task, values = next(iter(unlike.items()))
                 listed = _list((f"{value} ({_list(names)})" for value, names in values.items()), "; ", "; and ")
                 where = task if len(tasks) == 1 else f"{len(unlike)} of {len(tasks)} tasks, {task} for example"
-                said.append(f"{named(metric, stage)}, {where}: not the same {what}: {listed}.")
+                said.append(f"{named(of[0])}, {where}: not the same {what}: {listed}.")
     return said

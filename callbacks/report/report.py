@@ -24,7 +24,7 @@ from callbacks.report.protocol import differing, overview
 from callbacks.report.published import beside_ours
 from callbacks.report.sheets import Sheet, as_csv
 from callbacks.report.suite import return_sheets, success_sheet
-from callbacks.report.tables import cost, differences, questions, runs, tables, totals
+from callbacks.report.tables import cost, differences, named, questions, runs, tables, totals
 from callbacks.report.text import file_name, markdown, plain
 from elmur.files import write_text
 
@@ -90,19 +90,23 @@ def compiled(gathered: Gathered, is_asked: bool = False) -> Report:
     sheets: list[Sheet] = []
     details: list[Sheet] = []
     drawn: list[Figure] = []
+    said = overview(gathered)
     for of in questions(found).values():
         every: list[Sheet] = []  # every task and variant of each group
         for group in of:
             every += return_sheets(group, is_asked) if group.metric == RETURN else [success_sheet(group)]
         if len(of) > 1:
-            sheets += [*tables(of), *filter(None, (totals(of), differences(of)))]
+            apart = differences(of)
+            sheets += [*tables(of), *filter(None, (totals(of), apart))]
             details += every
+            if apart is None:
+                said.append(f"{named(of[0])}: no differences are shown, since no two have several seeds of one task.")
         else:  # nothing stands beside it: its own tables answer
             sheets += [*every, *filter(None, [totals(of)])]
         drawn += figures(of)
     if (beside := beside_ours([group for group in found if group.stage == "train"])) is not None:
         sheets.append(beside)
-    return Report(overview(gathered), differing(found), [*sheets, cost(found)], details, runs(found), drawn)
+    return Report(said, differing(found), [*sheets, cost(found)], details, runs(found), drawn)
 
 
 def report(

@@ -96,9 +96,7 @@ class Row:
 
     def normalised(self, value: float) -> float | None:
         """A mean return between random play, 0, and the expert, 1; None where the task has no reference."""
-        if self.reference is None:
-            return None
-        return (value - self.reference["random"]) / (self.reference["expert"] - self.reference["random"])
+        return None if self.reference is None else normalised(value, self.reference)
 
     def score(self, chosen: Collection[str] | None = None) -> float:
         """The metric as it was measured, in the mean of the chosen variants or of all."""
@@ -128,6 +126,11 @@ class Row:
             "outcomes": {name: Outcome.from_json(outcome) for name, outcome in found["outcomes"].items()},
         }
         return cls(**{**known, **parts})
+
+
+def normalised(value: float, reference: Mapping[str, float]) -> float:
+    """A mean return on the scale of a reference: random play is 0, the expert 1."""
+    return (value - reference["random"]) / (reference["expert"] - reference["random"])
 
 
 def row_of(

@@ -10,22 +10,27 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import norm
 
 from callbacks.evaluation.outcomes import RETURN, Measure
 from callbacks.report.gather import Group
-from callbacks.report.row import Row
+from callbacks.report.row import Row, normalised
 from callbacks.report.show import NUMBERED
 from callbacks.report.statistics import (
+    CONFIDENCE,
     Interval,
+    Mean,
     Scores,
     above,
     bootstrap_of_seeds,
+    difference_interval,
     interquartile_mean,
-    mean,
     percentiles,
     resampled,
     success_interval,
+    wilson,
 )
+from envs.vector import SUCCESS
 
 RESAMPLES = 2000  # of a comparison: there are many
 
@@ -55,21 +60,23 @@ def variants(rows: Sequence[Row]) -> list[str]:
     return by_number([name for row in rows for name in row.outcomes])
 
 
-def score(row: Row, chosen: Collection[str] | None = None) -> float:
-    """The score of a run on its task, over the chosen variants or all of its own."""
-    value = row.score(chosen)
-    share = row.normalised(value) if row.metric == RETURN else None
-    return value if share is None else share
+def score(group: Group, row: Row, chosen: Collection[str] | None = None) -> float:
+    """The score of a run of a group on its task, over the chosen variants or all of its own.
+
+    All runs of a task are on one scale: that of the group's references, or as they were measured.
+    """
+    value, reference = row.score(chosen), group.references.get(row.task)
+    return value if row.metric != RETURN or reference is None else normalised(value, reference)
 
 
 def scores(group: Group) -> dict[str, list[float]]:
     """task -> the score of each seed."""
-    return {task: [score(row) for row in rows] for task, rows in group.by_task().items()}
+    return {task: [score(group, row) for row in rows] for task, rows in group.by_task().items()}
 
 
-def common(ours: Group, theirs: Group) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """The scores of two groups on the tasks of both, in the variants of both."""
-    found: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
+def common(ours: Group, theirs: Group) -> tuple[dict[str, Mean], dict[str, Mean]]:
+    """The means of two groups on the tasks of both, in the variants of both."""
+    found: tuple[dict[str, Mean], dict[str, Mean]] = ({}, {})
     of = ours.by_task(), theirs.by_task()
     for task in of[0]:
         if task not in of[1]:
@@ -77,9 +84,26 @@ def common(ours: Group, theirs: Group) -> tuple[dict[str, list[float]], dict[str
         both = set(variants(of[0][task])) & set(variants(of[1][task]))
         kept = [[row for row in rows[task] if both & set(row.outcomes)] for rows in of]
         if all(kept):
-            for scored, rows in zip(found, kept, strict=True):
-                scored[task] = [score(row, both) for row in rows]
+            for means, group, rows in zip(found, (ours, theirs), kept, strict=True):
+                means[task] = Mean([score(group, row, both) for row in rows], by_episodes(group, rows, both))
     return found
+
+
+def by_episodes(group: Group, rows: Sequence[Row], chosen: Collection[str]) -> Interval:
+    """The interval of the mean score of rows of one task, as far as their episodes tell it.
+
+    The variants of a row are no separate evidence: together they count as one.
+    """
+    of = [[outcome.metrics[group.metric] for name, outcome in row.outcomes.items() if name in chosen] for row in rows]
+    middle = float(np.mean([score(group, row, chosen) for row in rows]))
+    if all(measure.is_share for measures in of for measure in measures):
+        played = round(sum(float(np.mean([len(measure.values) for measure in measures])) for measures in of))
+        return wilson(round(middle * played), played)
+    errors = [float(np.mean([measure.error for measure in measures])) for measures in of]
+    reach = float(np.linalg.norm(errors)) / len(errors) * float(norm.ppf((1 + CONFIDENCE) / 2))
+    if group.metric == RETURN and (reference := group.references.get(rows[0].task)) is not None:
+        reach /= abs(reference["expert"] - reference["random"])
+    return middle - reach, middle + reach
 
 
 def has_seeds(of: Scores) -> bool:
@@ -91,7 +115,8 @@ def has_seeds(of: Scores) -> bool:
 class Comparison:
     """Two groups on their tasks: the mean difference, and how probable it is that a run of the first scores above.
 
-    The intervals are over seeds, resampled within each task; None where a task has one run.
+    The interval of the difference is Welch's, that of the probability a bootstrap of the seeds within each task; None
+    where a task has one run, or nothing that varies.
     """
 
     tasks: int
@@ -104,7 +129,7 @@ class Comparison:
     def says(self) -> str:
         """What the interval of the difference shows."""
         if self.difference_interval is None:
-            return "one seed: not known"
+            return "not known"
         low, high = self.difference_interval
         return "higher" if low > 0 else "lower" if high < 0 else "no difference shown"
 
@@ -121,31 +146,40 @@ def compared(ours: Group, theirs: Group) -> Comparison | None:
     exact: list[tuple[float, float]] = []
     drawn = []
     for task in x:
-        a, b = np.asarray(x[task], np.float64), np.asarray(y[task], np.float64)
+        a, b = (np.asarray(of[task].seeds, np.float64) for of in (x, y))
         wins = above(a, b)
         exact.append((float(a.mean() - b.mean()), float(wins.mean())))
         # How often each run is drawn: means over resampled runs are products with these.
         shares = [rng.multinomial(len(of), [1 / len(of)] * len(of), RESAMPLES) / len(of) for of in (a, b)]
-        drawn.append((shares[0] @ a - shares[1] @ b, ((shares[0] @ wins) * shares[1]).sum(axis=1)))
-    known = has_seeds(x) and has_seeds(y)
-    (difference, probability), (differences, probabilities) = (np.mean(of, axis=0) for of in (exact, drawn))
+        drawn.append(((shares[0] @ wins) * shares[1]).sum(axis=1))
+    known = all(len(mean.seeds) > 1 for mean in (*x.values(), *y.values()))
+    reach = difference_interval([*x.values()], [*y.values()]) if known else None
+    if reach is not None and ours.metric == SUCCESS:
+        reach = max(reach[0], -1.0), min(reach[1], 1.0)
+    difference, probability = np.mean(exact, axis=0)
     return Comparison(
         len(x),
         float(difference),
-        percentiles(differences) if known else None,
+        reach,
         float(probability),
-        percentiles(probabilities) if known else None,
+        percentiles(np.mean(drawn, axis=0)) if known else None,
     )
 
 
 def over_all(of: Scores) -> dict[str, float | Interval | None]:
-    """Mean and interquartile mean over tasks and seeds with their intervals, resampled within each task."""
+    """Mean over tasks of their means over seeds, and the interquartile mean of all runs, with their intervals.
+
+    Every task weighs the same, so there is no interquartile mean where tasks have other numbers of seeds.
+    """
     known, rng = has_seeds(of), np.random.default_rng(0)
-    runs = np.concatenate([np.asarray(values, np.float64) for values in of.values()])[None]
-    drawn = np.concatenate([resampled(values, rng, RESAMPLES) for values in of.values()], axis=1)
-    return {
-        "mean": float(mean(runs)[0]),
-        "95 %": percentiles(mean(drawn)) if known else None,
-        "interquartile mean": float(interquartile_mean(runs)[0]),
-        "95 % of it": percentiles(interquartile_mean(drawn)) if known else None,
+    drawn = [resampled(values, rng, RESAMPLES) for values in of.values()]
+    found: dict[str, float | Interval | None] = {
+        "mean": float(np.mean([np.mean(values) for values in of.values()])),
+        "95 %": percentiles(np.mean([means.mean(axis=1) for means in drawn], axis=0)) if known else None,
+        "interquartile mean": None,
+        "95 % of it": None,
     }
+    if len({len(values) for values in of.values()}) == 1:
+        found["interquartile mean"] = float(interquartile_mean(np.concatenate([*of.values()])[None])[0])
+        found["95 % of it"] = percentiles(interquartile_mean(np.concatenate(drawn, axis=1))) if known else None
+    return found

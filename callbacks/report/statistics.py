@@ -28,13 +28,15 @@ def wilson(won: int, played: int) -> Interval:
     return float(interval.low), float(interval.high)
 
 
-def success_interval(successes: Sequence[Sequence[bool]]) -> Interval:
+def success_interval(successes: Sequence[Sequence[bool]], variants: int = 1) -> Interval:
     """The interval of the mean success over seeds, from each seed's episodes.
 
     Wilson's of all episodes together tells nothing of how seeds differ, and a bootstrap over seeds nothing where all
-    are alike; this reaches as far as either. With one seed it is Wilson's.
+    are alike; this reaches as far as either. With one seed it is Wilson's. variants: in how many each episode was
+    played, by the same policy from the same seed, which counts as one episode.
     """
-    low, high = wilson(sum(sum(one) for one in successes), sum(len(one) for one in successes))
+    won, played = sum(sum(one) for one in successes), sum(len(one) for one in successes)
+    low, high = wilson(round(won / variants), round(played / variants))
     if len(successes) == 1:
         return low, high
     over_seeds = bootstrap({"": [float(np.mean(one)) for one in successes]}, mean)
@@ -92,6 +94,42 @@ def percentiles(values: Array) -> Interval:
     """The interval that holds the middle 95 %."""
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of one group on one task: the score of each seed, and its interval if episodes alone differed."""
+
+    seeds: Sequence[float]
+    of_episodes: Interval
+
+
+def difference_interval(ours: Sequence[Mean], theirs: Sequence[Mean]) -> Interval | None:
+    """The interval of the mean difference over tasks, on each of which both have two seeds or more.
+
+    Welch's t: variances of all means summed, degrees of freedom by Welch and Satterthwaite. Two or three seeds that
+    score the same are no proof that others would: the interval of their episodes stands in for them, joined as by
+    Newcombe (1998, method 10). None where episodes do not differ either.
+    """
+    variances: list[tuple[float, int]] = []  # of a mean, and its degrees of freedom
+    below = above = middle = 0.0
+    for sign, side in ((1, ours), (-1, theirs)):
+        for one in side:
+            mean_of, (low, high) = float(np.mean(one.seeds)), one.of_episodes
+            middle += sign * mean_of
+            if np.ptp(one.seeds) > 1e-9 * abs(mean_of):
+                variances.append((float(np.var(one.seeds, ddof=1)) / len(one.seeds), len(one.seeds) - 1))
+            else:
+                reaches = max(mean_of - low, 0.0) ** 2, max(high - mean_of, 0.0) ** 2
+                below, above = below + reaches[sign < 0], above + reaches[sign > 0]
+    if variances:
+        total = sum(variance for variance, _ in variances)
+        freedom = total**2 / sum(variance**2 / of for variance, of in variances)
+        squared = total * float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) ** 2
+        below, above = below + squared, above + squared
+    if not below + above:
+        return None
+    return (middle - math.sqrt(below)) / len(ours), (middle + math.sqrt(above)) / len(ours)
 
 
 def above(ours: Sequence[float] | Array, theirs: Sequence[float] | Array) -> Array:

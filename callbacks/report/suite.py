@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
-from callbacks.report.gather import Group
-from callbacks.report.row import Row
+from callbacks.report.gather import Group, Reference
+from callbacks.report.row import Row, normalised
 from callbacks.report.scores import interval
 from callbacks.report.sheets import Sheet
 from callbacks.report.statistics import bootstrap_of_seeds, bootstrap_of_tasks, mean_and_error
+from callbacks.report.tables import quantity
 from envs import suites
 
 OTHERS = ("ELMUR", "RATE", "DT", "BC-LSTM", "demonstrator")  # published, where there are numbers
@@ -60,7 +61,7 @@ def success_sheet(group: Group) -> Sheet:
     missing = [task.removesuffix("-v0") for task in robots if task not in group.by_task()]
     if 0 < len(missing) <= len(robots) / 2:
         notes.insert(0, f"{len(missing)} of {len(robots)} tasks have no run here: {', '.join(missing)}.")
-    return Sheet(f"{name.capitalize()}: {group.name}", lines, about, notes)
+    return Sheet(f"{quantity(group)}: {group.name}", lines, about, notes)
 
 
 def return_sheets(group: Group, is_asked: bool = False) -> list[Sheet]:
@@ -72,27 +73,33 @@ def return_sheets(group: Group, is_asked: bool = False) -> list[Sheet]:
     by_task = group.by_task()
     known = list(suite.tasks) if suite else list(by_task)
     tasks = [task for task in known if is_asked or task in by_task]
-    lines = [task_line(task, by_task.get(task, []), suite.tasks[task] if suite else None) for task in tasks]
+    references = group.references
+    lines = [
+        task_line(task, by_task.get(task, []), references.get(task), suite.tasks[task] if suite else None)
+        for task in tasks
+    ]
     missing = [task for task in known if task not in by_task]
     about = {"model": group.model, "settings": group.label}
     kinds = sorted({row.actions for row in group.rows if row.actions})
     notes = [f"Mean return ± standard error over seeds (of one seed: over its episodes); actions: {', '.join(kinds)}."]
     if missing:
         notes.append(f"{len(missing)} of {len(known)} tasks have no run yet.")
-    sheets = [Sheet(f"Returns: {group.name}", lines, about, notes + [NOTE] * bool(suite))]
+    sheets = [Sheet(f"{quantity(group)}: {group.name}", lines, about, notes + [NOTE] * bool(suite))]
     if suite:
-        sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task), about))
+        sheets.append(Sheet(f"Sums and means: {group.name}", sum_lines(suite, by_task, references), about))
     return sheets
 
 
-def task_line(task: str, rows: Sequence[Row], known: suites.SuiteTask | None) -> dict[str, Any]:
+def task_line(
+    task: str, rows: Sequence[Row], reference: Reference | None, known: suites.SuiteTask | None
+) -> dict[str, Any]:
     """One task: our return, its references, and what was published."""
     line: dict[str, Any] = {"task": task, "seeds": len(rows) or "missing"}
     line |= dict.fromkeys(("return", "±", "normalised", "norm. ±", "expert", "random"))
     if rows:
         errors = [outcome.metrics[RETURN].error for outcome in rows[0].outcomes.values()]
         line["return"], line["±"] = mean_and_error([row.score() for row in rows], float(np.mean(errors)))
-        if reference := rows[0].reference:
+        if reference:
             scale = reference["expert"] - reference["random"]
             line |= {"expert": reference["expert"], "random": reference["random"]}
             line |= {"normalised": (line["return"] - reference["random"]) / scale, "norm. ±": line["±"] / scale}
@@ -101,7 +108,9 @@ def task_line(task: str, rows: Sequence[Row], known: suites.SuiteTask | None) ->
     return line
 
 
-def sum_lines(suite: suites.Suite, by_task: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+def sum_lines(
+    suite: suites.Suite, by_task: Mapping[str, Sequence[Row]], references: Mapping[str, Reference]
+) -> list[dict[str, Any]]:
     """Sums and normalised means of each group of a suite, over the tasks that have runs."""
     lines = []
     for name in suite.groups:
@@ -109,10 +118,9 @@ def sum_lines(suite: suites.Suite, by_task: Mapping[str, Sequence[Row]]) -> list
         there = [task for task in members if task in by_task]
         line: dict[str, Any] = {"tasks": f"{name} ({len(members)})", "with runs": len(there)}
         line["sum"] = float(sum(np.mean([row.score() for row in by_task[task]]) for task in there))
-        known = [reference for task in there if (reference := by_task[task][0].reference)]
-        line |= {kind: float(sum(reference[kind] for reference in known)) for kind in ("expert", "random")}
-        scores = {task: [row.normalised(row.score()) for row in by_task[task]] for task in there}
-        chosen = {task: of for task, each in scores.items() if (of := [one for one in each if one is not None])}
+        known = {task: references[task] for task in there if task in references}
+        line |= {kind: float(sum(reference[kind] for reference in known.values())) for kind in ("expert", "random")}
+        chosen = {task: [normalised(row.score(), of) for row in by_task[task]] for task, of in known.items()}
         line |= dict.fromkeys(("normalised", "95 %, seeds", "95 %, seeds and tasks", f"above {GOOD}"))
         if chosen:
             means = [float(np.mean(values)) for values in chosen.values()]

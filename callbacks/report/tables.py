@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from callbacks.evaluation.outcomes import RETURN
-from callbacks.report.gather import Group
+from callbacks.report.gather import Group, Question, Reference
 from callbacks.report.published import experts, published
 from callbacks.report.row import Row
-from callbacks.report.scores import compared, measures, over_all, scores, variants
+from callbacks.report.scores import compared, has_seeds, measures, over_all, scores, variants
 from callbacks.report.sheets import Estimate, Sheet
 from callbacks.report.statistics import mean_and_error
 from envs.vector import SUCCESS
@@ -27,17 +27,22 @@ WALL = ("train_seconds", "selection_seconds", "evaluation_seconds")
 CPU = tuple(name.replace("_seconds", "_cpu_seconds") for name in WALL)
 
 
-def questions(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
-    """The groups that can stand in one table: of one stage and one metric."""
-    found: dict[tuple[str, str], list[Group]] = {}
+def questions(groups: Sequence[Group]) -> dict[Question, list[Group]]:
+    """The groups that can stand in one table: of one stage, one metric and one suite."""
+    found: dict[Question, list[Group]] = {}
     for group in groups:
-        found.setdefault((group.stage, group.metric), []).append(group)
+        found.setdefault(group.question, []).append(group)
     return found
 
 
-def named(metric: str, stage: str) -> str:
-    """What a table shows, as its title has it."""
-    return metric.replace("_", " ").capitalize() + (", checkpoints acting again" if stage == "evaluate" else "")
+def quantity(group: Group) -> str:
+    """What was measured of this group, as a title has it."""
+    return group.metric.replace("_", " ").capitalize() + (f" in {group.suite}" if group.suite else "")
+
+
+def named(group: Group) -> str:
+    """What a table with this group and others shows, as its title has it."""
+    return quantity(group) + (", checkpoints acting again" if group.stage == "evaluate" else "")
 
 
 def cell(rows: Sequence[Row], variant: str, metric: str) -> Estimate | None:
@@ -55,7 +60,7 @@ def chance(rows: Iterable[Row]) -> float | None:
 
 def tables(groups: Sequence[Group]) -> list[Sheet]:
     """The question tables of groups of one stage and metric: by length where a task has several variants."""
-    metric, title = groups[0].metric, named(groups[0].metric, groups[0].stage)
+    first, title = groups[0], named(groups[0])
     by_task = {group.name: group.by_task() for group in groups}
     tasks = list(dict.fromkeys(task for rows in by_task.values() for task in rows))
     found, single = [], []
@@ -63,34 +68,37 @@ def tables(groups: Sequence[Group]) -> list[Sheet]:
         rows = {name: of[task] for name, of in by_task.items() if task in of}
         names = variants([row for of in rows.values() for row in of])
         if len(names) > 1 or len(rows) > MOST_BESIDE >= len(tasks):
-            found.append(by_variant(f"{title}: {task}", rows, names, metric))
+            found.append(by_variant(f"{title}: {task}", rows, names, first))
         else:
             single.append(task)
     if single:
-        found.insert(0, by_model(f"{title}: tasks by models", single, by_task, metric))
+        found.insert(0, by_model(f"{title}: tasks by models", single, by_task, first))
     return found
 
 
-def by_variant(title: str, rows: Mapping[str, Sequence[Row]], names: Sequence[str], metric: str) -> Sheet:
-    """Settings by lengths: a line for each group, a column for each variant; of one, the metric's."""
-    lines: list[dict[str, Any]] = []
+def by_variant(title: str, rows: Mapping[str, Sequence[Row]], names: Sequence[str], first: Group) -> Sheet:
+    """Settings by lengths: a line for each group, a column for each variant; of one, the metric's.
+
+    first: any of the groups, which have metric and references in common.
+    """
+    lines, metric = list[dict[str, Any]](), first.metric
     columns = dict(zip(names if len(names) > 1 else [metric], names, strict=True))
     for name, of in rows.items():
         cells = {column: cell(of, variant, metric) for column, variant in columns.items()}
         lines.append({"settings": name, "seeds": len(of)} | cells)
-    for who, value in beside([row for of in rows.values() for row in of], metric).items():
+    for who, value in beside([row for of in rows.values() for row in of], first).items():
         if value is not None:
             lines.append({"settings": who, "seeds": None} | dict.fromkeys(columns, value))
     return Sheet(title, lines, notes=[MEANS])
 
 
-def beside(rows: Sequence[Row], metric: str) -> dict[str, float | None]:
-    """What the expert reaches, and random play by a return or guessing by a share, where that is known."""
-    if metric == SUCCESS:
+def beside(rows: Sequence[Row], group: Group) -> dict[str, float | None]:
+    """What the expert reaches on the task of these rows, and random play or guessing, where that is known."""
+    if group.metric == SUCCESS:
         return {"expert": experts().get(rows[0].task), "guessing": chance(rows)}
-    if metric != RETURN:
+    if group.metric != RETURN:
         return {"guessing": chance(rows)}
-    reference = next((row.reference for row in rows if row.reference), {})
+    reference: Reference = group.references.get(rows[0].task, {})
     return {"expert": reference.get("expert"), "random play": reference.get("random")}
 
 
@@ -100,15 +108,15 @@ def without_empty(lines: Sequence[Mapping[str, Any]], columns: Sequence[str]) ->
     return [{key: value for key, value in line.items() if key not in empty} for line in lines]
 
 
-def by_model(title: str, tasks: Sequence[str], by_task: Mapping[str, Mapping[str, list[Row]]], metric: str) -> Sheet:
+def by_model(title: str, tasks: Sequence[str], by_task: Mapping[str, Mapping[str, list[Row]]], first: Group) -> Sheet:
     """Tasks by models: a line for each task, a column for each group."""
     lines = []
     for task in tasks:
         line: dict[str, Any] = {"task": task}
         for name, of in by_task.items():
             rows = of.get(task, [])
-            line[name] = cell(rows, next(iter(rows[0].outcomes)), metric) if rows else None
-        lines.append(line | beside([row for of in by_task.values() for row in of.get(task, [])], metric))
+            line[name] = cell(rows, next(iter(rows[0].outcomes)), first.metric) if rows else None
+        lines.append(line | beside([row for of in by_task.values() for row in of.get(task, [])], first))
     return Sheet(title, without_empty(lines, ("expert", "random play", "guessing")), notes=[MEANS])
 
 
@@ -122,16 +130,18 @@ def totals(groups: Sequence[Group]) -> Sheet | None:
     if not lines:
         return None
     unit = "returns, 0 random play and 1 the expert where that is known" if groups[0].metric == RETURN else "shares"
-    note = f"Means over tasks and seeds, of {unit}; seeds are resampled within each task, so one seed has no interval."
-    return Sheet(f"{named(groups[0].metric, groups[0].stage)}: over all tasks", lines, notes=[note])
+    note = (
+        f"Means over tasks of their means over seeds, of {unit}; seeds are resampled within each task, so one seed has "
+        "no interval. The interquartile mean is of all runs, and left out where tasks have unequal numbers of seeds."
+    )
+    return Sheet(f"{named(groups[0])}: over all tasks", lines, notes=[note])
 
 
 def differences(groups: Sequence[Group]) -> Sheet | None:
     """Each two groups on the tasks of both: difference, probability of improvement, what they show."""
     pairs = list(combinations(groups, 2))
     if len(pairs) > MOST_PAIRS:
-        means = [float(np.mean([np.mean(values) for values in scores(group).values()])) for group in groups]
-        best = groups[int(np.argmax(means))]
+        best = best_of(groups)
         pairs = [(best, group) for group in groups if group is not best]
     lines = []
     for ours, theirs in pairs:
@@ -141,15 +151,24 @@ def differences(groups: Sequence[Group]) -> Sheet | None:
                 "95 %": found.difference_interval, "P(above)": found.probability,
                 "95 % of P": found.probability_interval, "the first is": found.says,
             })  # fmt: skip
-    if all(line["95 %"] is None for line in lines):  # one seed each: nothing is known of others
+    if all(line["95 % of P"] is None for line in lines):  # one seed each: nothing is known of others
         return None
     notes = [
-        "Difference of the mean scores, and the probability that a run of the first scores above one of the second; "
-        "intervals over seeds. With three seeds they are too narrow rather than too wide."
+        "Difference of the mean scores, with Welch's interval over seeds; where all seeds of one score the same, their "
+        "episodes stand in for them. P(above): that a run of the first scores above one of the second; its interval is "
+        "a bootstrap of seeds, with three of them too narrow rather than too wide."
     ]
     if len(pairs) < len(groups) * (len(groups) - 1) / 2:
-        notes.append("Of so many, each is compared with the best.")
-    return Sheet(f"{named(groups[0].metric, groups[0].stage)}: differences", lines, notes=notes)
+        notes.append("Of so many, each is compared with the best of those that have most tasks and seeds.")
+    return Sheet(f"{named(groups[0])}: differences", lines, notes=notes)
+
+
+def best_of(groups: Sequence[Group]) -> Group:
+    """The group of the highest mean score, of those with several seeds of most tasks; of all where no one has seeds."""
+    of = [(group, found) for group in groups if has_seeds(found := scores(group))]
+    most = max((len(found) for _, found in of), default=0)
+    whole = [group for group, found in of if len(found) == most]
+    return max(whole or groups, key=lambda group: np.mean([np.mean(values) for values in scores(group).values()]))
 
 
 def microseconds(row: Row) -> float | None:

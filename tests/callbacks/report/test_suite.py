@@ -65,10 +65,12 @@ def written(runs: Path, folder: Path, is_asked: bool = False) -> tuple[str, list
 
 def test_the_table_of_a_suite(runs: Path, tmp_path: Path) -> None:
     text, lines = written(runs, tmp_path / "report")
-    assert [line["task"] for line in lines if line["table"] == "Returns: elmur"] == [HARD, EASY, CART], "those that ran"
+    assert [line["task"] for line in lines if line["table"] == "Return in popgym48: elmur"] == [HARD, EASY, CART], (
+        "those that ran"
+    )
     assert "| missing |" not in text and "45 of 48 tasks have no run" in text
     text, lines = written(runs, tmp_path / "asked", is_asked=True)  # as a sweep over the suite asks
-    returns = {line["task"]: line for line in lines if line["table"] == "Returns: elmur"}
+    returns = {line["task"]: line for line in lines if line["table"] == "Return in popgym48: elmur"}
     assert len(returns) == 48 and sum(line["seeds"] == "missing" for line in returns.values()) == 45
     line = returns[EASY]
     assert float(line["return"]) == pytest.approx(0.6) and line["seeds"] == "3"
@@ -87,7 +89,7 @@ def test_the_table_of_a_suite(runs: Path, tmp_path: Path) -> None:
     low, high = (float(sums["all (48)"][f"95 %, seeds and tasks {end}"]) for end in ("low", "high"))
     assert min(shares) <= low < np.mean(shares) < high <= 1.0
     assert sums["all (48)"]["ELMUR*"] == "10.4" and sums["puzzle (33)"]["demonstrator*"] == "3.71"
-    with (tmp_path / "report" / "figures" / "tasks-return.csv").open() as file:
+    with (tmp_path / "report" / "figures" / "tasks-return-popgym48.csv").open() as file:
         drawn = {line["task"]: float(line["score"]) for line in csv.DictReader(file)}
     assert list(drawn) == [CART, EASY, HARD] and list(drawn.values()) == pytest.approx([1.0, shares[0], shares[1]])
 
