@@ -6,10 +6,13 @@ import re
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from callbacks.comparison.table import interval
 from callbacks.report.gather import gather
 from callbacks.report.report import compiled
+from callbacks.report.sheets import shown
 
 DOCS = Path(__file__).parents[1] / "docs"
 ARCHIVES = sorted((DOCS / "rows").glob("*.tar.xz"))
@@ -36,3 +39,16 @@ def test_a_table_is_what_the_report_makes_of_its_rows(archive: Path, tmp_path: P
     ]
     assert len(shown) > 3, f"expected a table of docs/ between '<!-- rows of {name} -->' and '<!-- end -->'"
     assert [line for line in shown if line not in made] == []
+
+
+def test_the_scores_of_the_comparison_are_those_of_its_rows(tmp_path: Path) -> None:
+    with tarfile.open(DOCS / "rows" / "compare_tmaze.tar.xz") as packed:
+        packed.extractall(tmp_path, filter="data")
+    made = {
+        (group.model, str(len(group.rows)), shown(float(np.mean([row.score() for row in group.rows]))),
+         shown(interval(group.rows)))
+        for group in gather([tmp_path / "compare_tmaze" / "runs"]).groups
+    }  # fmt: skip
+    page = (DOCS / "comparison.md").read_text(encoding="utf-8")
+    cell = r" ([^|]+) \|"
+    assert set(re.findall(rf"^\| (\w+) \| 0\.00\d \|{cell * 3} [\d,]+ \| 300 \|", page, re.MULTILINE)) == made

@@ -70,12 +70,14 @@ def scores(task: str, contenders: Sequence[Contender]) -> Sheet:
 
 
 def interval(rows: Sequence[Row]) -> Interval | None:
-    """The interval of the mean score: over seeds and their episodes; None where a single seed says nothing of it."""
+    """The interval of the mean score: over seeds and their episodes; None where a single seed says nothing of it.
+
+    Variants are played from the same seeds by the same policy, so they count as one.
+    """
     measures = [[outcome.metrics[row.metric] for outcome in row.outcomes.values()] for row in rows]
     if all(measure.is_share for of_row in measures for measure in of_row):
-        return success_interval(
-            [[bool(value) for measure in of_row for value in measure.values] for of_row in measures]
-        )
+        won = [[bool(value) for measure in of_row for value in measure.values] for of_row in measures]
+        return success_interval(won, variants=len(measures[0]))
     if len(rows) > 1:
         return bootstrap_of_seeds({"": [row.score() for row in rows]})
     return measures[0][0].interval if len(measures[0]) == 1 else None

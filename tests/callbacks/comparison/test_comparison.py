@@ -116,6 +116,14 @@ def test_the_tables_say_what_the_rows_do() -> None:
     assert variants("tmaze", both).lines[1] == {"model": "gru", "seeds": 2, "T=9": 0.75, "T=30": 0.75}
 
 
+def test_variants_of_one_policy_are_no_more_episodes() -> None:
+    """Ten episodes in two variants, half of them won, are ten episodes: Wilson's by its formula, centred on 1/2."""
+    ours = [contender("mlp", (5, 5)), contender("gru", (5, 5), (5, 5))]
+    for line, episodes in zip(scores("tmaze", ours).lines, (10, 20), strict=True):
+        reach = 1.959964 / (1 + 1.959964**2 / episodes) * (1 / (4 * episodes) + (1.959964 / (2 * episodes)) ** 2) ** 0.5
+        assert line["95 %"] == pytest.approx((0.5 - reach, 0.5 + reach))
+
+
 def test_the_search_has_a_stated_budget(tmp_path: Path) -> None:
     one = contender("gru", (10, 10))
     one.points = ((f"{LR}=1e-3",), (f"{LR}=3e-3",))
