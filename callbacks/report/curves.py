@@ -37,12 +37,12 @@ LARGEST = 1e30  # of a logged number that is drawn
 
 
 class Point(NamedTuple):
-    """A score at a place, with the ends of its interval."""
+    """A score at a place, with the ends of its interval, where that is known."""
 
     x: int
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 Panels = dict[str, dict[str, list[Point]]]  # task -> settings -> a line
@@ -62,7 +62,7 @@ def by_length(groups: Sequence[Group]) -> Figure | None:
     shown = dict(list(panels.items())[:MOST_PANELS])
     about = {"xscale": "log", "xlabel": "length (steps)", "ylabel": metric.replace("_", " ")}
     drawn, title = _drawn(shown, metric, about, guessing), f"{named(groups[0])} against length"
-    note = of_many(len(groups), MOST_LINES, "groups")
+    note = of_many(groups=(len(groups), MOST_LINES), tasks=(len(panels), MOST_PANELS))
     return Figure(name("length", groups), title, drawn, _lines(shown, "length", metric), note)
 
 
@@ -73,7 +73,7 @@ def _of_variants(rows: Sequence[Row], metric: str) -> list[Point]:
         match, of = NUMBERED.match(variant), measures(rows, variant, metric)
         if match and of and int(match[1]) > 0:
             mean = float(np.mean([one.mean for one in of]))
-            points.append(Point(int(match[1]), mean, *(interval(of) or (mean, mean))))
+            points.append(Point(int(match[1]), mean, *(interval(of) or (None, None))))
     return points
 
 
@@ -92,7 +92,7 @@ def learning_curves(groups: Sequence[Group]) -> Figure | None:
     panels = {task: {key: _over_seeds(seeds) for key, seeds in series.items()} for task, series in shown.items()}
     drawn = _drawn(panels, metric, {"xlabel": "updates", "ylabel": f"{metric.replace('_', ' ')}, selection seeds"})
     lines = [{**line, "seeds": len(shown[line["task"]][line["settings"]])} for line in _lines(panels, "update", metric)]
-    note = of_many(len(logs), MOST_PANELS, "tasks")
+    note = of_many(groups=(len(groups), MOST_LINES), tasks=(len(logs), MOST_PANELS))
     return Figure(name("learning", groups), f"{named(groups[0])} while learning", drawn, lines, note)
 
 
@@ -116,10 +116,9 @@ def _over_seeds(seeds: Sequence[Mapping[int, float]]) -> list[Point]:
     points = []
     for update in sorted({update for seed in seeds for update in seed}):
         values = [seed[update] for seed in seeds if update in seed]
-        low = high = float(np.mean(values))
-        if len(values) > 1:
-            low, high = percentiles(resampled(values, rng)[:RESAMPLES].mean(axis=1))
-        points.append(Point(update, float(np.mean(values)), low, high))
+        known = len(values) > 1
+        ends = percentiles(resampled(values, rng)[:RESAMPLES].mean(axis=1)) if known else (None, None)
+        points.append(Point(update, float(np.mean(values)), *ends))
     return points
 
 
@@ -140,7 +139,8 @@ def _drawn(panels: Panels, metric: str, about: Mapping[str, Any], guessing: floa
         for at, (settings, points) in enumerate(list(panels.values())[number].items()):
             x, mean, low, high = zip(*points, strict=True)
             axes.plot(x, mean, marker="os^Dvp*X"[at], markersize=4, label=label(settings), color=COLOURS[at])
-            axes.fill_between(x, low, high, alpha=0.15, color=COLOURS[at], linewidth=0)
+            ends = (np.asarray(end, np.float64) for end in (low, high))  # NaN, and not filled, where unknown
+            axes.fill_between(x, *ends, alpha=0.15, color=COLOURS[at], linewidth=0)
         if guessing is not None:
             axes.axhline(guessing, color=INK, linestyle=":", linewidth=1, label="guessing")
         if metric != RETURN:

@@ -84,7 +84,8 @@ def bars(groups: Sequence[Group]) -> Figure | None:
     inches = (WIDTH, 1.1 + len(shown) * max(0.2, 0.11 * len(means)) + 0.19 * len(means))
     sorting = "sorted by the difference of the first two" if others else "sorted"
     title = f"{named(groups[0])} of every task, {sorting}"
-    return Figure(name("tasks", groups), title, Drawing(inches, draw), lines, of_many(len(tasks), MOST_BARS, "tasks"))
+    note = of_many(groups=(len(groups), MOST_LINES), tasks=(len(tasks), MOST_BARS))
+    return Figure(name("tasks", groups), title, Drawing(inches, draw), lines, note)
 
 
 def profiles(groups: Sequence[Group]) -> Figure | None:
@@ -110,7 +111,8 @@ def profiles(groups: Sequence[Group]) -> Figure | None:
         legend(on, axes, len(shares))
 
     title = f"{named(groups[0])}: performance profiles"
-    return Figure(name("profile", groups), title, Drawing((WIDTH, 2.9 + 0.19 * len(of)), draw), lines)
+    note = of_many(groups=(len(groups), MOST_LINES))
+    return Figure(name("profile", groups), title, Drawing((WIDTH, 2.9 + 0.19 * len(of)), draw), lines, note)
 
 
 def against_cost(groups: Sequence[Group]) -> Figure | None:
@@ -139,6 +141,8 @@ def against_cost(groups: Sequence[Group]) -> Figure | None:
 
     title = f"{named(groups[0])} against the cost of acting"
     note = "Of the machines as they were; episodes act side by side."
+    if len(lines) > MOST_LINES:
+        note += f" The first {MOST_LINES} of {len(lines)} groups are named."
     return Figure(
         name("cost", groups), title, Drawing((WIDTH, 2.9 + 0.19 * min(len(lines), MOST_LINES)), draw), lines, note
     )

@@ -168,6 +168,6 @@ def size(panels: int, lines: int) -> tuple[float, float]:
     return WIDTH, max(2.9, 1.9 * shape(panels)[0]) + 0.19 * lines
 
 
-def of_many(count: int, most: int, noun: str) -> str:
-    """The note that a figure shows the first of many; empty where it shows all."""
-    return f"The first {most} of {count} {noun}." if count > most else ""
+def of_many(**nouns: tuple[int, int]) -> str:
+    """The note that a figure shows the first of many; empty where it shows all. nouns: how many, and the most."""
+    return " ".join(f"The first {most} of {count} {noun}." for noun, (count, most) in nouns.items() if count > most)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from callbacks.evaluation.outcomes import RETURN
 from callbacks.report.gather import Gathered, Group, is_collected
 from callbacks.report.row import Row
 from callbacks.report.tables import named, questions
+from callbacks.report.text import plain
 
 MOST = 4  # values, folders or names that a sentence lists
+LONGEST = 160  # characters of a reason
 
 
 def _data(row: Row) -> str | None:
@@ -107,6 +110,7 @@ def overview(gathered: Gathered) -> list[str]:
         if common := sorted(of[0].common):
             said.append(f"{named(of[0])}: all of them with {', '.join(common)}.")
     said += _gaps(gathered.groups)
+    said += _lost([row for group in gathered.groups for row in group.rows])
     others: dict[str, Sequence[Path] | Mapping[Path, str]] = {
         "not finished": gathered.unfinished,
         "on trajectories alone, judged by validation since nobody acted": gathered.validated,
@@ -155,6 +159,21 @@ def _gaps(groups: Sequence[Group]) -> list[str]:
                     f"seed {_list(missing)}."
                 )
     return said
+
+
+def _lost(rows: Sequence[Row]) -> list[str]:
+    """That episodes could not be played, with the commonest reasons."""
+    outcomes = [[outcome for outcome in row.outcomes.values() if outcome.env_errors] for row in rows]
+    concerned = [row for row, lost in zip(rows, outcomes, strict=True) if lost]
+    why = Counter(text for of in outcomes for outcome in of for text in outcome.env_errors.values())
+    if not why:
+        return []
+    played = sum(outcome.episodes for row in concerned for outcome in row.outcomes.values())
+    reasons = _list((plain(text, most=LONGEST) for text, _ in why.most_common()), "; ", "; and ")
+    return [
+        f"{why.total()} of {played + why.total()} episodes of {_count(concerned, 'row')} could not be played "
+        f"({reasons}) and are in no figure."
+    ]
 
 
 def differing(groups: Sequence[Group]) -> list[str]:

@@ -21,6 +21,7 @@ from callbacks.report.sheets import Estimate, Sheet
 from callbacks.report.statistics import CONFIDENCE, Interval, wilson
 
 ROUNDED = 0.005  # numbers are printed with two decimals
+ABLATION = "experiment=ablation_"  # in a label
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -96,16 +97,23 @@ def verdict(ours: Interval | None, theirs: Interval) -> str:
     return "worse" if ours[1] < theirs[0] else "agree"
 
 
+def applies(one: Published, group: Group) -> bool:
+    """Whether a number is of what the group ran; what an ablation took away is not in the method's main numbers."""
+    of = set(group.label.split("+"))
+    ablated = any(part.startswith(ABLATION) for part in of - {f"{ABLATION}baseline"})
+    is_own = any(part.startswith(ABLATION) for part in one.setting)
+    return one.metric == group.metric and one.setting <= of and (is_own or not ablated)
+
+
 def beside_ours(groups: Sequence[Group]) -> Sheet | None:
     """A line for each published number of what was run here: ours, its interval, theirs, and what both show."""
     lines: list[dict[str, Any]] = []
-    protocols: dict[str, tuple[Published, list[Row]]] = {}
+    protocols: dict[str, dict[str, list[str]]] = {}  # of a table -> ours in words -> the groups
     for group in groups:
         for task, rows in group.by_task().items():
             for one in published().get((task, group.model), []):
                 names = [one.variant] if one.variant else list(rows[0].outcomes)[:1]
-                applies = one.metric == group.metric and one.setting <= set(group.label.split("+"))
-                if not applies or not (found := measures(rows, names[0], group.metric)):
+                if not applies(one, group) or not (found := measures(rows, names[0], group.metric)):
                     continue
                 ours = interval(found)
                 lines.append({
@@ -114,9 +122,9 @@ def beside_ours(groups: Sequence[Group]) -> Sheet | None:
                     "published": one.method, "its score": one.value, "its 95 %": one.interval,
                     "ours is": verdict(ours, one.interval), "table": one.table.title,
                 })  # fmt: skip
-                protocols.setdefault(
-                    f"{one.table.title}, {one.table.runs} runs of {one.table.episodes} episodes", (one, rows)
-                )
+                how = f"{one.table.title}, {one.table.runs} runs of {one.table.episodes} episodes: {one.table.protocol}"
+                of_words = protocols.setdefault(how, {}).setdefault(ours_in_words(rows), [])
+                of_words += [group.name] if group.name not in of_words else []
     if not lines:
         return None
     counted = Counter(line["ours is"] for line in lines)
@@ -124,8 +132,9 @@ def beside_ours(groups: Sequence[Group]) -> Sheet | None:
         "Ours is: " + ", ".join(f"{words} {count} times" for words, count in counted.most_common()) + ". Agree: the "
         "intervals at 95 % meet. Where protocols differ, better or worse is none of the method."
     ]
-    for name, (one, rows) in protocols.items():
-        notes.append(f"Published, {name}: {one.table.protocol}. Ours: {ours_in_words(rows)}.")
+    for how, words in protocols.items():
+        ours = "; ".join(said + f" ({', '.join(names)})" * (len(words) > 1) for said, names in words.items())
+        notes.append(f"Published, {how}. Ours: {ours}.")
     return Sheet("Published numbers beside ours", lines, notes=notes)
 
 

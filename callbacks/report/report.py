@@ -60,7 +60,7 @@ class Report:
     def markdown(self) -> str:
         """The whole of it but the runs, with the figures beside it."""
         lines = [f"# {markdown(self.about['title'])}", ""]
-        lines += [f"- {markdown(plain(sentence, most=None))}" for sentence in (*self.overview, *self.differing)]
+        lines += [f"- {markdown(sentence, most=None)}" for sentence in (*self.overview, *self.differing)]
         lines += ["", *[sheet.markdown() for sheet in (*self.sheets, *self.details)]]
         for one in self.figures:
             lines += [f"![{markdown(one.title)}](figures/{file_name(one.name)}.svg)", ""]

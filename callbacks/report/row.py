@@ -22,6 +22,7 @@ from callbacks.command.identity import ROW as ROW
 from callbacks.command.identity import portable
 from callbacks.command.settings import Settings
 from callbacks.evaluation.outcomes import LARGEST, RETURN, Outcome
+from callbacks.report.text import plain
 from elmur.files import read_json, write_json
 from envs import suites
 from envs.family import EnvFamily
@@ -193,14 +194,19 @@ def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
     outcomes, metric, reference = found.get("outcomes"), found.get("metric", "success"), found.get("reference")
     for name, outcome in (outcomes or {"<variant>": None}).items() if isinstance(outcomes, dict) else ():
         try:
-            if metric not in Outcome.from_json(outcome).metrics:
+            measured = Outcome.from_json(outcome).metrics
+            if metric not in measured:
                 yield f"the metric {metric!r} in outcomes.{name}"
+            if any(plain(one, most=None) != one for one in measured):
+                yield f"printable names of metrics in outcomes.{name}"
         except KeyError as error:
             yield f"outcomes.{name}.{error.args[0]}"
         except ValueError as error:
             yield f"outcomes.{name}.{error}"
         except (TypeError, AttributeError):
             yield f"outcomes.{name}"
+    if isinstance(found.get("data"), dict):
+        yield from _wrong_rounds(found["data"].get("rounds") or [])
     if isinstance(reference, dict):
         known: list[Any] = [reference.get(key) for key in ("random", "expert")]
         is_known = all(type(value) in (int, float) and abs(value) < LARGEST for value in known)
@@ -211,6 +217,19 @@ def _wrong(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"a task of {suite} as task"
     except suites.SuiteError as error:
         yield str(error)
+
+
+def _wrong_rounds(rounds: Any) -> Iterator[str]:
+    """What rounds of labelling say of themselves in another form than a report reads."""
+    if not isinstance(rounds, list) or not all(isinstance(one, dict) for one in rounds):
+        yield "a list of rounds in data"
+        return
+    for number, one in enumerate(rounds):
+        if not all(type(one.get(key)) is int for key in ("episodes", "steps")):
+            yield f"numbers of episodes and steps in data.rounds.{number}"
+        how = one.get("collection") or {}
+        if not isinstance(how, dict) or not isinstance(how.get("learner") or {}, dict):
+            yield f"how it was collected in data.rounds.{number}"
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:

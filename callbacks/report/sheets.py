@@ -89,7 +89,7 @@ class Sheet:
         rows = [self.headings, ["---"] * len(self.headings), *self.cells()]
         lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in rows]
         return "\n".join(
-            [f"## {markdown(self.title)}", "", *lines, "", *[f"{markdown(note)}\n" for note in self.notes]]
+            [f"## {markdown(self.title)}", "", *lines, "", *[f"{markdown(note, most=None)}\n" for note in self.notes]]
         )
 
 
@@ -105,7 +105,7 @@ def shown(value: Any) -> str:
     if isinstance(value, Estimate):
         return f"{value.mean:.2f}" if value.error is None else f"{value.mean:.2f} ± {value.error:.2f}"
     if isinstance(value, tuple):
-        return "..".join(f"{number:.2f}" for number in value)
+        return ABSENT if None in value else "..".join(f"{number:.2f}" for number in value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 

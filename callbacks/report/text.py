@@ -29,9 +29,9 @@ def plain(text: object, keep: str = "", most: int | None = LONGEST) -> str:
     return "".join(c if isinstance(c, str) else c.decode() for c in shown)
 
 
-def markdown(text: object) -> str:
+def markdown(text: object, most: int | None = LONGEST) -> str:
     """The text inside a line or a table of Markdown: no markup, link, picture or HTML of its own."""
-    escaped = re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(plain(text), quote=False))
+    escaped = re.sub(r"([\\`*\[\]|~])", r"\\\1", html.escape(plain(text, most=most), quote=False))
     return escaped.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 

@@ -1,7 +1,8 @@
-"""What stands beside each other: every group once, on one scale, and in what rows came about differently."""
+"""What stands beside each other: every group once, on one scale, in what rows differ, and what is left out said."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from scipy import stats
 
 from callbacks.report.gather import gather
 from callbacks.report.protocol import differing
+from callbacks.report.published import beside_ours
 from callbacks.report.report import Report, compiled
-from callbacks.report.row import Row
+from callbacks.report.row import Row, read_row
 from callbacks.report.scores import compared, scores
 from callbacks.report.sheets import Sheet
 from tests.callbacks.report.test_suite import outcome
@@ -148,3 +150,85 @@ def test_that_no_differences_are_shown_is_said(tmp_path: Path) -> None:
     told = compiled(gather([tmp_path]))
     assert not [one for one in told.sheets if "differences" in one.title]
     assert "Return: no differences are shown, since no two have several seeds of one task." in told.overview
+
+
+def test_episodes_that_could_not_be_played_are_said(tmp_path: Path) -> None:
+    for seed, why in enumerate(("simulator died", "simulator died", "")):
+        write(tmp_path, "a", "x", seed, [0.5, 0.6])
+        path = tmp_path / "a" / "x" / "default" / str(seed) / "result.json"
+        found = json.loads(path.read_text())
+        found["outcomes"]["all"]["env_errors"] = dict.fromkeys(map(str, range(5, 8)), why) if why else {}
+        path.write_text(json.dumps(found))
+    said = compiled(gather([tmp_path])).overview
+    assert "6 of 10 episodes of 2 rows could not be played (simulator died) and are in no figure." in said
+
+
+def test_what_a_figure_leaves_out_is_said(tmp_path: Path) -> None:
+    for number in range(9):
+        for task in ("a", "b", "c"):
+            write(tmp_path, task, f"m{number}", 0, [0.5, 0.6])
+    (log := tmp_path / "a" / "m0" / "default" / "0" / "logs" / "metrics.csv").parent.mkdir()
+    log.write_text("update,eval/return\n5,0.5\n")
+    told = compiled(gather([tmp_path]))
+    notes = {one.name: one.note for one in told.figures}
+    for name in ("tasks-return", "profile-return", "learning-return"):
+        assert notes[name] == "The first 8 of 9 groups."
+    assert notes["cost-return"].endswith("The first 8 of 9 groups are named.")
+    (learning,) = [one for one in told.figures if one.name == "learning-return"]
+    assert learning.lines[0]["95 %"] == (None, None), "one seed tells nothing of others"
+    assert "<svg" in learning.svg
+
+
+def test_tasks_beyond_those_that_lengths_are_drawn_of_are_said(tmp_path: Path) -> None:
+    for number in range(25):
+        played = {f"T={length}": outcome([0.5]) for length in (9, 30)}
+        Row(task=f"t{number}", model="x", seed=0, outcomes=played, label="default", metric="return").write(
+            tmp_path / str(number) / "result.json"
+        )
+    (figure,) = [one for one in compiled(gather([tmp_path])).figures if one.name == "length-return"]
+    assert figure.note == "The first 24 of 25 tasks."
+
+
+def test_what_was_ablated_is_not_judged_by_the_main_number(tmp_path: Path) -> None:
+    """RememberColor3's 0.89 of table 1 is of the whole method; table 3 has the ablated ones."""
+    task = "RememberColor3-v0"
+    for label, updates in (("default", 5), ("experiment=ablation_shared", 7), ("experiment=ablation_no_read", 7)):
+        write(tmp_path, task, "elmur", 0, [1.0], label=label, metric="success", updates=updates)
+    found = beside_ours(gather([tmp_path]).groups)
+    assert found is not None
+    lines = {(line["ours"], line["published"], line["table"]) for line in found.lines}
+    assert ("elmur", "ELMUR", "ELMUR, table 1") in lines
+    assert {line for line in lines if "ablation" in line[0]} == {
+        ("elmur (experiment=ablation_shared)", "ELMUR", "ELMUR, table 3")
+    }
+
+
+def test_every_way_in_which_ours_came_about_is_told(tmp_path: Path) -> None:
+    for label, updates in (("default", 5), ("lanes=8", 5), ("d_model=16", 7)):
+        write(tmp_path, "RememberColor3-v0", "elmur", 0, [1.0], label=label, metric="success", updates=updates)
+    found = beside_ours(gather([tmp_path]).groups)
+    assert found is not None
+    (note,) = [one for one in found.notes if "table 1," in one]
+    assert "Ours: 7 updates, the last checkpoint" in note and "(elmur (d_model=16)); 5 updates" in note
+    assert note.endswith("(elmur, elmur (lanes=8)).")
+
+
+@pytest.mark.parametrize("rounds", [[{}], 3, [3], [{"episodes": 1, "steps": 2, "collection": "x"}], {"a": 1},
+                                    [{"episodes": 1, "steps": 2, "collection": {"learner": 3}}]])  # fmt: skip
+def test_a_row_with_damaged_rounds_is_left_out(tmp_path: Path, rounds: Any) -> None:
+    write(tmp_path, "a", "x", 0, [1.0])
+    write(tmp_path, "a", "y", 0, [1.0], data={"episodes": 3, "rounds": rounds})
+    found = gather([tmp_path])
+    assert len(found.left_out) == 1 and "ounds" in str(found.left_out) and compiled(found).sheets
+
+
+@pytest.mark.parametrize("sign", ["\ud800", "\x01", "\u202e"])
+def test_a_metric_that_cannot_be_shown_is_named(tmp_path: Path, sign: str) -> None:
+    write(tmp_path, "a", "x", 0, [1.0])
+    write(tmp_path, "a", "y", 0, [1.0])
+    path = tmp_path / "a" / "y" / "default" / "0" / "result.json"
+    found = json.loads(path.read_text())
+    found["outcomes"]["all"]["values"] = {f"m{sign}": [1.0]}
+    path.write_text(json.dumps({**found, "metric": f"m{sign}"}))
+    with pytest.raises(ValueError, match=r"printable names of metrics in outcomes.all"):
+        read_row(path)

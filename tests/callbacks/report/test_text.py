@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from callbacks.report.panels import label
+from callbacks.report.report import Report
 from callbacks.report.sheets import Sheet, as_csv
 from callbacks.report.text import csv_cell, file_name, markdown, plain
 
@@ -20,6 +21,7 @@ EVIL = [
     "[link=file:///etc/passwd]x[/link]", "$\\frac{", "_hidden", "../../x", "/etc/passwd", ".bashrc",
     "x" * 3000, "\ud800",
 ]  # fmt: skip
+LONG = "x" * 2000 + "endé"
 
 
 @pytest.mark.parametrize("text", EVIL, ids=ascii)
@@ -40,6 +42,11 @@ def test_what_is_harmless_stays_as_it_is() -> None:
     assert file_name("a/b") != file_name("a:b"), "other texts have other names"
     assert [csv_cell(value) for value in (-1.5, -1, None)] == [-1.5, -1, None]
     assert markdown("a|b*") == "a\\|b\\*" and markdown("elmur_x") == "elmur_x"
+
+
+def test_sentences_and_notes_are_whole_in_markdown() -> None:
+    told = Report([LONG], [LONG], [Sheet("t", [{"a": 1}], notes=[LONG])], [], Sheet("", []), [])
+    assert told.markdown().count("endé") == 3
 
 
 @pytest.mark.parametrize("text", EVIL, ids=ascii)
