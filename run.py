@@ -8,7 +8,6 @@ if __name__ == "__main__":  # before the imports that take seconds: a signal dur
     signals.install()
 import operator
 import os
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from callbacks.command.arguments import expanded, explained
 from callbacks.command.identity import remove_traces
 from callbacks.command.journal import summarise
 from callbacks.command.label import READ, run_label, what_was_set
+from callbacks.command.local import command_line
 from callbacks.command.packages import offer_settings
 from callbacks.command.parts import named
 from callbacks.command.processes import check_shared, is_first_process, settle
@@ -97,7 +97,7 @@ def prepared(config: DictConfig) -> Settings:
         "model_name": choices["model"],
         "model_was_chosen": any(o.startswith("model=") for o in overrides),
         "label": label,
-        "command": shlex.join(["run.py", *overrides]),
+        "command": command_line(),
         "title": sweeps.title(choices.get("sweep"), (HydraConfig.get().callbacks.get("sweep") or {}).get("title")),
     }
     settings = Settings.of(tree, **about)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,30 @@ def test_the_row_says_where_it_comes_from_and_what_it_cost(trained: Path) -> Non
     with (trained / "logs" / "metrics.csv").open() as file:
         scores = [float(line["eval/success"]) for line in csv.DictReader(file) if line["eval/success"]]
     assert row["selection_score"] == max(scores) and len(scores) == 2
+
+
+@pytest.mark.parametrize("multirun", [False, True])
+def test_the_command_of_a_row_finds_its_run_again(tmp_path: Path, multirun: bool) -> None:
+    """With settings of one's own and a folder whose name has a space: what is kept was found, and not trained anew."""
+    (own := tmp_path / "own" / "experiment" / "mine.yaml").parent.mkdir(parents=True)
+    own.write_text("# @package _global_\nmodel:\n  d_model: 16\n")
+    cli, folder = CommandLine(tmp_path), tmp_path / "a run"
+    typed = [f"--config-dir={tmp_path}/own", "model=mlp", "experiment=mine", *TINY, f"hydra.run.dir={folder}"]
+    if multirun:
+        typed = ["-m", *typed, "seed=3", "hydra/launcher=basic", f"hydra.sweep.dir={folder}"]
+    done = cli.run(*typed, to=folder)
+    assert (done.code, done.stderr) == (0, "")
+    (path,) = folder.rglob("result.json")
+    written = path.stat().st_mtime_ns
+    program, *again = shlex.split(row_of(path.parent)["command"])
+    assert program == "run.py" and f"--config-dir={tmp_path}/own" in again and "hydra.mode=MULTIRUN" not in again
+    cli.server.begin(again, tmp_path / "out", tmp_path / "err", cli.all_of({}))
+    assert (cli.server.end(), (tmp_path / "err").read_text()) == (0, "")
+    assert path.stat().st_mtime_ns == written and [*tmp_path.rglob("result.json")] == [path]
+    if multirun:
+        (page,) = tmp_path.rglob("report.html")
+        said = html.unescape(page.read_text())
+        assert f"run.py --config-dir={tmp_path}/own -m model=mlp" in said and "hydra.sweep.dir=" in said
 
 
 def test_the_same_run_shown_elsewhere_is_kept(cli: CommandLine, trained: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,10 +15,12 @@ from typing import Any, ClassVar
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.types import RunMode
 from joblib import cpu_count
 
 from callbacks import signals
 from callbacks.command.journal import JOURNAL, ended, summarise
+from callbacks.command.settings import CONF
 from callbacks.errors import UsageError
 from elmur.children import end_with_parent
 
@@ -82,13 +85,27 @@ class Runs:
 def arguments(folder: Path) -> list[str]:
     """The command line of the present Hydra job, as a run by itself into `folder`."""
     hydra = HydraConfig.get()
-    found = [f"--config-name={hydra.job.config_name}"]
+    ours = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run|callbacks)\b")
+    others = [override for override in hydra.overrides.hydra if not ours.match(override)]
+    return [*options(hydra), *others, *hydra.overrides.task, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
+
+
+def options(hydra: Any) -> list[str]:
+    """The options of a command line by which it finds a configuration that is not conf/run.yaml alone."""
+    found = [f"--config-name={hydra.job.config_name}"] if hydra.job.config_name != "run" else []
     for source in hydra.runtime.config_sources:
         option = {"main": "--config-path", "command-line": "--config-dir"}.get(source.provider)
-        found += [f"{option}={source.path}"] if option else []
-    ours = re.compile(r"[+~]*hydra[./](launcher|sweeper|sweep|mode|run|callbacks)\b")
-    found += [override for override in hydra.overrides.hydra if not ours.match(override)]
-    return [*found, *hydra.overrides.task, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
+        found += [f"{option}={source.path}"] if option and Path(source.path) != CONF else []
+    return found
+
+
+def command_line() -> str:
+    """The present command as it can be typed again; a job of a multirun as a run by itself into its folder."""
+    hydra = HydraConfig.get()
+    if hydra.mode is RunMode.MULTIRUN:
+        folder, here = Path(hydra.runtime.output_dir), Path(hydra.runtime.cwd)
+        return shlex.join(["run.py", *arguments(folder.relative_to(here) if folder.is_relative_to(here) else folder)])
+    return shlex.join(["run.py", *options(hydra), *hydra.overrides.task, *hydra.overrides.hydra])
 
 
 def quoted(text: Path | str) -> str:

@@ -32,7 +32,7 @@ from callbacks.command.arguments import untyped, usual
 from callbacks.command.identity import ROW, VALIDATION, check_same_run
 from callbacks.command.journal import JOURNAL, ended, entries, note, summarise
 from callbacks.command.label import folder_name
-from callbacks.command.local import OUTPUT, Runs
+from callbacks.command.local import OUTPUT, Runs, options
 from callbacks.command.processes import asked, starts_others
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError, sentence
@@ -86,12 +86,14 @@ class Sweep(Callback):
         told = sorted(one for one in overrides if not one.lstrip("+~").startswith(("hydra", "shards=", "logger")))
         name = asked or folder_name("+".join(told)) or "multirun"
         typed = [] if asked is None or f"sweep={asked}" in overrides else [f"sweep={asked}"]
+        of_hydra = [one for one in config.hydra.overrides.hydra if one != "hydra.mode=MULTIRUN"]
+        command = ["run.py", *options(config.hydra), *([] if asked else ["-m"]), *typed, *overrides, *of_hydra]
         place = Path(config.hydra.sweep.dir).resolve().parent / "reports" / name
         sinks = loggers(of_no_run(config.logger, place))
         made = report(
             folders, place, defaults=untyped, below=False, is_asked=asked is not None,
             title=title(asked, self._title) or self._title or TITLE,
-            command=shlex.join(["run.py", *([] if asked else ["-m"]), *typed, *overrides]),
+            command=shlex.join(command),
         )  # fmt: skip
         tell_report(sinks, made)
 
