@@ -133,8 +133,8 @@ def beside_ours(groups: Sequence[Group]) -> Sheet | None:
         "intervals at 95 % meet. Where protocols differ, better or worse is none of the method."
     ]
     for how, words in protocols.items():
-        ours = "; ".join(said + f" ({', '.join(names)})" * (len(words) > 1) for said, names in words.items())
-        notes.append(f"Published, {how}. Ours: {ours}.")
+        told = "; ".join(said + f" ({', '.join(names)})" * (len(words) > 1) for said, names in words.items())
+        notes.append(f"Published, {how}. Ours: {told}.")
     return Sheet("Published numbers beside ours", lines, notes=notes)
 
 

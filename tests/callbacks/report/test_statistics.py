@@ -102,7 +102,7 @@ def test_a_difference_is_seldom_shown_where_there_is_none(seeds: int, spread: fl
 
     def side() -> Mean:
         won = rng.binomial(100, np.clip(rng.normal(0.9, spread, seeds), 0, 1))
-        return Mean(won / 100, wilson(int(won.sum()), 100 * seeds))
+        return Mean((won / 100).tolist(), wilson(int(won.sum()), 100 * seeds))
 
     for _ in range(tries):
         found = difference_interval([side()], [side()])
