@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from callbacks.inspect.costs import Size
+from callbacks.inspect.examine import examine
 from callbacks.inspect.gradients import (
     Gradients,
     Learner,
@@ -24,12 +25,12 @@ from callbacks.inspect.gradients import (
     parts,
     write_path,
 )
-from callbacks.inspect.regime import Finding, Regime, examine
+from callbacks.inspect.regime import Carried, Finding, Regime
+from callbacks.inspect.slots import Slots
 from callbacks.report.sheets import Sheet
 from callbacks.report.text import plain
 from elmur.batch import SegmentBatch
 from elmur.files import write_json
-from elmur.model import ELMUR, MemoryDesign
 from elmur.module import SequenceModule
 
 log = logging.getLogger(__name__)
@@ -52,28 +53,46 @@ class Patient:
     regime: Regime
     size: Size
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the windows are those of a whole episode."""
+        return self.regime.horizon is not None and len(self.windows) >= self.regime.windows
 
-def design_of(module: SequenceModule) -> MemoryDesign | None:
-    """The design of ELMUR's memory; None of another model, or without one."""
-    return module.model.design if isinstance(module.model, ELMUR) else None
+    @property
+    def looked_at(self) -> str:
+        """What the windows are of an episode."""
+        if self.is_whole:
+            return "a whole episode"
+        count = len(self.windows)
+        first = "the first window" if count == 1 else f"the first {count} windows"
+        return f"{first} of an episode" + ("" if self.regime.horizon is None else f" of {self.regime.windows}")
 
 
 def findings(patient: Patient) -> tuple[list[Finding], Sheet]:
     """All that the doctor finds, but for costs; and the parameters by part."""
     found = gradients(patient.module, patient.windows)
     listed = parts(found, patient.module)
-    said = [*examine(patient.regime, design_of(patient.module)), *writer(patient.module, found, patient.regime)]
+    carried, regime = Carried.of(patient.module.model), patient.regime
+    said = [*examine(regime, carried), *writer(patient.module, found, regime)]
     said += dead(found, patient.module)
     for knob in knobs(patient.sections, patient.learner, patient.windows):
-        if not knob.acts:
+        if not knob.acts and (patient.is_whole or not acts_later(knob.key, carried, regime)):
             tried = " or ".join(f"{other:.4g}" for other in knob.tried)
-            text = f"{knob.key}={knob.value}: with {tried} the gradients of a whole episode are the same to the bit."
-            said.append(Finding("knob without effect", text, knob.key))
+            text = f"{knob.key}={knob.value}: with {tried} the gradients of {patient.looked_at}"
+            said.append(Finding("knob without effect", f"{text} are the same to the bit.", knob.key))
     total = sum(part.size for part in listed)
     lines = [{"part": part.name, "parameters": f"{part.size:,}", "share": part.size / total,
               "without gradient": f"{part.dead:,}"} for part in listed]  # fmt: skip
     return said, Sheet("parameters", lines, notes=[f"{total:,} in all, {sum(part.dead for part in listed):,} of them "
                                                    "got no gradient from real windows"])  # fmt: skip
+
+
+def acts_later(key: str, carried: Carried, regime: Regime) -> bool:
+    """Whether a setting that did nothing in the windows looked at changes what a longer part of an episode reads."""
+    design = carried.design
+    if design is None or design.write is None or not key.endswith("lru_blend_alpha"):
+        return False
+    return Slots.of(carried, regime, regime.segments).blends
 
 
 def writer(module: SequenceModule, found: Gradients, regime: Regime) -> list[Finding]:

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.evaluation.plan import MakeEnv, Variants
-from callbacks.inspect.doctor import design_of
+from callbacks.inspect.examine import examine
 from callbacks.inspect.glance import Glance, glance
 from callbacks.inspect.gradients import is_dead, write_path
-from callbacks.inspect.regime import Regime, examine
+from callbacks.inspect.regime import Carried, Regime
 from callbacks.metriclog import log_everywhere
 from envs.hidden import Demand
 
@@ -60,7 +60,7 @@ class MemoryWatch(Callback):
         regime = Regime.of(self.make_env, self.variants, data.spec.horizon, length, segments)
         self._demand = regime.demand
         if trainer.global_step == 0:
-            for finding in examine(regime, design_of(pl_module)):  # type: ignore[arg-type]
+            for finding in examine(regime, Carried.of(pl_module.model)):  # type: ignore[arg-type]
                 log.log(logging.WARNING if finding.warns else logging.INFO, "%s: %s", finding.about, finding)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:

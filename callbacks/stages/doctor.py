@@ -48,7 +48,7 @@ def examined(settings: Settings, folder: Path) -> tuple[list[Any], Any]:
     family, horizon = env_family(settings), data.spec.horizon
     cut = {"context_length": settings.module["context_length"], "backprop_segments": settings.data["backprop_segments"]}
     regime = Regime.of(family.make, family.variants, horizon, **cut)
-    number = min(doctor.MOST_WINDOWS, -(-regime.segments // regime.backprop_segments))
+    number = min(doctor.MOST_WINDOWS, regime.windows)
     windows = list(islice(data.train_dataloader(), number))
     an_episode, asked = (horizon or 0) * data.step_bytes, rounds_of(settings)
     run = Size(

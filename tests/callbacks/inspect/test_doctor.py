@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from callbacks.inspect.costs import Size
+from callbacks.inspect.doctor import Patient, findings
+from callbacks.inspect.examine import examine
 from callbacks.inspect.gradients import gradients, knobs, others, write_path
-from callbacks.inspect.regime import Finding, Regime, Slots, examine
-from elmur.memory import LRU, ReplaceAll, WriteRule
+from callbacks.inspect.regime import Carried, Finding, Regime
+from callbacks.inspect.slots import Slots
+from elmur.memory import LRU, NEVER, ReplaceAll, WriteRule
 from elmur.model import ELMUR, MemoryDesign
 from elmur.module import SequenceModule
 from elmur.published.quirks import PublishedLRU
+from envs import tmaze
 from envs.hidden import Demand
 from tests.command import CommandLine
 from tests.elmur.samples import SPEC, make_batch
+from tests.elmur.test_models import MODELS
 
 
 @pytest.mark.parametrize(
@@ -34,12 +42,12 @@ from tests.elmur.samples import SPEC, make_batch
 )
 def test_what_a_rule_does_with_its_slots(rule: WriteRule, size: int, segments: int, expected: tuple[Any, ...]) -> None:
     design = MemoryDesign(memory_size=size, write=rule)
-    found = Slots.of(design, Regime(context_length=5, backprop_segments=1, horizon=5 * segments), segments)
+    found = Slots.of(Carried(design), Regime(context_length=5, backprop_segments=1, horizon=5 * segments), segments)
     assert (found.first_rewrite, found.blends, found.per_write, found.written) == expected
 
 
 def said(regime: Regime, about: str, **design: Any) -> list[Finding]:
-    return [finding for finding in examine(regime, MemoryDesign(**design)) if finding.about == about]
+    return [finding for finding in examine(regime, Carried(MemoryDesign(**design))) if finding.about == about]
 
 
 def test_the_formula_of_the_published_maze() -> None:
@@ -59,19 +67,104 @@ def test_rewriting_that_no_loss_sees(window: int, horizon: int, warns: bool) -> 
 
 
 def test_what_is_held_against_what_fits() -> None:
-    for steps, size, word in ((60, 4, "a slot has to hold 13"), (60, 52, "one for each"), (5, 4, "without memory")):
-        regime = Regime(10, 6, 60, demand=Demand(52, "cards", steps))
+    for steps, size, length, word in (
+        (60, 4, 10, "a slot has to hold 13"),
+        (60, 52, 10, "one for each"),
+        (5, 4, 60, "can be solved without memory"),
+        (5, 4, 10, "the first 5 steps of each later one need the memory"),  # 10 to 14, say
+    ):
+        regime = Regime(length, 6, 60, demand=Demand(52, "cards", steps))
         (finding,) = said(regime, "capacity", memory_size=size)
         assert word in finding.sentence
 
 
+SEGMENTED = ("elmur", "transformer", "trxl", "gtrxl", "rmt", "rate")
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "diffusion_policy"])
+def test_one_segment_is_all_of_attention_and_nothing_to_a_state(name: str) -> None:
+    """Whose answer at a step of that one segment depends on what it carried from the step before."""
+    carried = Carried.of(MODELS[name](spec=SPEC))
+    assert carried.by_step == (name not in SEGMENTED), name
+    assert carried.state == (name not in ("transformer", "mlp")), name
+    regime = Regime(105, 1, 103, 103, Demand(52, "cards", 103))
+    text = " ".join(finding.sentence for finding in examine(regime, carried))
+    assert ("attention sees all of it" in text) == ("without memory" in text) == (not carried.by_step), text
+    assert ("the gradient goes through all of it" in text) == carried.by_step
+    assert ("the state is its memory" in text) == (carried.by_step and carried.state)
+
+
+def test_memory_that_is_first_read_in_acting() -> None:
+    """Trained on one segment of 30 steps, in a corridor of 900 it reads 29 times what it wrote."""
+    regime = Regime.of(partial(tmaze.make_vector, time_limit=30), {"T=900": {"time_limit": 900}}, 30, 30, 1)
+    assert regime.demand == Demand(1, "hint", 899), "that of what is acted in"
+    warned = [finding for finding in examine(regime, Carried(MemoryDesign())) if finding.warns]
+    assert {finding.about for finding in warned} == {"segments", "rewriting"}
+    assert "900 steps, 30 segments: memory is read there, which is never trained" in warned[0].sentence
+    assert not [f for f in examine(Regime(30, 1, 30, 9), Carried(MemoryDesign())) if f.warns]
+
+
+@pytest.mark.parametrize(("window", "horizon", "size", "length"), [(1, 60, 2, 10), (1, 30, 2, 10), (15, 30, 2, 10),
+                         (3, 40, 2, 10), (1, 400, 6, 90), (2, 31, 9, 5), (1, 8, 6, 2), (4, 100, 1, 100)])  # fmt: skip
+def test_what_is_advised_is_enough_and_no_less_is(window: int, horizon: int, size: int, length: int) -> None:
+    """Followed, nothing is left to say; one segment less in a window, or one step more in a segment, and it is."""
+
+    def warning(length: int, window: int) -> list[Finding]:
+        return said(Regime(length, window, horizon, 100 * horizon), "rewriting", memory_size=size)
+
+    (finding,) = warning(length, window)
+    numbers = {what: int(number) for what, number in re.findall(r"(windows|segments) of (\d+)", finding.sentence)}
+    followed = {"length": numbers.get("segments", length), "window": numbers.get("windows", window)}
+    assert numbers and not warning(**followed)
+    if "segments" in numbers:
+        assert all(warning(followed["length"] + 1, other) for other in range(1, horizon))
+        assert not any(warning(shorter, followed["window"]) for shorter in range(1, followed["length"]))
+    else:
+        assert all(warning(length, other) for other in range(2, followed["window"]))
+
+
+def test_no_advice_where_episodes_are_too_short_and_none_for_what_never_changes() -> None:
+    (finding,) = said(Regime(10, 1, 30, 9000), "rewriting", memory_size=78)
+    assert "It would take longer episodes in training, or fewer slots" in finding.sentence
+    rule = LRU(0.8, slots_per_write=8, divide_segment=True)  # which segments of 5 steps could not feed
+    (finding,) = said(Regime(10, 2, 16, 900), "rewriting", memory_size=16, write=rule)
+    assert "or fewer slots" in finding.sentence
+    assert not said(Regime(10, 1, 60, 900), "rewriting", memory_size=2, write=LRU(0.0))
+
+
+@pytest.mark.parametrize(("size", "layers"), [(8, 4), (8, 3), (5, 2), (3, 4)])
+def test_a_shared_bank_is_written_by_every_layer(size: int, layers: int) -> None:
+    """What is said of an episode of three segments is what the slots of a model hold when the third begins."""
+    torch.manual_seed(0)
+    model = ELMUR(SPEC, 16, layers, 2, 0.0, 0.0, memory=MemoryDesign(memory_size=size, shared=True)).eval()
+    memory, held = model.initial_memory(2, torch.Generator().manual_seed(0)), []
+    for _ in range(3):
+        held.append(int((memory[0].written_at != NEVER).sum(1)[0]))
+        _, memory = model(make_batch(2, 10, dtype=torch.float32), memory)
+    carried = Carried.of(model)
+    found = Slots.of(carried, regime := Regime(10, 3, 30, 30), 3)
+    assert (found.per_write, found.written) == (held[1], held[2])
+    first, *rest = (finding for finding in examine(regime, carried) if finding.about == "writes")
+    assert first.sentence.startswith(f"{size} slots for all {layers} layers, of which a segment writes {held[1]}:")
+    assert [finding.sentence.split()[0] for finding in rest] == [str(size - held[2])] * (held[2] < size)
+
+
+def test_blending_begins_where_a_slot_is_written_twice() -> None:
+    """Slots 0 and 1, then 2 and 0: the third segment reads the first that was blended."""
+    for rule, size, segment in ((LRU(0.8, 2), 3, 3), (LRU(0.8), 2, 4), (LRU(0.8, 2), 4, 4)):
+        (finding, *_) = said(Regime(5, 2, 10, 10), "blending", memory_size=size, write=rule)
+        assert f"is read from segment {segment} on" in finding.sentence
+
+
 def test_slots_that_are_not_written_are_noise_or_hidden() -> None:
     regime = Regime(context_length=10, backprop_segments=3, horizon=30)
-    for read_unwritten, word in ((True, "tokens read noise there"), (False, "they are not read")):
-        _, surplus = said(regime, "writes", memory_size=5, read_unwritten=read_unwritten)
+    noise, hidden = "tokens read noise there", "they are not read"
+    for read_unwritten, joint, word in ((True, False, noise), (False, False, hidden), (True, True, hidden)):
+        design = {"read_unwritten": read_unwritten, "joint": joint}
+        _, surplus = said(regime, "writes", memory_size=5, **design)
         assert surplus.sentence.startswith("3 of 5 slots are never written") and word in surplus.sentence
-        (none,) = said(regime, "writes", write=None, read_unwritten=read_unwritten)
-        assert ("noise" in none.sentence) is read_unwritten
+        (none,) = said(regime, "writes", write=None, **design)
+        assert ("noise" in none.sentence) is (word is noise)
 
 
 def module_of(seed: int = 0, **model: Any) -> SequenceModule:
@@ -106,6 +199,31 @@ def test_a_knob_that_is_not_used_is_found_and_one_that_is_used_is_not() -> None:
     assert {k.key: k.acts for k in knobs(sections, learner, [make_batch(3, 12, dtype=torch.float32)])} == {
         "model.std": True, "model.blend": False,  # three segments write to three of eight slots, once
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("looked_at", "horizon", "said"),
+    [
+        (2, 24, "gradients of the first 2 windows of an episode of 6 are the same"),
+        (6, 24, "gradients of a whole episode are the same"),
+        (2, 8, "gradients of a whole episode are the same"),
+        (2, None, "gradients of the first 2 windows of an episode are the same"),
+    ],
+)
+def test_what_acts_later_in_an_episode_is_not_called_idle(looked_at: int, horizon: int | None, said: str) -> None:
+    """Three slots, of which segments 0 to 2 write one each: lambda acts from the fourth write on."""
+
+    def learner(sections: Any) -> SequenceModule:
+        return module_of(memory=MemoryDesign(memory_size=3, write=LRU(sections["model"]["lru_blend_alpha"])))
+
+    batch = make_batch(3, 24, dtype=torch.float32)
+    batch.is_first[:], batch.start[:] = True, 0
+    sections = {"model": {"lru_blend_alpha": 0.5}, "module": {"weight": 1.0}}  # the second is used by nothing
+    patient = Patient(learner(sections), list(batch.split(4))[:looked_at], learner, sections,
+                      Regime(4, 1, horizon), Size(3, 0, 0, True))  # fmt: skip
+    told = {f.key: f.sentence for f in findings(patient)[0] if f.about == "knob without effect"}
+    idle = {"module.weight"} | ({"model.lru_blend_alpha"} if horizon != 24 else set())
+    assert set(told) == idle and all(said in text for text in told.values())
 
 
 FAST = ("evaluation.num_episodes=2", "data.lanes=8")
