@@ -28,7 +28,8 @@ def map_banks(function: Callable[[str, Bank], Tensor], state: State) -> State:
 
     An ELMUR `Memory` is a bank with dates. Any other tensor `[B, ..., D]` of floating numbers is one without, what lies
     between its lanes and its width counting as slots, and a complex number as two. Names are the fields and numbers on
-    the way to it; the numbers of the outermost tuple are layers. Whatever else the state has stays.
+    the way to it; the numbers of the outermost tuple are layers, and parts where it has several bare tensors of real
+    numbers, such as an LSTM's hidden state and cell. Whatever else the state has stays.
     """
 
     def visit(node: Any, path: tuple[str, ...]) -> Any:
@@ -44,7 +45,8 @@ def map_banks(function: Callable[[str, Bank], Tensor], state: State) -> State:
             flat = node.reshape(node.shape[0], -1, node.shape[-1])
             return function(name, Bank(flat)).reshape(node.shape)
         if isinstance(node, list | tuple):
-            kind = "layer " if not path else ""
+            are_parts = len(node) > 1 and all(isinstance(p, Tensor) and not p.is_complex() for p in node)
+            kind = "" if path else "part " if are_parts else "layer "
             return type(node)(visit(part, (*path, f"{kind}{i}")) for i, part in enumerate(node))
         if isinstance(node, dict):
             return {key: visit(part, (*path, str(key))) for key, part in node.items()}

@@ -139,6 +139,11 @@ class LRU:
             raise ValueError(f"lru_blend_alpha must lie in 0..1; found {self.lru_blend_alpha}")
         if self.slots_per_write < 1:
             raise ValueError(f"slots_per_write must be 1 or more; found {self.slots_per_write}")
+        if self.copies and self.slots_per_write > 1 and not self.divide_segment:
+            raise ValueError(
+                f"copies=true with slots_per_write={self.slots_per_write} would copy the same tokens into each slot: "
+                "set divide_segment=true, or slots_per_write=1"
+            )
 
     @property
     def blend(self) -> float:

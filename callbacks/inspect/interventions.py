@@ -25,19 +25,31 @@ from envs.rollout import Wave
 
 @dataclass(frozen=True)
 class Effect:
-    """What became of the episodes when memory was changed at the beginning of a segment (1 is the second).
+    """What became of the episodes that reach a segment when memory was changed at its beginning (1 is the second).
 
-    own, others: the share of later steps at which the action is the one of the same episode undisturbed, and the one of
-    the episode that the memory came from, where those two differ.
+    Where memory came from a donor, of those whose donor reaches it too. undisturbed: of each its success as it was.
+    success, episode_return: theirs with the change. own, others: the share of later steps at which the action is the
+    one of the same episode undisturbed, and the one of the episode that the memory came from, where those two differ.
     """
 
     kind: str
     where: str
     segment: int
+    undisturbed: tuple[bool, ...]
     success: Share
     episode_return: float
     own: Share
     others: Share | None = None
+
+    @property
+    def episodes(self) -> int:
+        """How many these are."""
+        return len(self.undisturbed)
+
+    @property
+    def usual(self) -> Share:
+        """Their success undisturbed."""
+        return Share.of(sum(self.undisturbed), len(self.undisturbed))
 
 
 def at_segments(count: int, most: int) -> list[int]:
@@ -82,6 +94,8 @@ def patched(
 ) -> Iterator[Effect]:
     """Memory taken from a donor at the same segment: all of it, each bank, and each slot of banks of `most_slots`."""
     for segment in segments:
+        if not (undisturbed.reaching(segment) & donors.reaching(segment)).any():
+            continue
         given = banks(donors.memories[segment])
         places: list[tuple[str, set[tuple[str, int | None]]]] = [("all", {(name, None) for name in given})]
         if len(given) > 1:
@@ -113,19 +127,22 @@ def effect(
     kind: str, where: str, segment: int, found: Recording, undisturbed: Recording, donors: Recording | None = None
 ) -> Effect:
     """What came of a change."""
-    successes = [episode.success for episode in found.episodes]
+    chosen = undisturbed.reaching(segment) & (donors.reaching(segment) if donors else True)
+    lanes = np.flatnonzero(chosen).tolist()
+    before = tuple(undisturbed.episodes[n].success for n in lanes)
+    success = Share.of(sum(found.episodes[n].success for n in lanes), len(lanes))
+    total = float(np.mean([found.episodes[n].episode_return for n in lanes]))
     steps = min(len(of.actions()) for of in (found, undisturbed, *([donors] if donors else [])))
     acted, usual = found.actions()[:steps], undisturbed.actions()[:steps]
-    counted = found.played()[:steps] & undisturbed.played()[:steps]
+    counted = found.played()[:steps] & undisturbed.played()[:steps] & chosen
     counted[: segment * found.context_length] = False
     others = None
     if donors is not None:
         given = donors.actions()[:steps]
         counted &= donors.played()[:steps] & ~same_actions(usual, given)
         others = share(same_actions(acted, given), counted)
-    total = float(np.mean([episode.episode_return for episode in found.episodes]))
     own = share(same_actions(acted, usual), counted)
-    return Effect(kind, where, segment, Share.of(sum(successes), len(successes)), total, own, others)
+    return Effect(kind, where, segment, before, success, total, own, others)
 
 
 def share(same: np.ndarray, counted: np.ndarray) -> Share:
@@ -163,15 +180,16 @@ def shifted(own: Recording) -> Recording:
 
 @dataclass(frozen=True)
 class Lasting:
-    """How memory and predictions of twins differ at the beginning of a segment, in the mean of the episodes.
+    """How memory and predictions of twins differ at the beginning of a segment, in the mean of the pairs that reach it.
 
-    memory: distance of each bank's slots over their size. prediction: see `predicted_apart`. seen: share of the steps
-    of the segment before at which the twins saw something else. formula: (1 - lambda)^k with k the writes to a slot
-    since the first, None without a blend.
+    episodes: how many pairs these are. memory: distance of each bank's slots over their size. prediction: see
+    `predicted_apart`. seen: share of the steps of the segment before at which the twins saw something else. formula:
+    (1 - lambda)^k with k the writes to a slot since the first, None without a blend.
     """
 
     segment: int
     steps: int
+    episodes: int
     memory: dict[str, float]
     prediction: float
     seen: float
@@ -183,17 +201,21 @@ def lasting(model: SequenceModel, own: Recording, twin: Recording) -> list[Lasti
     design = model.design if isinstance(model, ELMUR) else None
     rule = design and design.write
     blend = rule.blend if isinstance(rule, LRU) and 0 < rule.blend < 1 else None
-    apart = design.memory_size / rule.slots_per_write if design and rule else 1.0  # segments between writes to a slot
+    writers = len(model.layers) if isinstance(model, ELMUR) and design and design.shared else 1
+    # segments between writes to a slot
+    apart = design.memory_size / (writers * rule.slots_per_write) if design and rule else 1.0
     mine, others, length = own.slots(), twin.slots(), own.context_length
     rows = []
     for segment in range(1, min(own.segments, twin.segments)):
         step = segment * length
-        if step >= min(len(own.predictions), len(twin.predictions)):
+        both = np.flatnonzero(own.reaching(segment) & twin.reaching(segment))
+        if not len(both):
             break
-        distances = {name: relative(mine[name][segment], others[name][segment]) for name in mine}
+        distances = {name: relative(mine[name][segment][both], others[name][segment][both]) for name in mine}
         kept = None if blend is None else (1 - blend) ** (math.ceil(segment / apart) - 1)
-        prediction = predicted_apart(model, own.predictions[step], twin.predictions[step])
-        rows.append(Lasting(segment, step, distances, prediction, seen_apart(own, twin, step - length, step), kept))
+        prediction = predicted_apart(model, own.predictions[step][both], twin.predictions[step][both])
+        seen = seen_apart(own, twin, step - length, step)
+        rows.append(Lasting(segment, step, len(both), distances, prediction, seen, kept))
     return rows
 
 

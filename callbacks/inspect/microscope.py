@@ -30,6 +30,7 @@ from envs.observers import Observer
 from envs.rollout import Wave
 
 log = logging.getLogger(__name__)
+LATE = "Segment 1 is the second; counted are episodes that reach it undisturbed, and whose donor does."
 PAGE, ARRAYS, NUMBERS = "memory.html", "memory.npz", "memory.json"
 
 
@@ -94,7 +95,8 @@ def check_memory(model: SequenceModel, length: int, horizon: int | None, source:
             "memory to look into; stage=evaluate acts with it, and stage=inspect takes models that remember"
         )
     if horizon is not None and horizon <= length:
-        log.warning("episodes of %d steps are one segment of %d: memory is never read in them", horizon, length)
+        what = "memory is never read in them" if model.has_segments else "memory is looked at between segments alone"
+        log.warning("episodes of %d steps are one segment of %d: %s", horizon, length, what)
 
 
 def look(
@@ -131,11 +133,11 @@ def measured(play: Player, own: Recording, plan: InspectPlan, family: EnvFamily)
     usual = Share.of(sum(e.success for e in own.episodes), len(own.episodes))
     sheets.append(effects("knock-out", list(knocked_out(play, own, where)), usual, [
         "reset: as at the beginning of an episode; freeze: held as it is from there on; noise: of its own size. "
-        "Segment 1 is the second; acts as undisturbed: share of the later steps."
+        f"{LATE} Acts as undisturbed: share of the later steps."
     ]))  # fmt: skip
     sheets.append(effects("patching", list(patched(play, own, donors, where, plan.single_slots)), usual, [
-        f"Memory is taken from {about}, at the beginning of the segment. The last two columns are of later steps at "
-        "which the two undisturbed episodes act differently."
+        f"Memory is taken from {about}, at the beginning of the segment. {LATE} The last two columns are of later "
+        "steps at which the two undisturbed episodes act differently."
     ]))  # fmt: skip
     sheets.append(how_long([] if other is None else lasting(play.model, own, other), play.model.spec.name))
     return [*sheets, told_otherwise(play.model, own)]
@@ -182,8 +184,8 @@ def line_of(field: str, segment: int, bank: str, each: Sequence[Probe]) -> dict[
     return {
         **line,
         "best slot": f"{best.slot} (item {best.item})",
-        "accuracy": Share.mean([probe.accuracy.value for probe in each]),
-        "control": Share.mean([probe.control.value for probe in each]),
+        "accuracy": share_of([probe.hits[probe.slot] for probe in each]),
+        "control": share_of([probe.chance[probe.luckiest] for probe in each]),
         "commonest": float(np.mean([probe.most for probe in each])),
         "items above control": known,
     }
@@ -191,22 +193,27 @@ def line_of(field: str, segment: int, bank: str, each: Sequence[Probe]) -> dict[
 
 def by_slot(each: Sequence[Probe], most: int) -> dict[str, Share]:
     """The columns of a line that tell of every slot; none of a bank with one slot or with more than `most`."""
-    played, found = each[0].episodes, {}
-    for slot in range(size) if 1 < (size := len(each[0].each)) <= most else ():
-        for name, column in ((f"slot {slot}", 0), (f"slot {slot}, control", 1)):
-            right = [probe.each[slot][column] for probe in each]
-            found[name] = Share.of(right[0], played) if len(right) == 1 else Share.mean([of / played for of in right])
+    found = {}
+    for slot in range(size) if 1 < (size := len(each[0].hits)) <= most else ():
+        found[f"slot {slot}"] = share_of([probe.hits[slot] for probe in each])
+        found[f"slot {slot}, control"] = share_of([probe.chance[slot] for probe in each])
     return found
+
+
+def share_of(right: Sequence[np.ndarray]) -> Share:
+    """The share of right answers, bool `[N]` of each item: of several items the mean of each episode's share."""
+    return Share.mean(np.mean(right, axis=0)) if len(right) > 1 else Share.of(int(right[0].sum()), len(right[0]))
 
 
 def effects(title: str, found: Sequence[Effect], usual: Share, notes: list[str]) -> Sheet:
     """What changes of memory did."""
     lines: list[dict[str, Any]] = []
     for one in found:
-        line = {"change": one.kind, "where": one.where, "segment": one.segment, "success": one.success,
-                "return": one.episode_return, "acts as undisturbed": one.own}  # fmt: skip
+        line = {"change": one.kind, "where": one.where, "segment": one.segment, "episodes": one.episodes,
+                "success": one.success, "undisturbed": one.usual, "return": one.episode_return,
+                "acts as undisturbed": one.own}  # fmt: skip
         lines.append(line if one.others is None else {**line, "acts as the donor": one.others})
-    return Sheet(title, lines, notes=[f"Undisturbed success {usual}.", *notes])
+    return Sheet(title, lines, notes=[f"Undisturbed success of all episodes {usual}.", *notes])
 
 
 def how_long(rows: Sequence[Lasting], task: str) -> Sheet:
@@ -219,7 +226,8 @@ def how_long(rows: Sequence[Lasting], task: str) -> Sheet:
         return Sheet("how long it lasts", [], notes=[note])
     chosen = [rows[number - 1] for number in some_of(len(rows))]
     lines = [
-        {"segment": r.segment, "step": r.steps, **{f"memory, {name}": value for name, value in r.memory.items()},
+        {"segment": r.segment, "step": r.steps, "episodes": r.episodes,
+         **{f"memory, {name}": value for name, value in r.memory.items()},
          "prediction": r.prediction, "seen apart": r.seen, "(1 - lambda)^k": r.formula} for r in chosen
     ]  # fmt: skip
     notes = ["Distance between the twins' slots over their size, and between their predictions (total "
@@ -231,10 +239,14 @@ def how_long(rows: Sequence[Lasting], task: str) -> Sheet:
 
 
 def fading(name: str, values: Sequence[float], rows: Sequence[Lasting]) -> str:
-    """When the difference has fallen to a half and to a hundredth of what it was after the first write."""
-    said = []
+    """When the difference has fallen to a half and to a hundredth of what it was when there first was any."""
+    first = next((at for at, value in enumerate(values) if value > 0), None)
+    if first is None:
+        return f"{name}: twins are never apart."
+    said = [f"apart from step {rows[first].steps:,} on"] if first else []
     for share, word in ((0.5, "half"), (0.01, "a hundredth")):
-        step = next((row.steps for row, v in zip(rows, values, strict=True) if v <= share * values[0]), None)
+        later = zip(rows[first:], values[first:], strict=True)
+        step = next((row.steps for row, value in later if value <= share * values[first]), None)
         said.append(f"{word} after {step:,} steps" if step is not None else f"{word} never in {rows[-1].steps:,} steps")
     formula = [(row.steps, row.formula) for row in rows if row.formula is not None]
     by_formula = next((steps for steps, value in formula if value <= 0.01), None)

@@ -73,19 +73,18 @@ def bank(own: Recording, name: str, number: int, row: int, segments: int) -> dic
     slots = own.slots()[name][:segments, row]
     starts = np.arange(len(slots)) * own.context_length
     found: dict[str, Any] = {"name": name, "norm": numbers(np.linalg.norm(slots, axis=-1))}
-    moved = np.linalg.norm(np.diff(slots, axis=0), axis=-1) / np.maximum(np.linalg.norm(slots[:-1], axis=-1), 1e-12)
-    found["change"] = numbers(np.concatenate([np.zeros((1, slots.shape[1])), moved]))
+    moved = np.linalg.norm(np.diff(slots, axis=0), axis=-1)
+    share = moved / np.maximum(moved + np.linalg.norm(slots[:-1], axis=-1), 1e-12)  # as memory/change in the logs
+    found["change"] = numbers(np.concatenate([np.zeros((1, slots.shape[1])), share]))
     dates = own.written_at().get(name)
     if dates is not None:
         at = dates[:segments, row]
         found["age"] = [[None if date == NEVER else int(start - 1 - date) for date in of] for start, of in
                         zip(starts, at, strict=True)]  # fmt: skip
-    if number in own.read:
-        found["read"] = numbers(np.stack(own.read[number])[: own.episodes[row].length, row].mean(1))
-    if number in own.write:
-        kept = own.write[number][: segments - 1]
-        found["write"] = [numbers(each[row]) for each in kept]
-        found["written"] = [each[row].tolist() for each in own.index[number][: segments - 1]]
+    if (reading := own.reading(number)) is not None:
+        found["read"] = numbers(reading[: own.episodes[row].length, row].mean(1))
+    if writing := own.writing(number):
+        found["write"], found["written"] = ([numbers(e[row]) for e in each[: segments - 1]] for each in writing)
     return found
 
 

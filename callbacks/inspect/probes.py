@@ -21,36 +21,41 @@ TINY = 1e-30  # for what is 0, of which there is no logarithm
 HARDLY = 0.1  # of the uniform share: a slot that is read less is hardly read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Probe:
     """How well one field can be read from each slot by a linear map, on episodes that it was not fitted to.
 
-    item: which number of the field. each: of every slot the answers that were right, and those to labels shuffled
-    between episodes, of so many `episodes`. most: the share of the commonest class.
+    item: which number of the field. hits, chance: bool `[M, N]`, of every slot and episode whether the answer was
+    right, and whether that to labels shuffled between episodes was. most: the share of the commonest class.
     """
 
     field: str
     item: int
     bank: str
     segment: int
-    each: tuple[tuple[int, int], ...]
-    episodes: int
+    hits: np.ndarray
+    chance: np.ndarray
     most: float
 
     @cached_property
     def slot(self) -> int:
         """The best one, the first of equal ones."""
-        return max(range(len(self.each)), key=lambda slot: self.each[slot][0])
+        return int(self.hits.sum(1).argmax())
+
+    @cached_property
+    def luckiest(self) -> int:
+        """The slot that is best with shuffled labels."""
+        return int(self.chance.sum(1).argmax())
 
     @cached_property
     def accuracy(self) -> Share:
         """Of the best slot."""
-        return Share.of(self.each[self.slot][0], self.episodes)
+        return Share.of(int(self.hits[self.slot].sum()), self.hits.shape[1])
 
     @cached_property
     def control(self) -> Share:
         """Of the slot that is best with shuffled labels."""
-        return Share.of(max(chance for _, chance in self.each), self.episodes)
+        return Share.of(int(self.chance[self.luckiest].sum()), self.chance.shape[1])
 
 
 def labels(values: np.ndarray) -> np.ndarray:
@@ -62,7 +67,13 @@ def labels(values: np.ndarray) -> np.ndarray:
 
 
 def right(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """How many of N answers are right for each item `[n]`, from features `[N, D]`, for classes `[N, n]`.
+    """How many of N answers are right for each item `[n]`, see `answered`."""
+    counts: np.ndarray = answered(features, classes).sum(0)
+    return counts
+
+
+def answered(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Which answers are right, bool `[N, n]`, from features `[N, D]`, for classes `[N, n]`.
 
     Ridge regression on indicators of the classes, the largest taken; every episode is answered by a map that was fitted
     to four fifths of the others. Folds go by the order of the episodes, which their seeds decide.
@@ -82,7 +93,8 @@ def right(features: np.ndarray, classes: np.ndarray) -> np.ndarray:
         weights = np.linalg.solve(square + RIDGE * np.eye(len(square)), x[fitted].T @ (y - centre) / fitted.sum())
         scores = (x[asked] @ weights + centre).reshape(int(asked.sum()), items, len(kinds))
         answers[asked] = kinds[scores.argmax(-1)]
-    return (answers == classes).sum(0)
+    found: np.ndarray = answers == classes
+    return found
 
 
 def some_of(count: int) -> list[int]:
@@ -95,17 +107,17 @@ def some_of(count: int) -> list[int]:
 def probes(recording: Recording) -> Iterator[Probe]:
     """Every item of every hidden field, for each bank at the beginning of each segment but the first.
 
-    A field that changes is asked for as it is when the segment begins. Episodes that have ended by then are left out.
+    A field that changes is asked for as it was at the last step before, which is the last that memory has seen.
+    Episodes that have ended by then are left out.
     """
     rng, length, slots = np.random.default_rng(0), recording.context_length, recording.slots()
-    lengths = np.array([episode.length for episode in recording.episodes])
     for name, values in recording.hidden.items():
         for segment in some_of(recording.segments - 1):
-            playing = lengths > segment * length
-            number = int(playing.sum())
+            playing = np.flatnonzero(recording.reaching(segment))
+            number = len(playing)
             if number < FEWEST:
                 continue
-            classes = labels(values[segment * length][: len(lengths)][playing])
+            classes = labels(values[segment * length - 1][playing])
             kept = [item for item in range(classes.shape[1]) if len(np.unique(classes[:, item])) > 1]
             classes = classes[:, kept]
             if not kept:
@@ -113,14 +125,12 @@ def probes(recording: Recording) -> Iterator[Probe]:
             shuffled = classes[rng.permutation(number)]
             most = np.array([np.bincount(column - column.min()).max() for column in classes.T]) / number
             for bank, held in slots.items():
-                features = held[segment][: len(lengths)][playing].astype(np.float64)
+                features = held[segment][playing].astype(np.float64)
                 both = np.concatenate([classes, shuffled], axis=1)  # one fit for the two
-                hits, control = np.split(
-                    np.stack([right(features[:, m], both) for m in range(features.shape[1])]), 2, axis=1
-                )
+                of_slots = np.stack([answered(features[:, m], both) for m in range(features.shape[1])])
+                hits, chance = np.split(of_slots, 2, axis=2)
                 for i, item in enumerate(kept):
-                    each = tuple(zip(hits[:, i].tolist(), control[:, i].tolist(), strict=True))
-                    yield Probe(name, item, bank, segment, each, number, float(most[i]))
+                    yield Probe(name, item, bank, segment, hits[..., i], chance[..., i], float(most[i]))
 
 
 @dataclass(frozen=True)
@@ -135,21 +145,26 @@ class Failure:
 
 
 def failures(recording: Recording) -> list[Failure]:
-    """Collapse, diffuse writing, and mismatch of what is written and what is read; what a model tells of them."""
+    """Collapse, diffuse writing, and mismatch of what is written and what is read; what a model tells of them.
+
+    Slots are those that an episode's own last segment begins with.
+    """
     found = []
-    dated = recording.written_at()
+    dated, ends = recording.written_at(), (recording.lengths - 1) // recording.context_length
+    lanes = np.flatnonzero(ends > 0 if ends.any() else ends == 0)  # the others hold what they began with
     for number, (bank, held) in enumerate(recording.slots().items()):
-        last = held[-1].astype(np.float64)
+        last = held[ends[lanes], lanes].astype(np.float64)
         if last.shape[1] > 1:
             found.append(Failure("collapse", bank, alike(last), "low", "cosine between two slots of an episode, in the "
                                  "mean: 1 where all slots are alike"))  # fmt: skip
             found.append(Failure("slots used", bank, spread_over(last), "high", "effective number of directions among "
                                  "the slots of an episode, as a share of the slots"))  # fmt: skip
-        if number in recording.write:
-            found.append(Failure("diffuse writing", bank, diffuse(recording.write[number]), "low", "entropy of a "
+        if written := recording.writing(number):
+            rows = [row[np.flatnonzero(recording.reaching(segment + 1))] for segment, row in enumerate(written[0])]
+            found.append(Failure("diffuse writing", bank, diffuse(rows), "low", "entropy of a "
                                  "slot's attention to the tokens it sees: 0 one token, 1 all alike"))  # fmt: skip
-        if number in recording.read and bank in dated:
-            mass, unread = mismatch(recording, number, dated[bank])
+        if (reading := recording.reading(number)) is not None and bank in dated:
+            mass, unread = mismatch(recording, reading, dated[bank])
             found.append(Failure("read, never written", bank, mass, "low", "share of reading attention on slots that "
                                  "hold noise, once some slot is written"))  # fmt: skip
             found.append(Failure("written, hardly read", bank, unread, "low", "share of written slots that get less "
@@ -181,13 +196,13 @@ def diffuse(rows: list[np.ndarray]) -> float:
     return float(joined.mean()) if len(joined) else 0.0
 
 
-def mismatch(recording: Recording, layer: int, dates: np.ndarray) -> tuple[float, float]:
+def mismatch(recording: Recording, reading: np.ndarray, dates: np.ndarray) -> tuple[float, float]:
     """The reading mass on slots that were never written, and the share of written slots that are hardly read.
 
     Both of steps after the first write, of episodes that still play.
     """
     length, played = recording.context_length, recording.played()
-    weights = np.stack(recording.read[layer])[: len(played)].mean(2)[:, : played.shape[1]]  # [T, N, M]
+    weights = reading[: len(played)].mean(2)[:, : played.shape[1]]  # [T, N, M]
     segment = np.arange(len(weights)) // length
     written = (dates >= 0)[segment][:, : played.shape[1]]
     counted = played & written.any(-1)
@@ -198,5 +213,7 @@ def mismatch(recording: Recording, layer: int, dates: np.ndarray) -> tuple[float
     on, hardly = written & counted[..., None], []
     for number in range(1, segment.max() + 1):
         rows = segment == number
-        hardly.append((weights[rows].mean(0) < HARDLY / size)[on[rows].any(0)])
+        steps = np.maximum(counted[rows].sum(0), 1)[:, None]
+        share = (weights[rows] * counted[rows][..., None]).sum(0) / steps
+        hardly.append((share < HARDLY / size)[on[rows].any(0)])
     return float(never), float(np.concatenate(hardly).mean())

@@ -16,6 +16,7 @@ from callbacks.inspect.attention import watched
 from elmur.banks import banks
 from elmur.batch import SegmentBatch
 from elmur.layer import ELMURLayer
+from elmur.memory import rows
 from elmur.model import ELMUR
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel, Wrapping
@@ -82,6 +83,35 @@ class Recording:
     def segments(self) -> int:
         return len(self.memories)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps of each episode, `[N]`."""
+        return np.array([episode.length for episode in self.episodes])
+
+    def reaching(self, segment: int) -> np.ndarray:
+        """Whether an episode goes on in a segment, `[N]`; behind its end its lane holds nothing of it."""
+        found: np.ndarray = self.lengths > segment * self.context_length
+        return found
+
+    def layers_of(self, number: int) -> list[int]:
+        """The layers that a bank belongs to, all of them where one bank is shared."""
+        layers = sorted({*self.read, *self.write})
+        return layers if len(banks(self.memories[0])) == 1 else [layer for layer in layers if layer == number]
+
+    def reading(self, number: int) -> np.ndarray | None:
+        """Where a bank is read by the heads of its layers, `[T, N, H, M]`; None where that is not known."""
+        found = [np.stack(self.read[layer]) for layer in self.layers_of(number) if layer in self.read]
+        return np.concatenate(found, axis=2) if found else None
+
+    def writing(self, number: int) -> tuple[list[np.ndarray], list[np.ndarray]] | None:
+        """The rows of `write` and `index` of a bank, one layer's slots after the other's; None where nothing writes."""
+        layers = [layer for layer in self.layers_of(number) if layer in self.write]
+        if not layers:
+            return None
+        rows = zip(*(self.write[layer] for layer in layers), strict=True)
+        slots = zip(*(self.index[layer] for layer in layers), strict=True)
+        return [np.concatenate(row, axis=1) for row in rows], [np.concatenate(row, axis=1) for row in slots]
+
     def slots(self) -> dict[str, np.ndarray]:
         """bank -> slots `[S, N, M, D]` at the beginning of each segment."""
         each = [banks(memory) for memory in self.memories]
@@ -114,8 +144,7 @@ class Recording:
 
     def played(self) -> np.ndarray:
         """Whether a step was played: bool `[T, N]`."""
-        lengths = np.array([episode.length for episode in self.episodes])
-        return np.arange(lengths.max())[:, None] < lengths
+        return np.arange(self.lengths.max())[:, None] < self.lengths
 
 
 class _Hidden(Observer):
@@ -159,18 +188,24 @@ class Player:
         change: gives the memory of each segment, see `Looking`. begin: called when the first observations are there.
         attention: whether weights are kept, of a model that has layers of ELMUR. observers: look on beside.
         """
-        found = Recording([], self.context_length)
+        found, latest = Recording([], self.context_length), dict[int, np.ndarray]()
+
+        def predicted(prediction: Tensor) -> None:
+            found.predictions.append(prediction.detach().float().cpu().numpy())
+            for layer, weights in latest.items():
+                found.read.setdefault(layer, []).append(weights)
+
         looking = Looking(
             self.model,
             change,
             on_open=lambda memory: found.memories.append(map_state(lambda part: part.detach().cpu().clone(), memory)),
-            on_step=lambda prediction: found.predictions.append(prediction.detach().float().cpu().numpy()),
+            on_step=predicted,
         )
         policy = StreamingPolicy(looking, self.context_length, **self.acting)
 
         def tell(what: str, layer: int, weights: Tensor) -> None:
-            if what == "read":
-                found.read.setdefault(layer, []).append(weights[:, :, -1].float().cpu().numpy())
+            if what == "read":  # also of the last action, when a segment is closed, which is no step
+                latest[layer] = weights[:, :, -1].float().cpu().numpy()
                 return
             found.write.setdefault(layer, []).append(weights.mean(1).float().cpu().numpy())
             found.index.setdefault(layer, []).append(written_slots(self.model, layer, found.memories[-1]))
@@ -189,6 +224,10 @@ def written_slots(model: SequenceModel, layer: int, memory: Any) -> np.ndarray:
     bank, rule = model.bank_per_layer(memory)[layer], layers[layer].write_rule
     assert bank is not None and rule is not None
     lanes, size = bank.written_at.shape
-    ones = torch.ones(lanes, 1, dtype=torch.int64)
-    index = rule.plan(bank, ones.expand(lanes, max(rule.slots_per_write, 1)), ones[:, 0]).index
+    now = bank.written_at.max().expand(lanes, 1) + 1
+    steps = now.expand(lanes, rule.slots_per_write)
+    for _ in range(layer if model.design and model.design.shared else 0):  # the layers before wrote to the same bank
+        plan = rule.plan(bank, steps, now[:, 0])
+        bank = rule.commit(bank, bank.slots if plan.index is None else rows(bank.slots, plan.index), plan)
+    index = rule.plan(bank, steps, now[:, 0]).index
     return (torch.arange(size).expand(lanes, size) if index is None else index).numpy()

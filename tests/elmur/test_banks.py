@@ -47,3 +47,9 @@ def test_names_say_where_a_bank_is() -> None:
         "more.0": [2, 1, 5],
     }
     assert isinstance(banks(state)["bank"], Bank)
+
+
+def test_hidden_state_and_cell_are_parts_and_what_layers_hold_is_not() -> None:
+    names = {name: list(banks(MODELS[name](spec=SPEC).initial_memory(1, noise()))) for name in ("lstm", "ffm", "mamba")}
+    assert names["lstm"] == ["part 0", "part 1"] and names["ffm"] == ["layer 0"]
+    assert names["mamba"][:2] == ["layer 0.window", "layer 0.space"]

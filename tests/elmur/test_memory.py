@@ -194,3 +194,9 @@ def test_a_blend_outside_0_to_1_is_refused(alpha: float) -> None:
 def test_writing_no_slot_is_refused() -> None:
     with pytest.raises(ValueError, match="slots_per_write must be 1 or more"):
         LRU(slots_per_write=0)
+
+
+def test_the_same_tokens_are_not_copied_into_several_slots() -> None:
+    with pytest.raises(ValueError, match="set divide_segment=true, or slots_per_write=1"):
+        LRU(slots_per_write=2, copies=True)
+    assert LRU(copies=True).copies and LRU(slots_per_write=2, divide_segment=True, copies=True).divide_segment
