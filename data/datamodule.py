@@ -21,6 +21,7 @@ from data.forecast import step_bytes
 from data.index import Index, build_index, task_of
 from data.kept import PLACES, KeptImages, keep_images
 from data.sampler import LaneSampler
+from data.shard import ShardError
 from elmur.batch import Reads, SegmentBatch
 from elmur.children import serve_parent
 from elmur.spec import TaskSpec
@@ -126,6 +127,20 @@ class TrajectoryDataModule(LightningDataModule):
         """The task of the shards that are in the folder now. Raises ShardError where there is none."""
         return task_of(self.root)
 
+    def holds(self, digest: str) -> bool:
+        """Whether the episodes in the folder are those of a digest, as far as its shards can be read.
+
+        Collected ones are told by what they were collected with, and not looked at.
+        """
+        recorded = Collection.read(self.root)
+        if not self.found() or (recorded is not None and not recorded.converted):
+            return True
+        try:
+            index = build_index(self.root, on_bad_shard=self.on_bad_shard, verify=False)
+        except ShardError:
+            return True
+        return digest in (index.digest, index.outline)
+
     def provenance(self) -> dict[str, Any]:
         """Which data these are, as plain values: how many, their digest, and how they were collected, where known."""
         recorded = Collection.read(self.root)
@@ -223,18 +238,18 @@ class TrajectoryDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """The position after the last finished batch, what the order depends on, and where it began."""
-        return {"position": self._next_position(), "order": self._order(), "begin": dict(self._begin)}
+        return {"position": self._next_position(), "order": self._orders()[0], "begin": dict(self._begin)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at a saved position. Raises ValueError where the saved order is not the one planned here."""
-        here, position = self._order(), dict(state_dict["position"])
-        if self.rounds and state_dict["order"] == self._order(len(self.rounds) - 1):
+        (here, former), position = self._orders(), dict(state_dict["position"])
+        if self.rounds and state_dict["order"] in self._orders(len(self.rounds) - 1):
             self._position, self._is_new_order = {"epoch": position["epoch"] + 1, "batch": 0}, True
             return
         differ = {
             key: f"{key} was {old}, now {here.get(key)}"
             for key, old in state_dict["order"].items()
-            if old != here.get(key)
+            if old not in (here.get(key), former.get(key))
         }
         said = "; ".join(differ.values())
         if differ and not (self.allow_other_data and set(differ) <= {"episodes", "steps", "data"}):
@@ -249,13 +264,16 @@ class TrajectoryDataModule(LightningDataModule):
             self._begin = dict(state_dict.get("begin", self._begin))
         self._position = position
 
-    def _order(self, rounds: int | None = None) -> dict[str, Any]:
-        """Everything that the order of batches is a function of, with the first so many rounds; None: with all."""
+    def _orders(self, rounds: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Everything that the order of batches is a function of, with the first so many rounds; None: with all.
+
+        As it is written down, and as it was before digests told the values of trajectories of one's own.
+        """
         self.setup()
         assert self._own is not None and self._train is not None
         more = self._more[:rounds]
         trained_on = self._train if rounds is None else reduce(Index.joined, more, self._own)
-        return {
+        order = {
             "seed": self.seed,
             "lanes": self.lanes,
             "window_length": self.window_length,
@@ -266,6 +284,7 @@ class TrajectoryDataModule(LightningDataModule):
             "data": trained_on.digest,
             **({"rounds": len(more)} if more else {}),
         }
+        return order, {**order, "data": trained_on.outline}
 
     def _next_position(self) -> dict[str, int]:
         """Epoch and batch that follow what the trainer has finished, at whatever hook this is asked."""

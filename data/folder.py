@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from itertools import pairwise
@@ -62,11 +63,13 @@ def _fail_or_warn(error: ShardError, on_bad_shard: str, paths: Sequence[Path]) -
 
 
 def check(
-    shard: Shard, collection: Collection | None, verify: bool, digest: Any, most: int
+    shard: Shard, collection: Collection | None, verify: bool, digests: tuple[Any, Any], most: int
 ) -> tuple[dict[str, Moments], str]:
     """The statistics of the shard's first `most` episodes, and its identity, after checking its outline and origin.
 
-    All its bytes too, where this process has not yet. Adds what these episodes are to `digest`.
+    All its bytes too, where this process has not yet. Adds what these episodes are to `digests`: task, lengths and
+    seeds to both; to the first also the checksums of episodes that were not collected, whose seeds do not say what
+    they hold.
     """
     shard.open()
     path, found = shard.path.resolve(), shard.path.stat()
@@ -82,7 +85,11 @@ def check(
             found_moments = {name: _moments_of(shard, name, offsets) for name in found_moments}
         seeds = shard.read("seed", 0, len(offsets) - 1)
         for content in (shard.spec.to_json().encode(), offsets.tobytes(), seeds.tobytes()):
-            digest.update(content)
+            for digest in digests:
+                digest.update(content)
+        is_collected = collection is not None and not collection.converted
+        if not is_collected and "collection" not in shard.attribute("provenance"):
+            digests[0].update(json.dumps(shard.sums(), sort_keys=True).encode())
         return found_moments, shard.identity()
     finally:
         shard.close()

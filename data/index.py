@@ -27,7 +27,8 @@ class Index:
     """Every episode of a data set: `lengths[e]` steps from row `offset[e]` of file `paths[shard[e]]`.
 
     skipped: shards left out because they are damaged (only with on_bad_shard="skip").
-    digest: a hash of the task and of every episode's length and seed, to tell other data from the same.
+    digest: a hash of the task, of every episode's length and seed, and of the values of episodes that were not
+    collected, to tell other data from the same. outline: the same without values, the digest of former checkpoints.
     identities: of each file, to tell whether it is still the one that was indexed (Shard.identity).
     optional: the arrays that only some of the shards have (data.columns.OPTIONAL). common: those of them that all have.
     """
@@ -39,6 +40,7 @@ class Index:
     lengths: Array
     skipped: tuple[Path, ...] = ()
     digest: str = ""
+    outline: str = ""
     identities: tuple[str, ...] = ()
     optional: frozenset[str] = frozenset()
     common: frozenset[str] = frozenset()
@@ -78,7 +80,8 @@ class Index:
             offset=np.concatenate([self.offset, other.offset]),
             lengths=np.concatenate([self.lengths, other.lengths]),
             skipped=self.skipped + other.skipped,
-            digest=hashlib.sha256(f"{self.digest} {other.digest}".encode()).hexdigest()[:16],
+            digest=_hash(f"{self.digest} {other.digest}"),
+            outline=_hash(f"{self.outline} {other.outline}"),
             identities=self.identities + other.identities,
             optional=self.optional | other.optional,
             common=self.common & other.common,
@@ -145,14 +148,14 @@ def build_index(
     """
     if on_bad_shard not in ("fail", "skip"):
         raise ValueError(f"on_bad_shard must be 'fail' or 'skip'; found {on_bad_shard!r}")
-    root, digest = Path(root), hashlib.sha256()
+    root, digests = Path(root), (hashlib.sha256(), hashlib.sha256())
     left = sys.maxsize if served is None or served.episodes is None else served.episodes
     collection, skipped = Collection.read(root), list[Path]()
     checked: list[tuple[Shard, dict[str, Moments], str, Array]] = []  # the last: where its episodes begin and end
     for path in complete_shards(root, on_bad_shard, None if served is None else served.paths):
         shard = Shard(path)
         try:
-            checked.append((shard, *check(shard, collection, verify, digest, left), shard.offsets[: left + 1]))
+            checked.append((shard, *check(shard, collection, verify, digests, left), shard.offsets[: left + 1]))
         except ShardError as error:
             if on_bad_shard == "fail":
                 raise
@@ -174,7 +177,8 @@ def build_index(
         offset=np.concatenate([offsets[:-1] for offsets in ends]),
         lengths=np.concatenate([np.diff(offsets) for offsets in ends]),
         skipped=tuple(skipped),
-        digest=digest.hexdigest()[:16],
+        digest=digests[0].hexdigest()[:16],
+        outline=digests[1].hexdigest()[:16],
         identities=identities,
         optional=frozenset(OPTIONAL) & {key for shard in good for key in shard.columns},
         common=frozenset(OPTIONAL).intersection(*(shard.columns for shard in good)),
@@ -207,6 +211,10 @@ def _with_statistics(shards: Sequence[Shard], gathered: Sequence[dict[str, Momen
         assert isinstance(field, Vector)
         observation[name] = replace(field, mean=mean, std=std)
     return replace(spec, observation=observation)
+
+
+def _hash(content: str) -> str:
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _column(shard: Shard, key: str) -> Array:

@@ -251,11 +251,15 @@ class Shard:
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise ShardError(self.path, name, f"an unreadable attribute ({error})", "JSON") from error
 
+    def sums(self) -> dict[str, int]:
+        """The CRC-32 of each array, by key; shards of before have none."""
+        return dict(self.attribute(SUMS)) if SUMS in self.open().attrs else {}
+
     def identity(self) -> str:
-        """A hash of what the file says of itself: task, lengths and seeds of the episodes, where they came from."""
+        """A hash of what the file says of itself: task, lengths, seeds and sums, where the episodes came from."""
         parts = (text(self.open(), "provenance").encode(), self.spec.to_json().encode(), self.offsets.tobytes())
         seeds = self.read("seed", 0, len(self.offsets) - 1).tobytes()
-        return hashlib.sha256(b"".join((*parts, seeds))).hexdigest()[:16]
+        return hashlib.sha256(b"".join((*parts, seeds, json.dumps(self.sums()).encode()))).hexdigest()[:16]
 
     def read(self, key: str, begin: int, end: int) -> Array:
         """Rows begin to end of one array. Raises ShardError where a chunk's checksum does not fit its bytes."""
@@ -268,7 +272,7 @@ class Shard:
 
     def verify(self) -> None:
         """Read everything once. Raises ShardError at the first chunk that is damaged or value that cannot be right."""
-        sums = self.attribute(SUMS) if SUMS in self.open().attrs else {}  # shards of before have none
+        sums = self.sums()
         for column in self.columns.values():
             rows = IMAGE_ROWS if column.is_image else 64 * ROWS
             total, crc = len(self._arrays[column.key]), 0

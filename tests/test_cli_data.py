@@ -60,6 +60,22 @@ def test_trajectories_alone_train_and_validate(cli: CommandLine, shards: Path) -
         )
 
 
+def test_other_recordings_in_the_same_folder_are_told(cli: CommandLine) -> None:
+    """Of as many episodes of the same lengths: a finished run says so, and one that is to go on is refused."""
+    own, to = (*QUICK, "env.id=replaced"), cli.folder / "replaced"
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        with ShardWriter(cli.folder / "shards" / "replaced", replace=True) as writer:
+            for _ in range(20):
+                writer.append(rng.normal(size=(STEPS, 2)), np.arange(STEPS) % 2, None)
+        done = cli.run(*own, "trainer.max_steps=3", to=to)
+        assert done.code == 0 and ("finished before" in done.stdout) == bool(seed), done.stderr
+        assert ("trained on other episodes than are in" in done.stdout + done.stderr) == bool(seed)
+    longer = "allow_mismatch=[module.schedule.total_updates,trainer.max_steps]"
+    more = cli.run(*own, "trainer.max_steps=6", longer, to=to)
+    assert more.code == 1 and "cannot resume in the middle of another order of data: data was" in more.stderr
+
+
 def test_numbers_are_judged_by_their_error(cli: CommandLine, shards: Path) -> None:
     done = cli.run(*QUICK, "env.id=double", "trainer.max_steps=40", to=cli.folder / "double")
     assert done.code == 0 and "mean absolute error" in done.stdout, done.stderr
@@ -118,7 +134,16 @@ def test_npz_files_are_converted(cli: CommandLine, tmp_path: Path) -> None:
             (),
             f"{tmp_path}: 1 of 20 episodes are bad: 3.npz: no array r; there are state, act; reader.reward=null stores",
         ),
-        (("reader.reward=null", f"spec={tmp_path}/task.json"), "3.npz: action: found 7 in episode 0, step 0, expected"),
+        (
+            ("reader.reward=null", f"spec={tmp_path}/task.json"),
+            "'reward': 'r', 'source': '"
+            + str(tmp_path)
+            + "'}; delete it, or name another folder with env.dataset=NAME",
+        ),
+        (
+            ("reader.reward=null", "env.dataset=others", f"spec={tmp_path}/task.json"),
+            "3.npz: action: found 7 in episode 0, step 0, expected",
+        ),
     ):
         bad = cli.run(*convert, "reader=npz", *names, *arguments)
         assert bad.code == 1 and bad.stderr.count("\n") == 1 and words in bad.stderr, bad.stderr

@@ -13,9 +13,11 @@ from callbacks.command.checks import check_buildable
 from callbacks.command.identity import ROW, SETTINGS, alone_in, check_same_run, computed, portable, read_settings
 from callbacks.command.parts import datamodule, env_family, learner, loggers, trainer
 from callbacks.command.processes import is_first_process
+from callbacks.command.registry import PLATFORM
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
 from callbacks.stages.evaluate import judge
+from elmur.build import build
 from elmur.code import code_hash
 from elmur.files import write_json
 
@@ -79,12 +81,25 @@ def validated(settings: Settings, folder: Path, again: bool) -> None:
 
 
 def tell_of_other_shards(settings: Settings, folder: Path) -> None:
-    """Say where a finished run is shown although other data are asked for."""
+    """Say where a finished run is shown although other data are asked for, or lie in the folder by now."""
+    from callbacks.record import RECORD
+    from callbacks.selection import chosen
+    from elmur.checkpoint import read_checkpoint
+
     there = read_settings(folder).get("shards")
     if there is not None and Path(there).resolve() != Path(settings.shards).resolve():
         log.warning(
             "what is shown was trained on the shards in %s; give hydra.run.dir=ANOTHER to train on those in %s",
             there, settings.shards,
+        )  # fmt: skip
+        return
+    path = chosen(folder / "checkpoints")
+    known = (read_checkpoint(path).get(RECORD) or {}).get("data") or {} if path.exists() else {}
+    data = build(settings.data, "data", "data", PLATFORM)
+    if "digest" in known and "rounds" not in known and not data.holds(known["digest"]):
+        log.warning(
+            "what is shown was trained on other episodes than are in %s now; give hydra.run.dir=ANOTHER to train on "
+            "those, or delete %s", settings.data["root"], folder,
         )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -253,7 +254,7 @@ def test_every_episode_once_per_epoch_and_epochs_differ(root: Path) -> None:
     loader: Any = datamodule(root).train_dataloader()
     for epoch in range(3):
         loader.sampler.set_epoch(epoch)
-        assert sum(int(batch.mask.sum()) for batch in loader) == int(data._order()["steps"])
+        assert sum(int(batch.mask.sum()) for batch in loader) == int(data._orders()[0]["steps"])
         assert sum(int(batch.is_first.sum()) for batch in loader) == 24
 
 
@@ -294,6 +295,44 @@ def test_resume_with_another_order_is_refused(root: Path) -> None:
     state = datamodule(root).state_dict()
     with pytest.raises(ValueError, match=r"seed was 5, now 6; lanes was 4, now 8; .*restore these settings"):
         datamodule(root, seed=6, lanes=8).load_state_dict(state)
+
+
+def replaced(root: Path, spec: TaskSpec, episode: Make, about: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The state of a run on five episodes, and the digest of five others of the same lengths that take their place."""
+    for seed in (0, 100):
+        inside = [episode(spec, 2 + i, seed + i) for i in range(5)]
+        write_shard(root / shard_name(0), spec, inside, about, seeds=list(range(5)) if about else None)
+        if not seed:
+            state = datamodule(root, validation_fraction=0.0).state_dict()
+    return state, build_index(root).digest
+
+
+def test_other_values_of_the_same_lengths_are_other_data(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> None:
+    """Where nothing was collected, and no seed says what an episode holds."""
+    (root := tmp_path / "own").mkdir()
+    state, digest = replaced(root, plain_spec, episode, {})
+    data = datamodule(root, validation_fraction=0.0)
+    assert not data.holds(state["order"]["data"]) and data.holds(digest)
+    with pytest.raises(ValueError, match=rf"another order of data: data was \w{{16}}, now {digest}; .*allow_mismatch"):
+        data.load_state_dict(state)
+    data.allow_other_data = True
+    data.load_state_dict(state)
+    (root / shard_name(0)).unlink()
+    assert data.holds(digest), "what is not there is no other"
+
+
+def test_the_digests_of_before_are_known(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> None:
+    """Of the task, the lengths and the seeds, put together here as they were when checkpoints had no other."""
+    (root := tmp_path / "own").mkdir()
+    for about in ({}, {"collection": {}}):
+        state, digest = replaced(root, plain_spec, episode, about)
+        seeds = np.arange(5) if about else np.full(5, -1)
+        parts = plain_spec.to_json().encode(), np.cumsum([0, 2, 3, 4, 5, 6]).tobytes(), seeds.tobytes()
+        former = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+        assert (digest == former) == bool(about), "collected episodes are told by their seeds"
+        data = datamodule(root, validation_fraction=0.0)
+        assert data.holds(former)
+        data.load_state_dict({**state, "order": {**state["order"], "data": former}})
 
 
 @pytest.mark.parametrize(
