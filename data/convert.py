@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from data.episode import Episode, conform
 from data.inference import Inference
 from data.provenance import describe
 from data.readers import Described, Pending
-from data.shard import ShardError, check_episode
+from data.shard import Shard, ShardError, check_episode
 from data.writer import SHARD_BYTES, ShardWriter
 from elmur.progress import shown
 from elmur.spec import TaskSpec
@@ -45,8 +46,8 @@ def convert(
     or to what the arrays look like. on_bad_file: "fail", naming the bad ones, or "skip" them with a warning. Actions
     outside bounds are clipped and counted. Raises ConvertError; what was interrupted is done again.
     """
-    root, reader = Path(root), open_reader()
-    check_target(root, source)
+    root, source, reader = Path(root), located(source), open_reader()
+    check_target(root, source, open_reader)
     made_with = dict(reader.made_with) if isinstance(reader, Described) else {}
     if isinstance(spec, str) and isinstance(reader, Described):
         spec = replace(reader.spec, name=spec)
@@ -54,7 +55,7 @@ def convert(
     with shown("checking", total, "episodes", progress) as bar:
         spec, bad = checked(reader, source, spec, on_bad_file, bar.advance)
         count = bar.completed
-    about = {"converted": source, "reader": describe(open_reader), "left_out": sorted(bad)}
+    about = {"converted": source, "reader": identity(open_reader), "left_out": sorted(bad)}
     about |= {"versions": made_with} if made_with else {}
     writer = ShardWriter(root, spec, provenance=about, normalise=normalise, shard_bytes=shard_bytes, replace=True)
     with writer, shown("converting", count - len(bad), "episodes", progress) as bar:
@@ -94,16 +95,44 @@ def checked(
     return told, bad
 
 
-def check_target(root: Path, source: str) -> None:
-    """Raises ConvertError where the folder holds other data than an earlier conversion of the same source."""
-    recorded = Collection.read(root)
-    if recorded is None and not find_shards(root):
+def located(value: Any) -> Any:
+    """A path that is there, from the root on, so that it is the same from every working directory; else the value."""
+    return str(Path(value).resolve()) if isinstance(value, str | Path) and Path(value).exists() else value
+
+
+def identity(open_reader: Callable[[], Iterable[Any]]) -> Any:
+    """What a reader is and what it reads: its name and its arguments, paths as `located` gives them."""
+    if not isinstance(open_reader, partial):
+        return describe(open_reader)
+    told = open_reader.keywords
+    paths = ("source",) if "source" in told else tuple(told)
+    return describe(partial(open_reader.func, **{**told, **{key: located(told[key]) for key in paths}}))
+
+
+def check_target(root: Path, source: str, open_reader: Callable[[], Iterable[Any]]) -> None:
+    """Raises ConvertError where the folder holds other data than an earlier conversion by this reader and source."""
+    recorded, shards = Collection.read(root), find_shards(root)
+    if recorded is None and not shards:
         return
-    if recorded is None or recorded.parameters.get("converted") != source:
+    here, found = identity(open_reader), ""
+    is_other = recorded is None or located(recorded.parameters.get("converted")) != source
+    made = _reader_of(shards[0]) if shards and not is_other else None
+    if made is not None and made not in (here, describe(open_reader)):  # which had paths as they were given
+        is_other, found = True, f" by {here}; they were read by {made}"
+    if is_other:
         raise ConvertError(
-            f"{root} holds other data than those of {source}; delete it, or name another folder with env.dataset=NAME, "
-            "which training then needs as well"
+            f"{root} holds other data than those of {source}{found}; delete it, or name another folder with "
+            "env.dataset=NAME, which training then needs as well"
         )
+
+
+def _reader_of(path: Path) -> Any:
+    """What a shard was read by, None where it does not say, or cannot be read."""
+    try:
+        with Shard(path) as shard:
+            return shard.attribute("provenance").get("reader")
+    except ShardError:
+        return None
 
 
 def listed(bad: Mapping[str, str], total: int) -> str:

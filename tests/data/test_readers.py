@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from functools import partial
@@ -14,7 +15,7 @@ import PIL.Image
 import pytest
 
 from data.columns import Array
-from data.convert import convert
+from data.convert import ConvertError, convert
 from data.index import build_index
 from data.readers.lerobot import LeRobot
 from data.readers.npz import NpzFolder
@@ -86,6 +87,31 @@ def test_a_folder_of_npz_is_read_by_the_names_that_are_given(tmp_path: Path) -> 
     with Shard(tmp_path / "out" / "shard-00000.h5") as shard:
         about = shard.attribute("provenance")
     assert about["converted"] == "there" and about["reader"]["call"] == "data.readers.npz.NpzFolder"
+
+
+def test_a_folder_is_converted_again_by_the_same_reader_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same is the same from every working directory; a relative path elsewhere leads to other files."""
+    for place in ("one", "two"):
+        (tmp_path / place / "mine").mkdir(parents=True)
+        np.savez(tmp_path / place / "mine" / "0.npz", a=np.zeros((3, 1)), b=np.ones((3, 2)), action=[0, 1, 2])
+
+    def convert_in(place: str, source: Path, part: str = "a") -> list[Path]:
+        monkeypatch.chdir(tmp_path / place)
+        reader = partial(NpzFolder, source=source, observation=part, reward=None)
+        return convert(reader, tmp_path / "out", str(source), "mine", progress=False)
+
+    def own(folder: str) -> list[dict[str, Any]]:
+        return [{"observation": np.zeros((2, 1)), "action": [0, 1], "reward": None}]
+
+    assert convert_in("one", Path("mine")) == convert_in("two", tmp_path / "one" / "mine")
+    with pytest.raises(ConvertError, match=r"holds other data than those of .*two/mine; delete it, or name another"):
+        convert_in("two", Path("mine"))
+    with pytest.raises(ConvertError, match=r"'observation': 'b'.* read by .*'observation': 'a'.*; delete it, or name"):
+        convert_in("one", Path("mine"), "b")
+    for folder in ("A", "A", "B"):  # a reader of one's own, which has no source but itself
+        known = pytest.raises(ConvertError, match=r"'folder': 'B'.* read by .*'folder': 'A'") if folder == "B" else None
+        with known or contextlib.nullcontext():
+            convert(partial(own, folder=folder), tmp_path / "own", "myreader.read", "mine", progress=False)
 
 
 def test_a_robomimic_file(tmp_path: Path) -> None:
