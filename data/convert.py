@@ -9,13 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from data.aside import ASIDE
 from data.bounds import clip, tell
 from data.collection import Collection, find_shards
 from data.episode import Episode, conform
 from data.inference import Inference
 from data.provenance import describe
 from data.readers import Described, Pending
-from data.shard import Shard, ShardError, check_episode
+from data.shard import REFUSED, Shard, ShardError, check_episode
 from data.writer import SHARD_BYTES, ShardWriter
 from elmur.progress import shown
 from elmur.spec import TaskSpec
@@ -111,7 +112,7 @@ def identity(open_reader: Callable[[], Iterable[Any]]) -> Any:
 
 def check_target(root: Path, source: str, open_reader: Callable[[], Iterable[Any]]) -> None:
     """Raises ConvertError where the folder holds other data than an earlier conversion by this reader and source."""
-    recorded, shards = Collection.read(root), find_shards(root)
+    recorded, shards = Collection.read(root), find_shards(root / ASIDE) or find_shards(root)
     if recorded is None and not shards:
         return
     here, found = identity(open_reader), ""
@@ -182,7 +183,8 @@ def _fault(item: Any, spec: TaskSpec | str, inference: Inference | None) -> str 
         if inference is not None:
             inference.add(episode)
     except ShardError as error:
-        return f"{error.key}: found {error.found}, expected {error.expected}"
+        advice = f"; {error.advice}" if error.advice not in ("", REFUSED) else ""
+        return f"{error.key}: found {error.found}, expected {error.expected}{advice}"
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
     return None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data.aside import ASIDE
 from data.collection import COLLECTION, Collection, find_shards
 from data.columns import Array
 from data.shard import SUFFIX, Shard, ShardError
@@ -42,6 +43,8 @@ def complete_shards(root: Path, on_bad_shard: str, wanted: Sequence[Path] | None
         paths, partial = list(wanted), []
         missing = [path.name for path in wanted if not path.exists()]
     again = "run the collection again, or the conversion (it keeps the finished shards and makes the missing ones)"
+    if (root / ASIDE).is_dir():
+        again += f"; the shards that it was to replace are in {root / ASIDE}"
     if not paths and not partial and not missing:
         raise ShardError(root, "folder", "no shards", f"files named *{SUFFIX}", "collect the data or correct the path")
     if partial:

@@ -129,6 +129,7 @@ def _check_chunks(path: Path, dataset: Any, column: Column) -> None:
 FORMAT, VERSION, WITH_OPTIONAL = "elmur-shard", 1, 2
 SUFFIX = ".h5"
 REFUSED = "nothing was written"
+NAMES = "name parts as the task does, by reader.observation={PART: NAME} where files are converted"
 SUMS = "sums"  # attribute: CRC-32 of each array; a chunk blanked together with its checksum satisfies fletcher32
 OFFSETS = Column("offsets", np.dtype(np.int64), per_episode=True)
 
@@ -209,6 +210,9 @@ def check_episode(path: Path, spec: TaskSpec, episode: EpisodeArrays, number: in
     found = [column for column in columns(spec).values() if not column.per_episode]
     for column in sorted(found, key=lambda column: column.key):  # the action before what observations say of it
         _episode_column(path, column, episode, number)
+    if extra := sorted(episode.observation.keys() - spec.observation.keys()):
+        here, parts = f"a part that the task has not, in episode {number}", ", ".join(spec.observation)
+        raise ShardError(path, f"observation/{extra[0]}", here, parts, REFUSED)
 
 
 class Shard:
@@ -418,6 +422,9 @@ def _episode_column(path: Path, column: Column, episode: EpisodeArrays, number: 
     else:
         values = getattr(episode, column.key)
     where, refused = f" in episode {number}", REFUSED
+    if values is None:
+        found = f"no such part{where}, but {', '.join(map(str, episode.observation)) or 'none'}"
+        raise ShardError(path, column.key, found, "all parts of the task", NAMES)
     try:
         array = column.cast(values)
     except TypeError as error:

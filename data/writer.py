@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
+from data.aside import ASIDE, put_aside, put_back
 from data.bounds import CLIPPED, clip
 from data.collection import COLLECTION, LOCK, Collection, find_shards, shard_name
 from data.columns import columns
@@ -27,11 +29,12 @@ class ShardWriter:
     path: a new or empty folder, `outputs/shards/NAME` for `env=data env.id=NAME`. spec: of the task; None infers it
     from the episodes that the first shard holds, under the folder's name. normalise: vectors are to be scaled by the
     mean and deviation of the data. provenance: JSON on where the data come from, kept in every shard. shard_bytes: of
-    arrays in one shard; no more is held in memory. replace: shards of before in the folder are removed first.
+    arrays in one shard; no more is held in memory. replace: shards of before in the folder are removed at the end;
+    until then they lie in its folder `replaced`.
 
     The collection is there when it is closed, as at the end of the block; until then readers refuse it as unfinished.
     `spec` is the task, once known. Raises ShardError in one sentence for an episode that does not fit, and after an
-    exception in the block nothing of the collection stays.
+    exception in the block nothing of the collection stays, and shards of before are there as they were.
     """
 
     def __init__(
@@ -65,9 +68,9 @@ class ShardWriter:
             self._open.close()
             advice = "delete it, name another folder, or give replace=True"
             raise ShardError(self.path, "folder", f"{len(there)} shards of before", "a new or an empty folder", advice)
+        if self.replace and (aside := put_aside(self.path)) is not None:
+            log.info("the shards of before are kept in %s until all is written", aside)
         self._record(missing=1)
-        for path in there:
-            path.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -95,10 +98,10 @@ class ShardWriter:
                 raise self._refusal(error) from None
         else:
             assert self.spec is not None
+            episode = conform(self.spec, episode)
             if clip_actions:
-                episode = conform(self.spec, episode)
                 self._clipped += clip(self.spec, [episode])
-            episode = self._checked(self.spec, episode, self.episodes)
+            self._check(self.spec, episode, self.episodes)
         self._held.append(episode)
         self.episodes += 1
         self._bytes += sum(array.nbytes for array in (*episode.observation.values(), episode.action, episode.reward))
@@ -112,6 +115,7 @@ class ShardWriter:
                 raise ShardError(self.path, "episodes", "none", "one episode or more", REFUSED)
             self._flush()
             self._record()
+            shutil.rmtree(self.path / ASIDE, ignore_errors=True)
         finally:
             self._open.close()
         assert self.spec is not None
@@ -125,9 +129,8 @@ class ShardWriter:
                 undo.pop_all()
 
     def _discard(self) -> None:
-        """Remove what was written, so that no half of a collection stays."""
-        for path in (*self._shards, self.path / COLLECTION):
-            path.unlink(missing_ok=True)
+        """Remove what was written, so that no half of a collection stays; what was there before is there again."""
+        put_back(self.path)
         self._open.close()
 
     def _flush(self) -> None:
@@ -142,7 +145,9 @@ class ShardWriter:
             except EpisodeError as error:
                 raise self._refusal(error) from None
             first = self.episodes - len(self._held)
-            self._held = [self._checked(self.spec, episode, first + i) for i, episode in enumerate(self._held)]
+            self._held = [conform(self.spec, episode) for episode in self._held]
+            for number, episode in enumerate(self._held, first):
+                self._check(self.spec, episode, number)
             log.info("inferred %s", self.spec.to_json())
         parts = self.spec.observation.items()
         path = self.path / shard_name(len(self._shards))
@@ -164,13 +169,7 @@ class ShardWriter:
         about = {"converted": self.provenance.get("converted", "arrays"), "episodes": self.episodes}
         Collection(about, len(self._shards) + missing).write(self.path)
 
-    def _checked(self, spec: TaskSpec, episode: Episode, number: int) -> Episode:
-        episode = conform(spec, episode)
-        if extra := sorted(episode.observation.keys() - spec.observation.keys()):
-            raise ShardError(
-                self.path, f"observation/{extra[0]}", f"a part that the task has not, in episode {number}",
-                ", ".join(spec.observation), REFUSED,
-            )  # fmt: skip
+    def _check(self, spec: TaskSpec, episode: Episode, number: int) -> None:
         try:
             check_episode(self.path, spec, episode, number)
         except ShardError as error:
@@ -178,7 +177,6 @@ class ShardWriter:
                 raise
             advice = f"{REFUSED}; the TaskSpec was inferred from the episodes before, give one that fits all"
             raise ShardError(self.path, error.key, error.found, error.expected, advice) from None
-        return episode
 
     def _refusal(self, error: EpisodeError) -> ShardError:
         found = f"{error.found} in episode {self.episodes}"

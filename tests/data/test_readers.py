@@ -21,7 +21,7 @@ from data.readers.lerobot import LeRobot
 from data.readers.npz import NpzFolder
 from data.readers.robomimic import Robomimic
 from data.shard import Shard
-from elmur.spec import Discrete, Image, Vector
+from elmur.spec import Discrete, Image, TaskSpec, Vector
 
 LENGTHS = (4, 7, 1)
 
@@ -112,6 +112,24 @@ def test_a_folder_is_converted_again_by_the_same_reader_alone(tmp_path: Path, mo
         known = pytest.raises(ConvertError, match=r"'folder': 'B'.* read by .*'folder': 'A'") if folder == "B" else None
         with known or contextlib.nullcontext():
             convert(partial(own, folder=folder), tmp_path / "own", "myreader.read", "mine", progress=False)
+
+
+def test_other_parts_than_the_task_has_are_found_before_anything_is_written(tmp_path: Path) -> None:
+    spec = TaskSpec("mine", {"a": Vector(2), "b": Vector(2)}, Discrete((3,)))
+
+    def episode(*parts: str) -> dict[str, Any]:
+        return {"observation": {part: np.zeros((3, 2)) for part in parts}, "action": [0, 1, 2], "reward": None}
+
+    good, more, other = episode("a", "b"), episode("a", "b", "c"), episode("a", "B")
+    assert len(converted(lambda: [good], tmp_path / "out", spec)) == 1
+    with pytest.raises(ConvertError, match="episode 1: observation/c: found a part that the task has not") as caught:
+        converted(lambda: [good, more, other], tmp_path / "out", spec)
+    assert "episode 2: observation/b: found no such part in episode 0, but a, B, expected all parts" in str(
+        caught.value
+    )
+    assert "reader.observation={PART: NAME}" in str(caught.value)
+    assert len(stored(tmp_path / "out")) == 1, "what was there is there"
+    assert len(converted(lambda: [good, more, good, other], tmp_path / "out", spec, on_bad_file="skip")) == 2
 
 
 def test_a_robomimic_file(tmp_path: Path) -> None:

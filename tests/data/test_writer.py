@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from data.collection import COLLECTION, LOCK, Collection
 from data.index import build_index
 from data.shard import Shard, ShardError
 from data.writer import ShardWriter
@@ -169,3 +172,80 @@ def test_an_unfinished_collection_is_not_read_and_a_finished_one_not_overwritten
     assert len(build_index(tmp_path / "mine")) == 2
     with pytest.raises(ShardError, match="episodes: found none"), ShardWriter(tmp_path / "none"):
         pass
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, but for its lock."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != LOCK}
+
+
+@pytest.mark.parametrize("has_record", [True, False])
+def test_what_was_to_be_replaced_is_back_where_it_is_not(tmp_path: Path, has_record: bool) -> None:
+    folder = tmp_path / "mine"
+    with ShardWriter(folder, shard_bytes=1) as writer:
+        for _ in range(3):
+            writer.append(**GOOD)
+    if not has_record:
+        (folder / COLLECTION).unlink()
+    before = content(folder)
+    with pytest.raises(ShardError, match="reward"), ShardWriter(folder, shard_bytes=1, replace=True) as writer:
+        writer.append(**GOOD)
+        with pytest.raises(ShardError, match=r"the shards that it was to replace are in .*/mine/replaced"):
+            build_index(folder)
+        assert {f"replaced/{name}" for name in before} < content(folder).keys()
+        writer.append(**{**GOOD, "reward": np.full(4, np.nan)})
+    assert content(folder) == before
+    with ShardWriter(folder, replace=True) as writer:
+        writer.append(**GOOD)
+    assert len(build_index(folder)) == 1 and content(folder).keys() == {"shard-00000.h5", COLLECTION}
+
+
+CHANGES = (
+    (Path, "mkdir"), (Path, "rename"), (Path, "replace"), (Path, "unlink"), (shutil, "copy2"), (shutil, "rmtree"),
+    (Collection, "write"),
+)  # fmt: skip
+
+
+class Killed(BaseException):
+    """Where a process ends."""
+
+
+@pytest.mark.parametrize("goes_back", [True, False])
+def test_a_killed_writer_has_lost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes_back: bool) -> None:
+    """Killed before each change of the folder, on the way there or back: the next writer finds the old or the new."""
+    whole = []
+    for allowed in range(20):
+        folder, left = tmp_path / str(allowed), 1000 if goes_back else allowed
+
+        def counted(real: Any) -> Any:
+            def call(*args: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise Killed
+                return real(*args, **options)
+
+            return call
+
+        with ShardWriter(folder, shard_bytes=1) as writer:
+            writer.append(**GOOD)
+            writer.append(**GOOD)
+        old = content(folder)
+        with monkeypatch.context() as patched:
+            for where, name in CHANGES:
+                patched.setattr(where, name, counted(getattr(where, name)))
+            with contextlib.suppress(Killed):
+                writer = ShardWriter(folder, shard_bytes=1, replace=True)
+                writer.append(**GOOD)
+                left = allowed if goes_back else left
+                writer._discard() if goes_back else writer.close()
+        writer._open.close()
+        with contextlib.suppress(ZeroDivisionError), ShardWriter(folder, replace=True):
+            raise ZeroDivisionError
+        assert content(folder) == old or content(folder).keys() == {"shard-00000.h5", COLLECTION}
+        whole.append(content(folder) == old)
+    assert whole == [True] * 20 if goes_back else whole == sorted(whole, reverse=True), (
+        "the new, when they are all there"
+    )
+    assert goes_back or not whole[-1]
