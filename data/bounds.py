@@ -29,11 +29,13 @@ def clip(spec: TaskSpec, episodes: list[EpisodeArrays], key: str = "action") -> 
     count = 0
     for episode in episodes:
         action: Array = np.asarray(getattr(episode, key))
-        if action.dtype.kind != "f" or action.ndim != 2 or action.shape[1] != len(low):
+        if action.dtype.kind not in "fiu" or action.ndim != 2 or action.shape[1] != len(low):
             continue  # the writer says what is wrong with it
-        outside = np.isfinite(action).all(axis=1) & ((action < low) | (action > high)).any(axis=1)
+        with np.errstate(over="ignore"):
+            stored = action.astype(np.float32)  # as the bounds are: 0.7 lies within 0.7
+        outside = np.isfinite(action).all(axis=1) & ((stored < low) | (stored > high)).any(axis=1)
         if outside.any():
-            setattr(episode, key, np.where(outside[:, None], np.clip(action, low, high), action))
+            setattr(episode, key, np.where(outside[:, None], np.clip(stored, low, high), stored))
         count += int(outside.sum())
     return count
 

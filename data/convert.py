@@ -19,6 +19,7 @@ from data.readers import Described, Pending
 from data.shard import REFUSED, Shard, ShardError, check_episode
 from data.writer import SHARD_BYTES, ShardWriter
 from elmur.progress import shown
+from elmur.spaces import Spaces
 from elmur.spec import TaskSpec
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def convert(
     open_reader: Callable[[], Iterable[Any]],
     root: Path | str,
     source: str,
-    spec: TaskSpec | str,
+    spec: TaskSpec | Spaces | str,
     on_bad_file: Literal["fail", "skip"] = "fail",
     normalise: bool = True,
     shard_bytes: int = SHARD_BYTES,
@@ -43,8 +44,9 @@ def convert(
     """The shards in `root`, made from the episodes of a reader, in its order.
 
     open_reader: gives the reader; called twice, since all episodes are read and checked before the first shard is
-    written. source: where it reads from, for the record. spec: the task; a name alone leaves it to the reader's format,
-    or to what the arrays look like. on_bad_file: "fail", naming the bad ones, or "skip" them with a warning. Actions
+    written. source: where it reads from, for the record. spec: the task, whose choices count from 0, or an
+    environment's spaces, in whose values the episodes are; a name alone leaves it to the reader's format, or to what
+    the arrays look like. on_bad_file: "fail", naming the bad ones, or "skip" them with a warning. Actions
     outside bounds are clipped and counted. Raises ConvertError; what was interrupted is done again.
     """
     root, source, reader = Path(root), located(source), open_reader()
@@ -52,9 +54,11 @@ def convert(
     made_with = dict(reader.made_with) if isinstance(reader, Described) else {}
     if isinstance(spec, str) and isinstance(reader, Described):
         spec = replace(reader.spec, name=spec)
+    shape = _shaping(reader, spec)
+    spec = spec.spec if isinstance(spec, Spaces) else spec
     total = len(reader) if isinstance(reader, Sized) else None
     with shown("checking", total, "episodes", progress) as bar:
-        spec, bad = checked(reader, source, spec, on_bad_file, bar.advance)
+        spec, bad = checked(reader, source, spec, on_bad_file, shape, bar.advance)
         count = bar.completed
     about = {"converted": source, "reader": identity(open_reader), "left_out": sorted(bad)}
     about |= {"versions": made_with} if made_with else {}
@@ -62,21 +66,26 @@ def convert(
     with writer, shown("converting", count - len(bad), "episodes", progress) as bar:
         for where, read in _episodes(open_reader()):
             if where not in bad:
-                writer.add(_episode(read), clip_actions=True)
+                writer.add(shape(spec, _episode(read)), clip_actions=True)
                 bar.advance()
     tell(find_shards(root))
     return find_shards(root)
 
 
 def checked(
-    reader: Iterable[Any], source: str, spec: TaskSpec | str, on_bad_file: str, advance: Callable[[], object]
+    reader: Iterable[Any],
+    source: str,
+    spec: TaskSpec | str,
+    on_bad_file: str,
+    shape: Callable[[TaskSpec, Episode], Episode],
+    advance: Callable[[], object],
 ) -> tuple[TaskSpec, dict[str, str]]:
     """The task of a reader's episodes, and what is wrong with those that are bad, by where they are from."""
     inference = Inference(spec) if isinstance(spec, str) else None
     bad: dict[str, str] = {}
     count = 0
     for count, (where, item) in enumerate(_episodes(reader), 1):  # noqa: B007 - how many there were
-        if found := _fault(item, spec, inference):
+        if found := _fault(item, spec, inference, shape):
             bad[where] = found
         advance()
     if not count:
@@ -167,12 +176,25 @@ def _episode(item: Any) -> Episode:
         raise ValueError(f"expected an Episode or a dictionary, found {type(found).__name__}") from None
 
 
-def _fault(item: Any, spec: TaskSpec | str, inference: Inference | None) -> str | None:
+def _shaping(reader: Iterable[Any], spec: TaskSpec | Spaces | str) -> Callable[[TaskSpec, Episode], Episode]:
+    """What makes the columns of a task of an episode; those of a format that describes its task are that already."""
+    if isinstance(reader, Described):
+        told = reader.spec
+        return lambda task, episode: conform(task, episode) if task.differences(told) else episode
+    return partial(conform, own=spec if isinstance(spec, Spaces) else None)
+
+
+def _fault(
+    item: Any,
+    spec: TaskSpec | str,
+    inference: Inference | None,
+    shape: Callable[[TaskSpec, Episode], Episode],
+) -> str | None:
     """What is wrong with an episode, None where nothing is."""
     try:
-        episode = _episode(item)
-        task = _own_task(episode, inference) if isinstance(spec, str) else spec
-        episode = conform(task, episode)
+        read = _episode(item)
+        task = _own_task(read, inference) if isinstance(spec, str) else spec
+        episode = shape(task, replace(read))
         clipped, steps = clip(task, [episode]), len(episode.reward)
         if clipped > MOST_CLIPPED * steps:
             return (
@@ -181,7 +203,7 @@ def _fault(item: Any, spec: TaskSpec | str, inference: Inference | None) -> str 
             )
         check_episode(Path(), task, episode)
         if inference is not None:
-            inference.add(episode)
+            inference.add(read)
     except ShardError as error:
         advice = f"; {error.advice}" if error.advice not in ("", REFUSED) else ""
         return f"{error.key}: found {error.found}, expected {error.expected}{advice}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data.columns import Array
+from elmur.spaces import Leaf, Spaces
 from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
 ONLY = "observation"  # the name of the part where an observation is one array
@@ -106,14 +107,18 @@ def _last(key: str, value: Any, steps: int) -> bool:
     return bool(array[-1])
 
 
-def conform(spec: TaskSpec, episode: Episode) -> Episode:
+def conform(spec: TaskSpec, episode: Episode, own: Spaces | None = None) -> Episode:
     """The episode in the shapes of the task's columns; what does not fit stays as it is, for the writer to refuse.
 
-    Pictures [T, H, W, C] or [T, H, W] become [T, C, H, W]; vectors of several axes become [T, size]; truths become
-    integers where choices are meant.
+    Pictures [T, H, W, C] or [T, H, W] become [T, C, H, W], of both orders the first where both fit; vectors of several
+    axes become [T, size]; truths become integers where choices are meant. own: the spaces in whose values choices are
+    recorded, if not by numbers from 0; several of an action are one. Raises EpisodeError for choices outside them.
     """
-    seen = {name: _fitted(spec.observation.get(name), values) for name, values in episode.observation.items()}
-    action = _fitted(spec.action, episode.action)
+    parts = {part.name: part for part in own.parts} if own is not None else {}
+    action = _counted("action", None if own is None else own.action, episode.action)
+    seen = {name: _counted(f"observation/{name}", parts.get(name), part) for name, part in episode.observation.items()}
+    seen = {name: _fitted(spec.observation.get(name), values) for name, values in seen.items()}
+    action = _fitted(spec.action, action)
     if isinstance(spec.action, Discrete) and action.ndim == 2 and action.shape[1] == 1:
         action = action[:, 0]
     return Episode(
@@ -122,14 +127,29 @@ def conform(spec: TaskSpec, episode: Episode) -> Episode:
     )  # fmt: skip
 
 
+def _counted(key: str, leaf: Leaf | None, values: Array) -> Array:
+    """Choices as numbers from 0, and those of an action as one; what has another shape is that already, or wrong."""
+    if leaf is None or leaf.choices is None or values.dtype.kind not in "iub":
+        return values
+    sizes, first = leaf.choices
+    whole = values.reshape(len(values), -1).astype(np.int64)
+    if whole.shape[1] != len(sizes):
+        return values
+    if bad := np.flatnonzero(((whole < first) | (whole >= first + sizes)).any(axis=1)).tolist():
+        found = f"{whole[bad[0]].tolist()} in step {bad[0]}"
+        raise EpisodeError(key, found, f"{leaf.kind} from {first.tolist()} to {(first + sizes - 1).tolist()}")
+    whole = whole.reshape(len(values), *leaf.shape)
+    return leaf.stored_action(whole) if key == "action" else leaf.stored(whole)
+
+
 def _fitted(field: Field | None, values: Array) -> Array:
     shape = values.shape[1:]
     if isinstance(field, Image):
         wanted = field.shape
-        if shape == wanted:
-            return values
         if shape == (*wanted[1:], wanted[0]):
             return np.moveaxis(values, -1, 1)
+        if shape == wanted:
+            return values
         return values[:, None] if (1, *shape) == wanted else values
     if isinstance(field, Vector | Discrete) and int(np.prod(shape, dtype=np.int64)) == field.shape[0]:
         kind = np.int64 if isinstance(field, Discrete) else np.float32

@@ -96,8 +96,8 @@ def _image(key: str, seen: _Seen) -> Image:
     shape = seen.shape
     if len(shape) == 2:
         return Image(1, *shape)
+    if shape[0] in CHANNELS and (shape[2] not in CHANNELS or shape[0] < shape[2]):  # as Leaf.picture_order has it
+        return Image(shape[0], shape[1], shape[2])
     if shape[2] in CHANNELS:
         return Image(shape[2], shape[0], shape[1])
-    if shape[0] in CHANNELS:
-        return Image(shape[0], shape[1], shape[2])
     raise EpisodeError(key, str(seen), "1, 3 or 4 channels, [T, H, W, C] or [T, C, H, W]", GIVE)

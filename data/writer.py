@@ -17,6 +17,7 @@ from data.episode import Episode, EpisodeError, conform
 from data.inference import Inference
 from data.shard import REFUSED, ShardError, check_episode, write_shard
 from elmur.files import exclusive
+from elmur.spaces import Spaces
 from elmur.spec import TaskSpec, Vector
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,12 @@ SHARD_BYTES = 1 << 27  # of arrays in one shard, which is put together in memory
 class ShardWriter:
     """Writes episodes into a folder of shards: `with ShardWriter(path) as writer: writer.append(...)`.
 
-    path: a new or empty folder, `outputs/shards/NAME` for `env=data env.id=NAME`. spec: of the task; None infers it
-    from the episodes that the first shard holds, under the folder's name. normalise: vectors are to be scaled by the
-    mean and deviation of the data. provenance: JSON on where the data come from, kept in every shard. shard_bytes: of
-    arrays in one shard; no more is held in memory. replace: shards of before in the folder are removed at the end;
-    until then they lie in its folder `replaced`.
+    path: a new or empty folder, `outputs/shards/NAME` for `env=data env.id=NAME`. spec: the task, whose choices count
+    from 0, or the `Spaces` of an environment, in whose own values the arrays are; None infers the task from the
+    episodes that the first shard holds, under the folder's name. normalise: vectors are to be scaled by the mean and
+    deviation of the data. provenance: JSON on where the data come from, kept in every shard. shard_bytes: of arrays in
+    one shard; no more is held in memory. replace: shards of before in the folder are removed at the end; until then
+    they lie in its folder `replaced`.
 
     The collection is there when it is closed, as at the end of the block; until then readers refuse it as unfinished.
     `spec` is the task, once known. Raises ShardError in one sentence for an episode that does not fit, and after an
@@ -40,7 +42,7 @@ class ShardWriter:
     def __init__(
         self,
         path: Path | str,
-        spec: TaskSpec | None = None,
+        spec: TaskSpec | Spaces | None = None,
         *,
         normalise: bool = True,
         provenance: Mapping[str, Any] | None = None,
@@ -49,7 +51,8 @@ class ShardWriter:
     ) -> None:
         if shard_bytes < 1:
             raise ValueError(f"shard_bytes: expected 1 or more, found {shard_bytes}")
-        self.path, self.spec, self.normalise = Path(path), spec, normalise
+        self._own = spec if isinstance(spec, Spaces) else None
+        self.path, self.spec, self.normalise = Path(path), spec.spec if isinstance(spec, Spaces) else spec, normalise
         self.provenance = dict(provenance or {"converted": "arrays"})
         self.shard_bytes, self.replace = shard_bytes, replace
         self.episodes = 0
@@ -82,12 +85,14 @@ class ShardWriter:
         """
         try:
             episode = Episode.of(observation, action, reward, *ends, **about)
+            if self.spec is not None:
+                episode = conform(self.spec, episode, self._own)
         except EpisodeError as error:
             raise self._refusal(error) from None
         self.add(episode)
 
     def add(self, episode: Episode, clip_actions: bool = False) -> None:
-        """Add one episode; `clip_actions`: those outside the bounds are moved there, and counted in the provenance.
+        """Add one episode as `conform` makes it; clip_actions: those outside the bounds are moved there, and counted.
 
         Raises ShardError where it does not fit the task, or those before.
         """
@@ -98,7 +103,6 @@ class ShardWriter:
                 raise self._refusal(error) from None
         else:
             assert self.spec is not None
-            episode = conform(self.spec, episode)
             if clip_actions:
                 self._clipped += clip(self.spec, [episode])
             self._check(self.spec, episode, self.episodes)

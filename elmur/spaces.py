@@ -1,14 +1,15 @@
 """Gymnasium's spaces as the fields of a task: one set of rules for what an environment shows and for what data hold.
 
 A space is described by plain values, as Minari writes it down in JSON: its `type`, and what that needs (`shape`,
-`dtype`, `low`, `high`, `n`, `nvec`, `start`, `subspaces`). Gymnasium itself is not needed here.
+`dtype`, `low`, `high`, `n`, `nvec`, `start`, `subspaces`). Gymnasium itself is not needed here. `Spaces` goes between
+an environment's own values and those of its task.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from elmur.spec import Discrete, Field, Image, Vector
+from elmur.spec import Discrete, Field, Image, TaskSpec, Vector
 
 Array = npt.NDArray[Any]
 MOST_CHOICES = 4096  # of an action that is made of several: their combinations are one choice
@@ -83,18 +84,28 @@ class Leaf:
             return Discrete(self.choices[0])
         if self.is_bytes:
             return Image(*((*self.shape, 1)[axis] for axis in self.picture_order))
-        return self._vector()
+        return self._vector(*self._ends())
 
     @cached_property
     def action_field(self) -> Discrete | Vector:
         """What it is as an action: several choices are one among their combinations, the last fastest."""
-        return self._vector() if self.choices is None else Discrete((math.prod(self.choices[0]),))
+        if self.choices is not None:
+            return Discrete((math.prod(self.choices[0]),))
+        low, high = self._ends()
+        with np.errstate(over="ignore", invalid="ignore"):
+            is_reached = np.isfinite(high - low).all()  # bounds further apart than float32 can tell bound nothing
+        return self._vector(low, high) if is_reached else Vector(math.prod(self.shape))
 
-    def _vector(self) -> Vector:
+    def _ends(self) -> tuple[Array, Array]:
+        """The bounds of every number in float32."""
+        with np.errstate(over="ignore"):
+            low, high = (np.asarray(self.space[key], np.float32) for key in ("low", "high"))
+        return np.broadcast_to(low, self.shape).ravel(), np.broadcast_to(high, self.shape).ravel()
+
+    def _vector(self, low: Array, high: Array) -> Vector:
         """All numbers as one vector, with its bounds where all are finite."""
-        ends = [np.broadcast_to(np.asarray(self.space[key], np.float32), self.shape).ravel() for key in ("low", "high")]
-        low, high = (tuple(end.tolist()) if np.isfinite(ends).all() else None for end in ends)
-        return Vector(math.prod(self.shape), low, high)
+        bounds = (tuple(low.tolist()), tuple(high.tolist())) if np.isfinite([low, high]).all() else (None, None)
+        return Vector(math.prod(self.shape), *bounds)
 
     def stored(self, values: Array) -> Array:
         """Values [T, ...] of the space as a task's column has them. Raises SpaceError where their shape differs."""
@@ -123,6 +134,78 @@ class Leaf:
         if parts.shape[1] != len(sizes) or (parts < 0).any() or (parts >= np.array(sizes)).any():
             raise SpaceError(f"actions: found values outside {self.kind} {list(sizes)} from {first.tolist()}")
         return np.asarray(np.ravel_multi_index(tuple(parts.T), sizes), np.int64)
+
+    def given(self, chosen: Array) -> Array:
+        """Actions of a task, [N] or [N, A], as values of the space; numbers are moved into its bounds."""
+        if self.choices is not None:
+            sizes, first = self.choices
+            parts = np.stack(np.unravel_index(chosen.astype(np.int64), sizes), axis=-1) + first
+            return np.asarray(parts.reshape(len(chosen), *self.shape))
+        values, kind = chosen.reshape(len(chosen), *self.shape), np.dtype(self.space["dtype"])
+        values = np.rint(values) if kind.kind in "iu" else values
+        return np.asarray(values.clip(self.space["low"], self.space["high"]).astype(kind))
+
+
+class Spaces:
+    """Between an environment's own values and those of its task, `spec`, which a policy sees and chooses.
+
+        spaces = Spaces("FrozenLake-v1", env.single_observation_space, env.single_action_space)
+        action = spaces.given(policy.act(spaces.seen(observation), is_first))
+
+    observation, action: Gymnasium's spaces of one environment. All values have a first axis, of environments or steps.
+    without: parts of the observation to leave out; option: how errors call it. Raises SpaceError.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        observation: Any,
+        action: Any,
+        without: Sequence[str] = (),
+        horizon: int | None = None,
+        option: str = "without",
+    ) -> None:
+        self.parts = leaves(described(observation), tuple(without), option)
+        self.action = action_leaf(described(action))
+        self.spec = TaskSpec(name, {part.name: part.field for part in self.parts}, self.action.action_field, horizon)
+
+    def seen(self, observation: Any) -> dict[str, Array]:
+        """The parts of observations [N, ...], each [N, *shape] in the type that a policy reads."""
+        found: dict[str, Array] = {}
+        for part in self.parts:
+            values = observation
+            for key in part.path:
+                values = values[key]
+            stored = part.stored(np.asarray(values))
+            found[part.name] = stored.astype(np.float32) if isinstance(part.field, Vector) else stored
+        return found
+
+    def given(self, chosen: Array) -> Array:
+        """What a policy chose, [N] or [N, A], as actions of the environments."""
+        return self.action.given(np.asarray(chosen))
+
+
+def described(space: Any) -> Any:
+    """A space of Gymnasium as plain values; of a kind that cannot be carried, what it is called."""
+    if isinstance(space, dict):  # it is described already
+        return space
+    kinds = [kind.__name__ for kind in type(space).__mro__ if kind.__module__.startswith("gymnasium.spaces")]
+    kind = kinds[0] if kinds else ""
+    if kind == "Dict":
+        return {"type": kind, "subspaces": {key: described(part) for key, part in space.spaces.items()}}
+    if kind == "Tuple":
+        return {"type": kind, "subspaces": [described(part) for part in space.spaces]}
+    if kind == "MultiBinary":
+        return {"type": kind, "n": space.shape}
+    if told := {"Box": ("low", "high"), "Discrete": ("n", "start"), "MultiDiscrete": ("nvec", "start")}.get(kind):
+        return {
+            "type": kind,
+            "shape": space.shape,
+            "dtype": str(space.dtype),
+            **{of: getattr(space, of) for of in told},
+        }
+    text = f"{type(space).__name__} {space}" if type(space).__name__ not in str(space) else str(space)
+    return {"type": text if len(text) <= 80 else text[:77] + "..."}
 
 
 def leaves(space: Any, without: tuple[str, ...] = (), option: str = "without") -> list[Leaf]:

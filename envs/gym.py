@@ -14,10 +14,11 @@ import numpy as np
 from gymnasium import error as gymnasium_error
 
 from elmur.registry import plugin_of
+from elmur.spaces import Spaces
 from elmur.spec import TaskSpec, Vector
 from envs.processes import ProcessVector
 from envs.rollout import uniform_action
-from envs.spaces import SpaceError, action_of, parts_of
+from envs.spaces import SpaceError, action_of
 from envs.vector import SUCCESS, Observation, SyncVector, VectorEnv
 
 log = logging.getLogger(__name__)
@@ -54,17 +55,16 @@ class GymEnv(gymnasium.Env[Any, Any]):
         try:
             for wrapper in wrappers:
                 self._env = wrapper(self._env)
-            self._parts = parts_of(self._env.observation_space, without)
-            self._action = action_of(self._env.action_space)
+            seen, done = self._env.observation_space, self._env.action_space
+            self.spaces = Spaces(id, seen, done, without, self._horizon(max_episode_steps), "env.make.without")
+            self._action = action_of(done)
         except SpaceError as error:
             raise GymError(f"{id}: {error}") from error
         except (TypeError, ValueError, AttributeError, AssertionError) as error:
             raise GymError(f"{id}: env.make.wrappers: {error}") from error
         self.metrics = () if success is None else (SUCCESS,)
-        limit = self._env.spec.max_episode_steps if self._env.spec is not None else None
-        horizon = None if limit == MOST_STEPS and max_episode_steps is None else limit
-        self.task_spec = TaskSpec(id, {part.name: part.field for part in self._parts}, self._action.field, horizon)
-        self.observation_space, self.action_space = self._env.observation_space, self._env.action_space
+        self.task_spec = self.spaces.spec
+        self.observation_space, self.action_space = seen, done
         self.render_mode = self._env.render_mode
 
     def reset(
@@ -96,7 +96,12 @@ class GymEnv(gymnasium.Env[Any, Any]):
         self._env.close()
 
     def _shown(self, observation: Any) -> Observation:
-        return {part.name: part.of(observation) for part in self._parts}
+        return {part.name: part.of(observation) for part in self.spaces.parts}
+
+    def _horizon(self, asked: int | None) -> int | None:
+        """The most steps of an episode, None where the environment states no limit and none is asked for."""
+        limit = self._env.spec.max_episode_steps if self._env.spec is not None else None
+        return None if limit == MOST_STEPS and asked is None else limit
 
     def _succeeded(self, info: Mapping[Any, Any]) -> bool:
         if self._success not in info:

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from elmur.spaces import Spaces
 from elmur.spec import TaskSpec
 from envs.hidden import hidden_of, twins_of
 from envs.rollout import Episode, Observer, Policy, rollout
-from envs.vector import Observation, TimeStep, VectorEnv
+from envs.vector import Observation, Spaced, TimeStep, VectorEnv
 
 log = logging.getLogger(__name__)
 START_SECONDS = 300.0  # to import and build a simulator
@@ -50,7 +51,7 @@ class IsolatedVector:
         self._make, self._arguments = make_env, dict(arguments)
         self._process: Any = None
         self._pipe: Any = None
-        self._about: tuple[TaskSpec, tuple[str, ...]]
+        self._about: tuple[TaskSpec, tuple[str, ...], Spaces | None]
 
     @property
     def spec(self) -> TaskSpec:
@@ -63,6 +64,12 @@ class IsolatedVector:
         """See VectorEnv."""
         self._start()
         return self._about[1]
+
+    @property
+    def spaces(self) -> Spaces | None:
+        """See Spaced."""
+        self._start()
+        return self._about[2]
 
     def alone(self) -> IsolatedVector:
         """The same with one environment."""
@@ -179,7 +186,7 @@ def _serve(pipe: Connection, parent: int, make_env: Callable[..., VectorEnv], ar
     env = None
     try:
         env = make_env(**arguments)
-        pipe.send((False, (env.spec, tuple(env.metrics))))
+        pipe.send((False, (env.spec, tuple(env.metrics), env.spaces if isinstance(env, Spaced) else None)))
         while True:
             name, given = pipe.recv()
             asked = LOOKING.get(name)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from elmur.spaces import Spaces
 from elmur.spec import TaskSpec
 from envs.hidden import Demand
 from envs.isolated import EnvError, IsolatedVector
@@ -59,6 +60,12 @@ class ProcessVector:
     def metrics(self) -> Sequence[str]:
         """See VectorEnv."""
         first, *_ = list(self._threads.map(lambda child: child.metrics, self._children))
+        return first
+
+    @property
+    def spaces(self) -> Spaces | None:
+        """See Spaced."""
+        first, *_ = list(self._threads.map(lambda child: child.spaces, self._children))
         return first
 
     def reset(self, seeds: Sequence[int | None]) -> Observation:

@@ -1,4 +1,4 @@
-"""Gymnasium's own spaces: described for `elmur.spaces`, made of a field, and what an environment takes as an action."""
+"""Gymnasium's own spaces: of a field, as parts of an observation, and what an environment takes as an action."""
 
 from __future__ import annotations
 
@@ -9,29 +9,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from elmur.spaces import Leaf, SpaceError, action_leaf, leaves
+from elmur.spaces import Leaf, SpaceError, action_leaf, described, leaves
 from elmur.spec import Discrete, Field, Image, Vector
 
 __all__ = ["Action", "SpaceError", "action_of", "described", "parts_of", "space_of"]
-
-
-def described(space: spaces.Space[Any]) -> dict[str, Any]:
-    """A space as plain values; of a kind that cannot be carried, what it is called."""
-    if isinstance(space, spaces.Dict):
-        return {"type": "Dict", "subspaces": {key: described(part) for key, part in space.spaces.items()}}
-    if isinstance(space, spaces.Tuple):
-        return {"type": "Tuple", "subspaces": [described(part) for part in space.spaces]}
-    if isinstance(space, spaces.Box):
-        outline = {"shape": space.shape, "dtype": str(space.dtype)}
-        return {"type": "Box", **outline, "low": space.low, "high": space.high}
-    if isinstance(space, spaces.Discrete):
-        return {"type": "Discrete", "n": space.n, "start": space.start}
-    if isinstance(space, spaces.MultiDiscrete):
-        return {"type": "MultiDiscrete", "nvec": space.nvec, "start": space.start}
-    if isinstance(space, spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": space.shape}
-    text = f"{type(space).__name__} {space}" if type(space).__name__ not in str(space) else str(space)
-    return {"type": text if len(text) <= 80 else text[:77] + "..."}
 
 
 def space_of(field: Field) -> spaces.Space[Any]:
@@ -64,21 +45,13 @@ def action_of(space: spaces.Space[Any]) -> Action:
     """The action of a space. Raises SpaceError for a space that cannot be carried."""
     leaf = action_leaf(described(space))
     if isinstance(space, spaces.Box):
-        return Action(leaf.action_field, lambda wish: _within(space, wish))
-    assert leaf.choices is not None
-    sizes, first = leaf.choices
-
-    def combined(choice: Any) -> tuple[Any, bool]:
-        parts = np.array(np.unravel_index(int(choice), sizes)) + first
-        return (parts.reshape(space.shape).astype(space.dtype)[()], False)
-
-    return Action(leaf.action_field, combined)
+        return Action(leaf.action_field, lambda wish: _within(leaf, space.dtype, wish))
+    return Action(leaf.action_field, lambda choice: (leaf.given(np.array([choice]))[0].astype(space.dtype)[()], False))
 
 
-def _within(space: spaces.Box, wish: Any) -> tuple[np.ndarray, bool]:
-    """An action in the box, nearest to what was wished."""
-    asked = np.asarray(wish).reshape(space.shape)
-    if np.issubdtype(space.dtype, np.integer):
-        asked = np.rint(asked)
-    given = asked.clip(space.low, space.high).astype(space.dtype)
-    return given, bool((given != asked.astype(space.dtype)).any())
+def _within(leaf: Leaf, dtype: Any, wish: Any) -> tuple[np.ndarray, bool]:
+    """An action in a box, nearest to what was wished, and whether that is another one in float32."""
+    asked = np.asarray(wish).reshape(leaf.shape)
+    given = leaf.given(asked[None])[0]
+    asked = np.rint(asked) if np.issubdtype(dtype, np.integer) else asked
+    return given, bool((given.astype(np.float32) != asked.astype(np.float32)).any())

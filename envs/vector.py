@@ -9,6 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from elmur.spaces import Spaces
 from elmur.spec import Discrete, Field, Image, TaskSpec
 
 Observation = dict[str, np.ndarray]
@@ -68,11 +69,29 @@ class Rendered(Protocol):
         """What a person sees of each of them now: uint8 [N, h, w, 3]."""
 
 
+@runtime_checkable
+class Spaced(Protocol):
+    """What environments have in addition that know values of their own; None: they have but those of their task."""
+
+    @property
+    def spaces(self) -> Spaces | None:
+        """Between their own values and those of their task."""
+
+
 def spec_of(make_env: Callable[..., VectorEnv], **variant: Any) -> TaskSpec:
     """The task of an environment, which is made for that alone."""
     env = make_env(num_envs=1, **variant)
     try:
         return env.spec
+    finally:
+        env.close()
+
+
+def recorded_in(make_env: Callable[..., VectorEnv]) -> Spaces | TaskSpec:
+    """The values in which an environment is recorded by others: its own, else those of its task."""
+    env = make_env(num_envs=1)
+    try:
+        return (env.spaces if isinstance(env, Spaced) else None) or env.spec
     finally:
         env.close()
 
@@ -146,6 +165,8 @@ class SyncVector:
             differences = self.spec.differences(_task_spec(env))
             if differences:
                 raise ValueError(f"SyncVector: environment {i} differs from environment 0: {'; '.join(differences)}")
+        own = getattr(self.envs[0].unwrapped, "spaces", None)
+        self.spaces = own if isinstance(own, Spaces) else None
         parts = {**self.spec.observation, **getattr(self.envs[0].unwrapped, "privileged", {})}
         self.metrics: tuple[str, ...] = tuple(getattr(self.envs[0].unwrapped, "metrics", (SUCCESS,)))
         self._observation = {

@@ -11,9 +11,10 @@ from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
 from elmur.build import build, call
 from elmur.files import read_text
+from elmur.spaces import Spaces
 from elmur.spec import SpecError, TaskSpec
 from envs.family import EnvFamily
-from envs.vector import spec_of
+from envs.vector import recorded_in
 
 log = logging.getLogger(__name__)
 LARGEST_SPEC = 1 << 20  # bytes of a TaskSpec in JSON
@@ -44,8 +45,8 @@ def run(settings: Settings) -> None:
     log.info("%d shards in %s", len(shards), data["root"])
 
 
-def task_to_convert_to(settings: Settings, family: EnvFamily) -> TaskSpec | str:
-    """The task of a file, spec=FILE, or of the env; its name alone where there are neither."""
+def task_to_convert_to(settings: Settings, family: EnvFamily) -> TaskSpec | Spaces | str:
+    """The task of a file, spec=FILE, or of the env, by its own values; its name alone where there are neither."""
     if settings.spec is not None:
         try:
             return TaskSpec.from_json(read_text(settings.spec, most=LARGEST_SPEC))
@@ -53,4 +54,4 @@ def task_to_convert_to(settings: Settings, family: EnvFamily) -> TaskSpec | str:
             raise UsageError(f"spec={settings.spec}: expected a TaskSpec in JSON, found {error}") from error
     if family.make is None:
         return family.id
-    return call(spec_of, {"make_env": family.make}, "env.make")
+    return call(recorded_in, {"make_env": family.make}, "env.make")

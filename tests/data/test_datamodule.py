@@ -324,7 +324,8 @@ def test_other_values_of_the_same_lengths_are_other_data(tmp_path: Path, plain_s
 def test_the_digests_of_before_are_known(tmp_path: Path, plain_spec: TaskSpec, episode: Make) -> None:
     """Of the task, the lengths and the seeds, put together here as they were when checkpoints had no other."""
     (root := tmp_path / "own").mkdir()
-    for about in ({}, {"collection": {}}):
+    kinds: tuple[dict[str, Any], ...] = ({}, {"collection": {}})
+    for about in kinds:
         state, digest = replaced(root, plain_spec, episode, about)
         seeds = np.arange(5) if about else np.full(5, -1)
         parts = plain_spec.to_json().encode(), np.cumsum([0, 2, 3, 4, 5, 6]).tobytes(), seeds.tobytes()

@@ -21,6 +21,8 @@ from data.readers.lerobot import LeRobot
 from data.readers.npz import NpzFolder
 from data.readers.robomimic import Robomimic
 from data.shard import Shard
+from data.writer import ShardWriter
+from elmur.spaces import Spaces
 from elmur.spec import Discrete, Image, TaskSpec, Vector
 
 LENGTHS = (4, 7, 1)
@@ -255,6 +257,92 @@ def png(pixels: Array) -> bytes:
     content = io.BytesIO()
     PIL.Image.fromarray(pixels).save(content, format="PNG")
     return content.getvalue()
+
+
+START = {"type": "Discrete", "n": 3, "start": 1}
+PAIR = {"type": "MultiDiscrete", "nvec": [2, 3], "start": [1, -1]}
+
+
+def test_choices_are_recorded_in_the_values_of_their_environment(tmp_path: Path) -> None:
+    """By npz, by the writer, and given to the environment again; what is no value of it is named in its values."""
+    shown = {"cue": {"type": "Discrete", "n": 3, "start": -1}, "two": PAIR}
+    own = Spaces("mine", {"type": "Dict", "subspaces": shown}, START)
+    cue, two, action = np.array([0, 1, -1]), np.array([[1, -1], [2, 1], [1, 0]]), np.array([2, 1, 3])
+    np.savez(tmp_path / "0.npz", cue=cue, two=two, action=action)
+    reader = partial(NpzFolder, tmp_path, {"cue": "cue", "two": "two"}, reward=None)
+    (found,) = converted(reader, tmp_path / "out", own)
+    assert found["action"].tolist() == [1, 0, 2] and found["observation/cue"].tolist() == [[1], [2], [0]]
+    assert found["observation/two"].tolist() == [[0, 0], [1, 2], [0, 1]]
+    np.testing.assert_array_equal(own.given(found["action"]), action)
+    with ShardWriter(tmp_path / "written", own) as writer:
+        writer.append({"cue": cue, "two": two}, action[:, None], None)
+    np.testing.assert_equal(stored(tmp_path / "written"), [found])
+    (by_the_task,) = converted(lambda: [{"observation": {"cue": [0], "two": [[1, 2]]}, "action": [0], "reward": None}],
+                               tmp_path / "task", own.spec)  # fmt: skip
+    assert by_the_task["action"] == [0] and by_the_task["observation/two"].tolist() == [[1, 2]]
+    np.savez(tmp_path / "1.npz", cue=cue, two=two, action=[2, 0, 3])
+    with pytest.raises(
+        ConvertError, match=r"1.npz: action: found \[0\] in step 1, expected Discrete from \[1\] to \[3\]"
+    ):
+        converted(reader, tmp_path / "out", own)
+
+
+def test_several_choices_of_an_action_are_recorded_as_such_or_by_their_number(tmp_path: Path) -> None:
+    own = Spaces("mine", START, PAIR)
+    pairs = [[1, -1], [1, 0], [1, 1], [2, -1], [2, 0], [2, 1]]
+    for name, action in (("pairs", pairs), ("numbers", list(range(6)))):
+        with ShardWriter(tmp_path / name, own) as writer:
+            writer.append(np.full(6, 3), action, None)
+        (found,) = stored(tmp_path / name)
+        assert found["action"].tolist() == list(range(6)) and found["observation/observation"].tolist() == [[2]] * 6
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (6, 4, 3), (6, 1, 3), (6, 3, 1), (3, 6, 4), (6, 4), (1, 6, 8), (4, 4)])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_small_pictures_stand_as_an_environment_shows_them(
+    tmp_path: Path, shape: tuple[int, ...], is_told: bool
+) -> None:
+    """Of which the axis of the channels is told by the rules for spaces: every pixel is looked for by its place."""
+    pictures = np.random.default_rng(0).integers(256, size=(4, *shape), dtype=np.uint8)
+    box = {"type": "Box", "shape": shape, "dtype": "uint8", "low": np.zeros(shape), "high": np.full(shape, 255)}
+    own = Spaces("mine", box, {"type": "Discrete", "n": 2})
+    (found,) = converted(lambda: [{"observation": pictures, "action": [0, 1, 0, 1], "reward": None}], tmp_path / "out",
+                         own if is_told else "mine")  # fmt: skip
+    there = found["observation/observation"]
+    for step, *place in np.ndindex(pictures.shape):
+        is_first = shape in ((1, 6, 8), (3, 6, 4))
+        row, column, channel = [*place[1:], place[0]] if is_first else [*place, 0][:3]
+        assert there[step, channel, row, column] == pictures[step, *place]
+    np.testing.assert_array_equal(there, own.seen(pictures)["observation"])
+
+
+def test_pictures_that_are_stored_are_not_turned_again(tmp_path: Path) -> None:
+    """A format that tells its task gives what the task has, however its pictures could be read."""
+    spec = TaskSpec("mine", {"observation": Image(3, 3, 3)}, Discrete((2,)))
+    pictures = np.random.default_rng(0).integers(256, size=(2, 3, 3, 3), dtype=np.uint8)
+
+    class Reader:
+        def __init__(self) -> None:
+            self.spec, self.made_with = spec, dict[str, str]()
+
+        def __iter__(self) -> Any:
+            yield {"observation": pictures, "action": [0, 1], "reward": None}
+
+    for task in ("mine", spec):
+        (found,) = converted(Reader, tmp_path / str(type(task)), task)
+        np.testing.assert_array_equal(found["observation/observation"], pictures)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.int64])
+def test_actions_are_clipped_where_they_lie_outside_as_they_are_stored(tmp_path: Path, kind: Any) -> None:
+    bound = 1.0 if kind is np.int64 else 0.7
+    spec = TaskSpec("mine", {"observation": Vector(1)}, Vector(1, (-bound,), (bound,)))
+    action = np.array([bound, -bound, 0, 2, -bound, bound]).astype(kind)[:, None]
+    (found,) = converted(lambda: [{"observation": np.zeros((6, 1)), "action": action, "reward": None}],
+                         tmp_path / "out", spec)  # fmt: skip
+    assert found["action"][:, 0].tolist() == [np.float32(x) for x in (bound, -bound, 0, bound, -bound, bound)]
+    with Shard(tmp_path / "out" / "shard-00000.h5") as shard:
+        assert shard.attribute("provenance")["clipped_actions"] == 1
 
 
 def test_choices_are_told_from_numbers(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import pytest
 import tests.envs.gym_envs  # noqa: F401 (registers them)
 from data.collect import CollectionError, collect
 from elmur.registry import ENVIRONMENT
+from elmur.spaces import Spaces
 from elmur.spec import Discrete, Vector
 from envs.gym import GymError, check_reproducible, make_vector
 from envs.rollout import RandomPolicy, rollout
+from envs.vector import recorded_in
 
 WALK: dict[str, Any] = {"id": "tests/Walk-v0", "without": ["name"]}
 
@@ -106,6 +108,19 @@ def test_processes_of_their_own_play_the_same() -> None:
         results.append([(episode.length, episode.episode_return) for episode in found])
         env.close()
     assert results[0] == results[1]
+
+
+def test_an_environment_says_in_what_values_it_is_recorded() -> None:
+    """Its own: Walk's pairs of 0 and 1, which are four choices to a policy."""
+    own = recorded_in(partial(make_vector, **WALK))
+    assert isinstance(own, Spaces) and own.spec == make_vector(1, **WALK).spec
+    assert own.given(np.arange(4)).tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+
+
+@pytest.mark.slow
+def test_an_environment_in_a_process_of_its_own_says_so_too() -> None:
+    own = recorded_in(partial(make_vector, id="CartPole-v1", processes=1))
+    assert isinstance(own, Spaces) and own.spec == make_vector(1, "CartPole-v1").spec
 
 
 def test_an_environment_that_its_seed_does_not_decide_is_named(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector.utils import iterate
 
+from elmur.baselines.recurrent import GRU
+from elmur.policy import StreamingPolicy
+from elmur.spaces import Spaces
 from elmur.spec import Discrete, Image, Vector
+from elmur.testing import made
 from envs.spaces import SpaceError, action_of, parts_of
 
 NESTED = spaces.Dict(
@@ -106,6 +113,69 @@ def test_an_action_outside_a_box_is_moved_to_its_bounds() -> None:
     assert given.tolist() == [[-1.0, 1.5]] and moved
     given, moved = action.give(np.array([0.25, 2.0], np.float32))
     assert given.tolist() == [[0.25, 2.0]] and not moved
+
+
+@pytest.mark.parametrize("bound", [0.1, 0.3, 0.7, 1.4])
+def test_an_action_at_a_bound_that_float32_rounds_is_not_moved(bound: float) -> None:
+    action = action_of(spaces.Box(-bound, bound, (1,), np.float64))
+    for end in (-bound, bound):
+        given, moved = action.give(np.array([end], np.float32))
+        assert abs(given[0]) <= bound and not moved
+        assert action.give(np.nextafter(np.array([end], np.float32), np.float32(2 * end)))[1]
+
+
+def test_bounds_that_are_further_apart_than_a_float_can_tell_are_none() -> None:
+    most = float(np.finfo(np.float32).max)
+    for low, high, is_bound in ((-most, most, False), (-most / 2, most / 2, True), (0.0, most, True)):
+        assert (action_of(spaces.Box(low, high, (2,))).field == Vector(2)) != is_bound
+    assert action_of(spaces.Box(-1e300, 1e300, (2,), np.float64)).field == Vector(2)
+    seen = parts_of(spaces.Box(-most, most, (1,)))[0].field
+    assert seen == Vector(1, (-most,), (most,)), "nothing is computed from those of an observation"
+
+
+class Fixed(gymnasium.Env[Any, Any]):
+    """Shows what its space draws, and takes none but its own actions, which it remembers."""
+
+    def __init__(self, observation: Any, action: Any) -> None:
+        self.observation_space, self.action_space, self.taken = observation, action, list[Any]()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(action), action
+        self.taken.append(np.ravel(action).tolist())
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+OWN = {
+    "start": (spaces.Discrete(3, start=-1), spaces.Discrete(3, start=1), [[1], [2], [3]]),
+    "several": (
+        spaces.MultiBinary((2, 2)), spaces.MultiDiscrete([2, 2], start=[4, -1]), [[4, -1], [4, 0], [5, -1], [5, 0]],
+    ),
+    "bits": (spaces.Box(0, 255, (3, 5, 3), np.uint8), spaces.MultiBinary(2), [[0, 0], [0, 1], [1, 0], [1, 1]]),
+    "nested": (NESTED, spaces.Discrete(2), [[0], [1]]),
+    "numbers": (spaces.Box(-1, 1, (2,), np.float64), spaces.Box(-1, 2, (1, 2), np.int64), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_policy_acts_in_a_vector_environment_by_its_own_values(name: str) -> None:
+    observation, action, values = OWN[name]
+    env = gymnasium.vector.SyncVectorEnv([partial(Fixed, observation, action)] * 3)
+    between = Spaces(name, env.single_observation_space, env.single_action_space)
+    policy = StreamingPolicy(made(partial(GRU, d_model=8), between.spec), context_length=4)
+    policy.start(3)
+    seen, _ = env.reset()
+    for number in range(5):
+        parts = between.seen(seen)
+        alone = [{part.name: part.of(one) for part in between.parts} for one in iterate(env.observation_space, seen)]
+        for part, found in parts.items():
+            np.testing.assert_array_equal(found, np.stack([one[part] for one in alone]).astype(found.dtype))
+        chosen = policy.act(parts, np.full(3, number == 0))
+        seen, *_ = env.step(between.given(chosen))
+        wished = [np.clip(np.rint(one), -1, 2).tolist() if values is None else values[int(one)] for one in chosen]
+        assert [one.taken[-1] for one in env.envs] == wished  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
