@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from huggingface_hub import ModelCard
 
 import elmur
@@ -35,6 +36,17 @@ def test_a_trained_policy_leaves_the_repository(cli: CommandLine, tmp_path: Path
     assert {path.name for path in folder.iterdir()} == files | programs
     card = ModelCard.load(folder / "README.md")
     assert card.data.library_name == "elmur" and "| T=30 | 6 |" in card.text
+    # Weights of the same run that were not the ones judged: its last ones, and its best ones with one number changed.
+    last, changed = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "changed"))
+    found = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    next(iter(found["state_dict"].values())).view(-1)[0] += 1
+    torch.save(found, changed)
+    for path in (last, changed):
+        done = cli.run("stage=export", f"checkpoint={path}", LENGTHS, "export.steps=20", "export.formats=[onnx]")
+        assert done.code == 0 and "not of these weights" in done.stdout + done.stderr, done.stderr
+        text = (cli.folder / f"run{cli.count}" / "policy" / "README.md").read_text()
+        assert "not evaluated" in text and "T=30" not in text and "# elmur on " in text
+        assert f"{torch.load(path, weights_only=True)['global_step']} updates, seed 0" in text
     assert onnx.load(folder / "step.onnx").opset_import[0].version >= 18
     # The policy itself, from the checkpoint and from the folder.
     policy, again = elmur.load(run), elmur.load(folder)

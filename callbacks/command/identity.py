@@ -207,9 +207,14 @@ def check_no_run(folder: Path) -> None:
 
 def evaluation_identity(settings: Settings, checkpoint: Path) -> str:
     """What makes an evaluation this one: the env, the plan, and the checkpoint to the byte."""
+    return judged_identity({"env": settings.env, "evaluation": settings.evaluation}, checkpoint)
+
+
+def judged_identity(settings: Mapping[str, Any], checkpoint: Path) -> str:
+    """The same of settings as a row keeps them, where they say no place: whether it is the row of this checkpoint."""
     from elmur.checkpoint import files_of
 
-    about = essence({"env": settings.env, "evaluation": settings.evaluation})
+    about = essence({part: settings.get(part) or {} for part in ("env", "evaluation")})
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for part in files_of(checkpoint):
         digest.update(part.read_bytes())

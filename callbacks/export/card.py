@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from callbacks.evaluation.outcomes import RETURN
+from callbacks.evaluation.outcomes import RETURN, Measure
 from callbacks.report.row import Row
 from elmur.spec import Discrete, Field, Image, TaskSpec
 
@@ -40,7 +40,7 @@ while running:
 def card(model: str, spec: TaskSpec, about: Mapping[str, Any], row: Row | None, notes: Mapping[str, str]) -> str:
     """The text of a model card, with the front matter that model hubs read.
 
-    about: facts of the model, name -> value. row: how it did, where that is known. notes: on each of the files.
+    about: facts of the model, name -> value. row: how it did, None: not evaluated. notes: on each of the files.
     """
     lines = [
         "---", "library_name: elmur", "pipeline_tag: reinforcement-learning",
@@ -52,8 +52,7 @@ def card(model: str, spec: TaskSpec, about: Mapping[str, Any], row: Row | None, 
         *(f"| {name} | {kind_of(field)} |" for name, field in spec.observation.items()),
         f"| action | {kind_of(spec.action)} |", "",
     ]  # fmt: skip
-    if row is not None:
-        lines += ["## Results", "", *results(row), ""]
+    lines += ["## Results", "", *(["not evaluated"] if row is None else results(row)), ""]
     lines += ["## Use", "", USE, "## Files", "", *(f"- `{name}`: {note}" for name, note in notes.items()), ""]
     return "\n".join(lines)
 
@@ -68,12 +67,21 @@ def kind_of(field: Field) -> str:
 
 def results(row: Row) -> list[str]:
     """A table of the outcomes of a row, and what they are of."""
-    lines = [f"| variant | episodes | {row.metric} | return |", "|---|---|---|---|"]
+    shown = list(dict.fromkeys((row.metric, RETURN)))
+    lines = [f"| variant | episodes | {' | '.join(shown)} |", "|---" * (2 + len(shown)) + "|"]
+    shares = False
     for name, outcome in row.outcomes.items():
-        measured = outcome.metrics.get(row.metric)
-        told = "" if measured is None else f"{measured.mean:.3f}"
-        if measured is not None and measured.interval:
-            told += " ({:.3f} to {:.3f})".format(*measured.interval)
-        gained = outcome.metrics[RETURN]
-        lines.append(f"| {name} | {outcome.episodes} | {told} | {gained.mean:.3f} ± {gained.error:.3f} |")
-    return [*lines, "", "In brackets: 95 % interval of Wilson; behind ±: standard error of the mean."]
+        measured = [outcome.metrics.get(metric) for metric in shown]
+        shares |= any(one is not None and one.is_share for one in measured)
+        lines.append(f"| {name} | {outcome.episodes} | {' | '.join(map(_told, measured))} |")
+    note = "In brackets: 95 % interval of Wilson; behind ±" if shares else "Behind ±"
+    return [*lines, "", f"{note}: standard error of the mean."]
+
+
+def _told(measured: Measure | None) -> str:
+    """A mean, and how sure it is: of a share its interval, else its error."""
+    if measured is None:
+        return ""
+    if measured.is_share and measured.interval is not None:
+        return "{:.3f} ({:.3f} to {:.3f})".format(measured.mean, *measured.interval)
+    return f"{measured.mean:.3f} ± {measured.error:.3f}" if measured.values else f"{measured.mean:.3f}"

@@ -26,6 +26,7 @@ from callbacks.export.programs import (
     record,
     torch_program,
 )
+from callbacks.record import RECORD
 from callbacks.report.row import Row
 from callbacks.report.sheets import Sheet
 from elmur.checkpoint import CONFIG, TASK, WEIGHTS, is_export, write_policy
@@ -108,14 +109,15 @@ def export(
             times = latencies(making, plan, recording, policy) if plan.time else {}
         if times:
             write_json(making / LATENCY, times)
+        made = (checkpoint.get(RECORD) or {}).get("settings") or {}
         names = {**{name: FILES[name][1] for name in FILES if (making / name).exists()}, **NOTES}
         about = {
             "parameters": policy.model.num_parameters(),
             "context length": policy.context_length,
-            "trained": row and f"{row.updates} updates, seed {row.seed}",
+            "trained": _training(made, row.updates if row else checkpoint.get("global_step")),
             **{f"latency of {name}, one core": f"{value:.3f} ms" for name, value in times.items()},
         }
-        name = row.model if row else type(policy.model).__name__
+        name = row.model if row else made.get("model_name") or type(policy.model).__name__
         write_text(making / CARD, card(name, policy.model.spec, about, row, names))
         if folder.exists():
             shutil.rmtree(folder)
@@ -177,3 +179,8 @@ def latencies(folder: Path, plan: ExportPlan, recording: Recording, policy: Stre
     cells = [{"acting with": name, "ms a step": f"{value:.3f}"} for name, value in found.items()]
     Sheet(f"latency, one environment, one thread, median of {TIMED} steps", cells).show(Console())
     return found
+
+
+def _training(made: Mapping[str, Any], updates: int | None) -> str | None:
+    """How a policy was trained, where its checkpoint says so."""
+    return f"{updates} updates, seed {made['seed']}" if updates is not None and "seed" in made else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from callbacks.command.checks import check_variants
-from callbacks.command.identity import ROW, alone_in, check_no_run
+from callbacks.command.identity import ROW, alone_in, check_no_run, judged_identity
 from callbacks.command.parts import evaluation_plan, watchable
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 
 def run(settings: Settings) -> None:
@@ -24,9 +27,10 @@ def run(settings: Settings) -> None:
     path, family = checkpoint_in(Path(settings.checkpoint)), watchable(settings)
     check_no_run(folder := Path(settings.run_dir))
     policy = load_policy(path, check_variants(family), target_return=settings.evaluation["target_return"])
-    row, run_folder = None, path.parent.parent
-    if (run_folder / ROW).is_file():
-        row = read_row(run_folder / ROW)
+    row = read_row(path.parent.parent / ROW)
+    if row is not None and row.identity != judged_identity(row.settings, path):
+        log.warning("%s: result.json beside it is not of these weights; the model card says not evaluated", path)
+        row = None
     seeds = evaluation_plan(settings).seeds
     with alone_in(folder):
         export(policy, read_checkpoint(path), family, plan, seeds, folder / "policy", row)
