@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,8 @@ class GymEnv(gymnasium.Env[Any, Any]):
         success: str | None = None,
     ) -> None:
         self.id, self._success = id, success
+        self._seed: int | None = None
+        self._steps = 0
         self._env = made(id, arguments, max_episode_steps)
         try:
             for wrapper in wrappers:
@@ -60,7 +62,7 @@ class GymEnv(gymnasium.Env[Any, Any]):
             self._action = action_of(done)
         except SpaceError as error:
             raise GymError(f"{id}: {error}") from error
-        except (TypeError, ValueError, AttributeError, AssertionError) as error:
+        except Exception as error:
             raise GymError(f"{id}: env.make.wrappers: {error}") from error
         self.metrics = () if success is None else (SUCCESS,)
         self.task_spec = self.spaces.spec
@@ -71,8 +73,10 @@ class GymEnv(gymnasium.Env[Any, Any]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """The first observation of the episode of this seed."""
-        observation, info = self._env.reset(seed=seed, options=options)
-        return self._shown(observation), info
+        self._seed, self._steps = seed, 0
+        with self._blaming("reset", "reset(self, *, seed=None, options=None) that gives observation, info"):
+            observation, info = _of_two(self._env.reset(seed=seed, options=options))
+            return self._shown(observation), info
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """What an action of the `task_spec` leads to."""
@@ -82,10 +86,13 @@ class GymEnv(gymnasium.Env[Any, Any]):
 
     def play(self, given: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """What a value of the environment's own action space leads to."""
-        observation, reward, terminated, truncated, info = self._env.step(given)
+        self._steps += 1
+        with self._blaming("step", "step(self, action) that gives observation, reward, terminated, truncated, info"):
+            observation, reward, terminated, truncated, info = self._env.step(given)
+            shown, gained = self._shown(observation), float(reward)
         if self._success is not None and (terminated or truncated):
             info = {**info, SUCCESS: self._succeeded(info)}
-        return self._shown(observation), float(reward), bool(terminated), bool(truncated), info
+        return shown, gained, bool(terminated), bool(truncated), info
 
     def render(self) -> Any:
         """A frame for people, where it was made with render=True."""
@@ -97,6 +104,17 @@ class GymEnv(gymnasium.Env[Any, Any]):
 
     def _shown(self, observation: Any) -> Observation:
         return {part.name: part.of(observation) for part in self.spaces.parts}
+
+    @contextmanager
+    def _blaming(self, what: str, expected: str) -> Iterator[None]:
+        """What is raised within is said to be the environment's own, where it was, beside what is expected of it."""
+        try:
+            yield
+        except Exception as error:
+            where, text = f"seed {self._seed}, step {self._steps}", " ".join(str(error).split())
+            raise GymError(
+                f"env.id={self.id}: {what} ({where}) raised {type(error).__name__}: {text}; expected {expected}"
+            ) from error
 
     def _horizon(self, asked: int | None) -> int | None:
         """The most steps of an episode, None where the environment states no limit and none is asked for."""
@@ -110,6 +128,13 @@ class GymEnv(gymnasium.Env[Any, Any]):
                 f"{', '.join(map(str, info))}"
             )
         return bool(np.all(info[self._success]))
+
+
+def _of_two(found: Any) -> tuple[Any, dict[str, Any]]:
+    """An observation and what is said of it. Raises TypeError for anything else, as an observation of two numbers."""
+    if not isinstance(found, tuple) or len(found) != 2 or not isinstance(found[1], dict):
+        raise TypeError(f"found {type(found).__name__} alone" if not isinstance(found, tuple) else "found other values")
+    return found
 
 
 def made(id: str, arguments: Mapping[str, Any], max_episode_steps: int | None) -> gymnasium.Env[Any, Any]:
@@ -133,9 +158,12 @@ def made(id: str, arguments: Mapping[str, Any], max_episode_steps: int | None) -
             f"env.id={id}: {error}; a package that registers environments is imported by env.id=PACKAGE:ID "
             "plugins=[PACKAGE]"
         ) from error
-    except (TypeError, ValueError, AssertionError, gymnasium_error.Error) as error:
+    except Exception as error:
         given = f" with env.make.arguments={dict(arguments)}" if arguments else ""
-        raise GymError(f"env.id={id}: cannot be made{given}: {error}") from error
+        raise GymError(f"env.id={id}: cannot be made{given}: {type(error).__name__}: {error}") from error
+    for name in ("observation_space", "action_space"):
+        if not isinstance(found := getattr(env, name, None), gymnasium.Space):
+            raise GymError(f"env.id={id}: {name}: found {found}, expected a space that its __init__ has set")
     return env
 
 

@@ -38,6 +38,32 @@ class Walk(gymnasium.Env[Any, Any]):
         return {"at": np.array([self.at], np.float32), "name": "walk"}
 
 
+class Faulty(Walk):
+    """Wrong in one way. fault: which."""
+
+    def __init__(self, fault: str) -> None:
+        if fault == "init":
+            raise RuntimeError("licence not found")
+        self.fault, self.action_space = fault, spaces.Discrete(2)
+        if fault != "space":
+            self.observation_space = spaces.Box(-1, 1, (2,))
+
+    def reset(self, **given: Any) -> Any:
+        self.steps = 0
+        if self.fault == "seed" and "seed" in given:
+            raise TypeError("reset() got an unexpected keyword argument 'seed'")
+        seen = np.zeros(3 if self.fault == "shape" else 2, np.float32)
+        return seen if self.fault == "alone" else (seen, {})
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        if self.fault == "key" and self.steps == 2:
+            raise KeyError("velocity")
+        seen, reward = np.zeros(2, np.float32), None if self.fault == "reward" else 0.0
+        return (seen, 0.0, False, {}) if self.fault == "four" else (seen, reward, False, False, {})
+
+
+gymnasium.register("tests/Faulty-v0", entry_point=lambda **arguments: Faulty(**arguments), max_episode_steps=3)
 for _name, _limit in {"Walk": 3, "Endless": None}.items():
     gymnasium.register(f"tests/{_name}-v0", entry_point=lambda **arguments: Walk(**arguments), max_episode_steps=_limit)
 gymnasium.register("tests/Needy-v0", entry_point="package_that_nobody_has:Env")

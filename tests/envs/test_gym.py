@@ -88,6 +88,31 @@ def test_what_cannot_be_made_is_said(arguments: dict[str, Any], said: str) -> No
         make_vector(1, **arguments)
 
 
+RESET = r"reset \(seed 7, step 0\) raised {}.*; expected reset\(self, \*, seed=None, options=None\) that gives observ"
+STEP = r"step \(seed 7, step {}\) raised {}.*; expected step\(self, action\) that gives observation, reward, term"
+FAULTS = {
+    "init": "cannot be made with .*: RuntimeError: licence not found",
+    "space": "observation_space: found None, expected a space that its __init__ has set",
+    "seed": RESET.format("TypeError: reset.. got an unexpected keyword argument 'seed'"),
+    "alone": RESET.format("TypeError: found ndarray alone"),
+    "shape": RESET.format(r"SpaceError: observation: found rows of shape \[3\], expected \[2\]"),
+    "four": STEP.format(1, "ValueError: not enough values"),
+    "reward": STEP.format(1, "TypeError: float.. argument must be"),
+    "key": STEP.format(2, "KeyError: 'velocity'"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_an_environment_is_said_to_be_its_own(fault: str) -> None:
+    """In which episode and where in it, and what is expected; `success` is named, so that nobody plays to find it."""
+    with pytest.raises(GymError, match=f"^env.id=tests/Faulty-v0: {FAULTS[fault]}") as caught:
+        env = make_vector(1, "tests/Faulty-v0", {"fault": fault}, success="none")
+        env.reset([7])
+        for _ in range(2):
+            env.step(np.zeros(1, np.int64), np.ones(1, np.bool_))
+    assert fault == "space" or caught.value.__cause__ is not None
+
+
 def test_a_module_is_imported_where_a_person_allows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     text = "import gymnasium\ngymnasium.register('Own-v0', entry_point='tests.envs.gym_envs:Walk')\n"
     (tmp_path / "ownworlds.py").write_text(text)
