@@ -75,6 +75,8 @@ class ResumePoint(Callback):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.should_stop:  # said after the last update was saved
+            self.saved_at = -1
         self.save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -34,13 +34,13 @@ class RunRecord(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is None:
-            self._accept()
+            self.accept()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        self._accept()
+        self.accept()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._accept()
+        self.accept()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loaded = checkpoint.get(RECORD, {})
@@ -48,7 +48,8 @@ class RunRecord(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint[RECORD] = self._record or self._loaded
 
-    def _accept(self) -> None:
+    def accept(self) -> None:
+        """Accept, once; Lightning calls no hook of a training that was over, whose settings may differ all the same."""
         if self._record is None:
             self._record = self._accepted()
 

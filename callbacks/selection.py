@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks import signals
@@ -27,7 +28,8 @@ class RolloutSelection(Callback):
 
     The score is the mean of the metric over the variants; of equal ones the later is kept. The policy acts as it will
     in the report (`sample`, `target_return`), on seeds `first_seed, first_seed + 1, ...`, used for nothing else.
-    device: where it acts, with a copy of the model if that trains on another.
+    device: where it acts, with a copy of the model if that trains on another. What is logged is a metric that
+    `early_stopping` can monitor.
     `is_due_at_the_end`, to be set: false where training goes on after its end, in another part of the run.
     """
 
@@ -98,6 +100,7 @@ class RolloutSelection(Callback):
         score = sum(scores.values()) / len(scores)
         logged = {f"eval/{self.metric}": score, **{f"eval/{self.metric}/{name}": s for name, s in scores.items()}}
         log_everywhere(trainer, logged)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in logged.items()})
         better = self.best is None or score >= self.best
         if trainer.is_global_zero:
             of = f"{plan.num_episodes} episodes of {', '.join(scores)}"

@@ -22,6 +22,7 @@ MOVED = {
     "elmur.steps": "elmur.clock",
     "envs.mikasa_archive": "envs.mikasa.archive",
     "envs.popgym_archive": "envs.popgym.archive",
+    "lightning.pytorch.callbacks.EarlyStopping": "callbacks.early_stopping.EarlyStopping",  # which can be interrupted
 }
 # What a flag switched is a thing of its own now: the flag's default, and what is named where it had another value
 # (None: the same; `all_candidates` alone changed no slot, and stood beside `replace_empty` in all that is published).

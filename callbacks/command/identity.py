@@ -49,6 +49,7 @@ REFERRED = ("recipe", "recipe.*", "selection", "selection.*")  # to, by keys tha
 # Callbacks that only look on, tell or save, by their short names.
 ONLOOKERS = ("progress", "throughput", "memory", "metrics", "stop", "resume", "summary", "plain_summary",
              "device_stats", "learning_rate")  # fmt: skip
+SELECTING = ("selection", "validation")  # callbacks that keep the best checkpoint, by their short names
 # What cannot change in the middle of a run, whatever is allowed: its streams, its order of data, the network's shapes.
 FIXED = (
     "seed", "*.seed", "data.lanes", "data.backprop_segments", "data.validation_fraction", "*.context_length",
@@ -84,6 +85,13 @@ def counts(key: str, tree: Mapping[str, Any]) -> bool:
 @lru_cache(1 << 16)
 def _matches(key: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def selects(tree: Mapping[str, Any]) -> bool:
+    """Whether a callback of these settings keeps the best checkpoint."""
+    known = PLATFORM.roles["callback"].names
+    named = [one.get("_target_") for one in (tree.get("callbacks") or {}).values() if isinstance(one, Mapping)]
+    return any(name in (*SELECTING, *map(known.get, SELECTING)) for name in named)
 
 
 def essence(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +160,7 @@ def check_same_run(
         raise UsageError(
             f"{folder} holds checkpoints or a result of another stage; give hydra.run.dir=ANOTHER"
         ) from None
-    here = json.loads(json.dumps(portable(settings)))
+    here = renamed(json.loads(json.dumps(portable(settings))))  # as what is read from there
     found = changed(essence(there), essence(here), defaults)
     if not finished and code is not None and "code" in there and there["code"] != code:
         found["code"] = f"code is {there['code']} there, {code} here"

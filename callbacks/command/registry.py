@@ -161,7 +161,7 @@ PLATFORM = MODELS | Registry(
                 "summary": "lightning.pytorch.callbacks.RichModelSummary",
                 "plain_summary": "lightning.pytorch.callbacks.ModelSummary",
                 "device_stats": "lightning.pytorch.callbacks.DeviceStatsMonitor",
-                "early_stopping": "lightning.pytorch.callbacks.EarlyStopping",
+                "early_stopping": "callbacks.early_stopping.EarlyStopping",
                 "learning_rate": "lightning.pytorch.callbacks.LearningRateMonitor",
             },
             kind="lightning.pytorch.Callback",

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from callbacks import signals
 from callbacks.command.arguments import usual
 from callbacks.command.checks import check_buildable
-from callbacks.command.identity import ROW, SETTINGS, alone_in, check_same_run, computed, portable, read_settings
+from callbacks.command.identity import (
+    ROW,
+    SETTINGS,
+    VALIDATION,
+    alone_in,
+    check_same_run,
+    computed,
+    portable,
+    read_settings,
+    selects,
+)
 from callbacks.command.parts import datamodule, env_family, learner, loggers, trainer
 from callbacks.command.processes import is_first_process
 from callbacks.command.registry import PLATFORM
@@ -152,9 +162,9 @@ def fit_part(settings: Settings, folder: Path, sinks: list[Any], part: Part | No
     signals.leave()
     if loop.global_step == 0:
         raise UsageError("no update was made, so there is nothing to judge; look at trainer.max_steps and the like")
-    # Where no callback that writes one was asked for. All processes save, or none.
-    goes_on = part is not None and not part.is_last and resume_of(loop) is None
-    if goes_on or not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
+    record.accept()
+    # Where no callback writes it. All processes save, or none.
+    if resume_of(loop) is None or not loop.strategy.broadcast(chosen(folder / "checkpoints").exists()):
         loop.save_checkpoint(folder / "checkpoints" / LAST)
     validation = validation_of(settings, module, data) if env_family(settings).make is None else None
     # Of all rounds, whenever the best checkpoint was made.
@@ -186,11 +196,16 @@ def validation_of(settings: Settings, module: SequenceModule, data: Any) -> Vali
 def accept(settings: Settings, folder: Path, data: Any, loggers: list[Any]) -> dict[str, Any]:
     """Write down what is trained, now that nothing refuses it; this is kept in its checkpoints too."""
     from callbacks.loggers import tell_settings
+    from callbacks.selection import BEST
 
     kept = portable(settings)
     if is_first_process():
+        past = [folder / ROW, folder / VALIDATION]  # of fewer updates, or judged otherwise
+        if (folder / SETTINGS).exists() and selects(read_settings(folder)) and not selects(kept):
+            past.append(folder / "checkpoints" / BEST)  # which would be judged in place of what is trained now
+        for path in past:
+            if path.exists():
+                path.replace(path.with_name(f"previous-{path.name}"))
         write_json(folder / SETTINGS, {**kept, "code": code_hash()})
-        if (folder / ROW).exists():  # of fewer updates, or judged otherwise
-            (folder / ROW).replace(folder / f"previous-{ROW}")
         tell_settings(loggers, kept)
     return {"settings": {**computed(kept), "label": settings.label}, "data": data.provenance()}

@@ -26,6 +26,7 @@ class FakeTrainer:
         self.global_step, self.saved = 0, list[int]()
         self.logged: dict[int, dict[str, float]] = {}
         self.loggers, self.callbacks = [self], list[Any]()
+        self.callback_metrics: dict[str, Any] = {}
 
     def save_checkpoint(self, path: Path) -> None:
         assert path.name == BEST
@@ -77,6 +78,7 @@ def test_the_best_is_kept_and_the_later_of_equal_ones(tmp_path: Path, monkeypatc
     assert trainer.saved == [2, 4, 6, 10]
     assert trainer.logged[4] == pytest.approx({"eval/success": 0.4, "eval/success/T=9": 0.6, "eval/success/T=30": 0.2})
     assert made.best == pytest.approx(0.95)
+    assert float(trainer.callback_metrics["eval/success"]) == pytest.approx(0.9), "what early stopping can monitor"
 
 
 def test_what_was_best_survives_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
