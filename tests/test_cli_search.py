@@ -43,6 +43,9 @@ def test_a_search_goes_on_where_it_was_and_says_what_was_best(cli: CommandLine) 
     assert next(score for lr, score in found.items() if lr == pytest.approx(chosen)) == best
     done = cli.run(*command, "hydra.sweeper.n_trials=3")
     assert done.code == 0 and "3 of 3 trials have a result" in done.stdout and "finished after" not in done.stdout
+    done = cli.run(*command, "seed=1", "hydra.sweeper.n_trials=1")
+    assert done.code == 0 and "0 of 1 trials have a result" in done.stdout, "another seed is another search"
+    assert len(list(folder.glob("*.study.db"))) == 2
 
 
 def test_a_search_without_a_metric_to_go_by_is_refused(cli: CommandLine) -> None:

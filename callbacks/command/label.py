@@ -43,6 +43,15 @@ def what_was_set(
     return "+".join(sorted(parts)) or DEFAULT
 
 
+def search_name(overrides: Sequence[str]) -> str:
+    """All that was typed for a search, Hydra's own keys apart, as the name of one file.
+
+    Other tasks, models, seeds or data are another search: what one of them reached says nothing of the others.
+    """
+    given = [(key, value) for key, value in map(_split, overrides) if not key.startswith("hydra")]
+    return folder_name("+".join(sorted(f"no_{k}" if v is None else f"{k}={readable(v)}" for k, v in given)) or DEFAULT)
+
+
 def folder_name(text: str) -> str:
     """The text as the name of one folder, the same where it can be.
 

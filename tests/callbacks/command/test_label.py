@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from callbacks.command.label import LONGEST, folder_name, run_label, what_was_set
+from callbacks.command.label import LONGEST, folder_name, run_label, search_name, what_was_set
 
 CONFIG: dict[str, Any] = {
     "model": {"d_model": 64, "dropout": 0.1},
@@ -60,6 +60,15 @@ def test_a_title_says_all_that_a_folder_has_no_room_for() -> None:
 )
 def test_a_number_has_one_spelling(typed: str, shown: str) -> None:
     assert run_label([f"model.dropout={typed}"], CONFIG) == f"dropout={shown}"
+
+
+def test_a_search_is_named_by_all_that_was_typed() -> None:
+    asked = ["task=tmaze_t90", "module.optimizer.lr=interval(1e-4,1e-2)", "seed=1"]
+    name = search_name(asked)
+    assert search_name(["hydra/sweeper=optuna", *reversed(asked), "hydra.sweeper.n_trials=9"]) == name
+    keys = ("task=tmaze_t30", "env=retrieval", "model=gru", "sweep=all", "seed=2", "shards=other", "~callbacks.memory")
+    others = {search_name([*asked[1:], key]) for key in keys}
+    assert len({name, *others, search_name(asked[:2])}) == len(keys) + 2
 
 
 def test_what_another_stage_reads_or_a_logger_has_renames_no_folder() -> None:

@@ -18,7 +18,7 @@ class OptunaSearch(Sweeper):
     """A Hydra sweeper: runs with settings that Optuna proposes, by what the best checkpoint of each was chosen by.
 
     n_trials: runs with a result, in all; those of before count. n_jobs: runs that are proposed together and, with
-    hydra/launcher=local, go side by side. storage: None for a file in the sweep's folder, named by what is searched;
+    hydra/launcher=local, go side by side. storage: None for a file in the sweep's folder, named by all that was typed;
     else as Optuna has it. A trial that was interrupted is proposed again, so that its run goes on from its checkpoint.
     """
 
@@ -46,7 +46,7 @@ class OptunaSearch(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Run what is missing, and say what was best."""
         # Hydra imports this file whenever it starts.
-        from callbacks.command.label import run_label
+        from callbacks.command.label import search_name
         from callbacks.errors import UsageError
 
         try:
@@ -60,7 +60,8 @@ class OptunaSearch(Sweeper):
             raise UsageError(
                 f"hydra.sweeper: expected n_trials and n_jobs of 1 or more; found {self._n_trials} and {self._n_jobs}"
             )
-        study, states = self._opened(run_label(arguments)), optuna.trial.TrialState
+        params = [f"{key}={value}" for key, value in (self._params or {}).items()]
+        study, states = self._opened(search_name([*arguments, *params])), optuna.trial.TrialState
         before = len(study.get_trials(states=(states.COMPLETE,)))
         log.info("study: %s, %d of %d trials have a result", self._storage, before, self._n_trials)
         if before < self._n_trials:
