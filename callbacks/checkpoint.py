@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -14,8 +13,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from callbacks import signals
 from elmur import ranks
-from elmur.checkpoint import CheckpointError, read_checkpoint
-from elmur.files import atomic_open, leftovers
+from elmur.checkpoint import CheckpointError, read_checkpoint, save_whole
+from elmur.files import leftovers
 from elmur.finite import NonFiniteError
 
 log = logging.getLogger(__name__)
@@ -23,34 +22,11 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 NEXT, DAMAGED = "next.ckpt", "damaged.ckpt"  # written, but not yet renamed; found damaged, and passed over
 
 
-class _Noted(io.RawIOBase):
-    """A file that keeps the first error of writing it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.error: OSError | None = None
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: Any) -> int:
-        try:
-            return self._file.write(content)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's checkpoint files through a temporary name in the same folder, synced and renamed."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with atomic_open(Path(path)) as file:
-            noted = _Noted(file)
-            try:
-                torch.save(checkpoint, noted)  # type: ignore[arg-type]
-            except RuntimeError as error:  # torch says nothing of a full disk, only that less was written
-                raise noted.error or error from error
+        save_whole(checkpoint, Path(path))
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = True

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from elmur.aliases import renamed
 from elmur.build import build
-from elmur.files import check_regular, read_json, read_text, write_bytes, write_json
+from elmur.files import atomic_open, check_regular, read_json, read_text, write_bytes, write_json
 from elmur.objectives.objective import with_head
 from elmur.policy import StreamingPolicy
 from elmur.sequence_model import SequenceModel
@@ -28,6 +29,34 @@ IN_A_RUN = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "best.ckpt", "last
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file, what was found and what was expected."""
+
+
+class _Noted(io.RawIOBase):
+    """A file that keeps the first error of writing it."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+
+def save_whole(content: Any, path: Path) -> None:
+    """What torch.save writes, whole or not at all; an OSError names the file."""
+    with atomic_open(path) as file:
+        noted = _Noted(file)
+        try:
+            torch.save(content, noted)  # type: ignore[arg-type]
+        except RuntimeError as error:  # torch says nothing of a full disk, only that less was written
+            raise noted.error or error from error
 
 
 def read_checkpoint(path: Path | str, map_location: Any | None = "cpu") -> dict[str, Any]:
@@ -166,19 +195,24 @@ def load_model(path: Path | str, task: TaskSpec | None = None) -> tuple[Sequence
     # The configuration in a file is data: it may name what makes a model and nothing else.
     model: Callable[..., SequenceModel] = build({**ours["model"], "_partial_": True}, f"{path}: model", "model")
     builder = with_head(model, ours.get("head"), f"{path}: head")
+    return filled(Path(path), checkpoint, lambda: builder(spec)).eval(), int(ours["context_length"])
+
+
+def filled(path: Path, checkpoint: Mapping[str, Any], build: Callable[[], SequenceModel]) -> SequenceModel:
+    """The model that `build` makes, with the weights of a checkpoint. Raises CheckpointError where they do not fit."""
     weights = {
         name.removeprefix("model."): tensor
         for name, tensor in checkpoint["state_dict"].items()
         if name.startswith("model.")
     }
     try:
-        layers, size = ours["model"].get("n_layer"), weights_file(Path(path)).stat().st_size
-        check_fit(described(lambda: builder(spec), layers, len(weights), size), weights)
+        layers, size = checkpoint["elmur"]["model"].get("n_layer"), weights_file(path).stat().st_size
+        check_fit(described(build, layers, len(weights), size), weights)
     except UntrustedError as error:
         raise CheckpointError(f"{path}: its weights do not fit the model it describes: found {error}") from error
-    made = builder(spec)
+    made = build()
     made.load_state_dict(weights)
-    return made.eval(), int(ours["context_length"])
+    return made
 
 
 def load_policy(path: Path | str, task: TaskSpec | None = None, **how: Any) -> StreamingPolicy:

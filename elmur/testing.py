@@ -13,6 +13,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ import torch
 from torch import Tensor
 
 from elmur.batch import SegmentBatch
+from elmur.checkpoint import CHECKPOINT_VERSION, CheckpointError, filled, read_checkpoint
 from elmur.export.program import IS_FIRST, LAST_ACTION, NEXT, PREDICTION, RETURN_TO_GO, StepProgram
 from elmur.policy import StreamingPolicy, episode_seeds, first_state
 from elmur.sequence_model import SequenceModel
@@ -57,6 +61,7 @@ def check_model(build: Build, spec: TaskSpec | None = None, untrained: Collectio
             check_step_program(model)
         check_gradients(model, untrained)
         check_precision(made(build, task).eval())
+        check_checkpoint(made(build, task).eval(), partial(made, build, task))
 
 
 def made(build: Build, spec: TaskSpec) -> SequenceModel:
@@ -292,6 +297,21 @@ def check_step_program(model: SequenceModel) -> None:
         policy.observe(executed.numpy(), reward)
         given |= {name.removeprefix(NEXT): part for name, part in made.items() if name.startswith(NEXT)}
         given |= {LAST_ACTION: executed, RETURN_TO_GO: given[RETURN_TO_GO] - torch.from_numpy(reward)}
+
+
+def check_checkpoint(model: SequenceModel, build: Callable[[], SequenceModel]) -> None:
+    """Its checkpoint is one that is read, and predicts as it does itself; `build` makes another one like it."""
+    ours = {"version": CHECKPOINT_VERSION, "spec": model.spec.to_json(), "model": {}, "context_length": LENGTHS[0]}
+    weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    with TemporaryDirectory() as folder, torch.no_grad():
+        torch.save({"elmur": ours, "state_dict": weights}, path := Path(folder) / "model.ckpt")
+        try:
+            again = filled(path, read_checkpoint(path), build).eval()
+        except CheckpointError as error:
+            raise AssertionError(f"{type(model).__name__}: its checkpoint is refused: {error}") from error
+        segment = random_steps(model.spec, len(STARTS), LENGTHS[0], STARTS, dtype=torch.float32)
+        apart = gap(again(segment, initial(again))[0].prediction, model(segment, initial(model))[0].prediction)
+    require(model, apart == 0.0, f"its predictions differ by {apart:.2g} after a checkpoint")
 
 
 def learn(model: SequenceModel, dtype: Any) -> tuple[list[Tensor], Any, dict[str, Tensor | None]]:

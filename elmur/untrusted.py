@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elmur.files import check_regular
 from elmur.sequence_model import SequenceModel
@@ -21,6 +21,7 @@ OBJECTS = ("hyper_parameters", "hparams_name", "hparams_type", "datamodule_hyper
 LARGEST_TABLES = 1 << 28  # numbers in tables of positions, which are no weights
 LEAST_COUNT = 1 << 20  # numbers up to this may stand in the smallest file
 LEAST_MEMORY = 1 << 26  # bytes of memory of one lane that a model of the smallest file may have
+MOST_SHARED = 64  # times as many numbers as a file holds may be tensors that share them: tied weights do
 MOST_NODES, DEEPEST = 10_000, 32  # of a model's description
 EXECUTED = "nothing in it was executed"
 EXPECTED: dict[str, tuple[type, ...]] = {"spec": (str,), "model": (dict,), "context_length": (int,)}
@@ -64,18 +65,21 @@ def check_tensors(content: Any, size: int) -> None:
     """Raises UntrustedError for tensors that are not plain numbers in memory, or more of them than the file has bytes.
 
     content: whatever a file held, nested as it likes. size: of the file. A tensor of stride 0 tells of gigabytes in one
-    number; so do sparse ones, those without storage, and many that share one.
+    number; so do sparse ones, those without storage, and many that share one, as only tied weights do.
     """
     seen: set[int] = set()
+    storages: dict[int, int] = {}
     total, open_nodes = 0, [content]
     while open_nodes:
         node = open_nodes.pop()
         if isinstance(node, Tensor):
             if node.layout != torch.strided or node.is_quantized or node.device.type == "meta":
                 raise UntrustedError(f"a tensor that is not dense ({node.layout}, {node.dtype}); {EXECUTED}")
-            total += node.numel() * node.element_size()
-            if total > size:
-                raise UntrustedError(f"tensors of {total} bytes in {size}; {EXECUTED}")
+            needed, storage = node.numel() * node.element_size(), node.untyped_storage()
+            storages[storage.data_ptr()], total = storage.nbytes(), total + needed
+            held = sum(storages.values())
+            if needed > storage.nbytes() or held > size or total > MOST_SHARED * size:
+                raise UntrustedError(f"tensors of {max(needed, held, total)} bytes in {size}; {EXECUTED}")
         elif isinstance(node, dict | list | tuple | set | frozenset) and id(node) not in seen:
             seen.add(id(node))
             open_nodes += [*node.keys(), *node.values()] if isinstance(node, dict) else node
@@ -126,7 +130,7 @@ def check_content(checkpoint: Mapping[str, Any], size: int) -> None:
     if not isinstance(weights, dict) or not all(isinstance(v, Tensor) for v in weights.values()):
         raise UntrustedError(f"state_dict = {_short(weights)} where tensors by name belong")
     for name, tensor in weights.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and bool(torch.isnan(tensor).any()):
             raise UntrustedError(f"numbers that are not finite in its weights {name!r}")
 
 
@@ -138,7 +142,7 @@ def outline(build: Callable[[], SequenceModel]) -> tuple[SequenceModel, int]:
 
 
 def described(build: Callable[[], SequenceModel], layers: Any, given: int, size: int) -> Mapping[str, Tensor]:
-    """The weights of a described model, on the device "meta": their shapes, and nothing allocated.
+    """The weights of a described model, on the device "meta": parameters and buffers, and nothing allocated.
 
     build: makes the model. layers: how many it is to have, of which each costs time to build, whatever its size.
     given: how many weights there are for it. size: of their file in bytes, which one lane's memory may not exceed by
@@ -155,15 +159,19 @@ def described(build: Callable[[], SequenceModel], layers: Any, given: int, size:
         raise UntrustedError("a model with larger tables than any of ours")
     if needed > max(size, LEAST_MEMORY):
         raise UntrustedError(f"a memory of {needed} bytes for each episode, in a file of {size} bytes")
-    return model.state_dict()
+    if (numbers := sum(parameter.numel() for parameter in model.parameters())) > size:  # tied ones count once
+        raise UntrustedError(f"a model of {numbers} weights in a file of {size} bytes")
+    return model.state_dict(keep_vars=True)
 
 
 def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Raises UntrustedError unless a described model takes just these weights."""
+    """Raises UntrustedError unless a described model takes just these weights; a buffer alone may have infinities."""
     for name in sorted(expected.keys() | weights.keys()):
         mine, theirs = (_outline(tensors.get(name)) for tensors in (expected, weights))
         if mine != theirs:
             raise UntrustedError(f"weights {name!r} as {theirs}, where the model it describes has {mine}")
+        if isinstance(expected[name], nn.Parameter) and not bool(torch.isfinite(weights[name]).all()):
+            raise UntrustedError(f"numbers that are not finite in its weights {name!r}")
 
 
 def _outline(tensor: Tensor | None) -> str:

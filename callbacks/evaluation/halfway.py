@@ -16,8 +16,7 @@ from torch import Tensor
 
 from callbacks import signals
 from elmur import ranks
-from elmur.checkpoint import CheckpointError, load_plain
-from elmur.files import atomic_open
+from elmur.checkpoint import CheckpointError, load_plain, save_whole
 from elmur.state import map_state
 from envs.observers import Keep
 from envs.rollout import KEPT, Episode
@@ -73,8 +72,7 @@ class Halfway:
         self._since = now
         if self.path is not None:
             content = {"identity": self.identity, "played": self._played, "spent": self.spent, "wave": self._wave}
-            with atomic_open(self.path) as file:
-                torch.save(content, file)
+            save_whole(content, self.path)
 
     def remove(self) -> None:
         """The evaluation is over."""

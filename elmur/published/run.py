@@ -9,12 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from elmur.build import build
-from elmur.checkpoint import CHECKPOINT_VERSION, load_plain
-from elmur.files import atomic_open, read_json
+from elmur.checkpoint import CHECKPOINT_VERSION, load_plain, save_whole
+from elmur.files import read_json
 from elmur.published import baselines
 from elmur.published.config import DEFAULTS, PublishedError, check_keys, model_config, task_spec
 from elmur.published.weights import convert_weights
@@ -72,8 +71,7 @@ def import_run(source: Path, target: Path) -> Path:
             "source": str(weights_file),
         },
     }
-    with atomic_open(target) as file:
-        torch.save(checkpoint, file)
+    save_whole(checkpoint, target)
     return target
 
 

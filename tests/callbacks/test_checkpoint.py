@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from callbacks.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, ResumePoint, resume_point
+from elmur.build import build
 from elmur.checkpoint import CHECKPOINT_VERSION, CheckpointError, load_model, load_policy, read_checkpoint
 from elmur.spec import Discrete, TaskSpec, Vector
 from tests.elmur.samples import SPEC, make_model
@@ -98,6 +99,29 @@ def rewrite(path: Path, **changes: Any) -> None:
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["elmur"] |= changes
     torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_do_not_act(tmp_path: Path, number: float) -> None:
+    checkpoint = write(tmp_path / "a.ckpt")
+    name = next(name for name in checkpoint["state_dict"] if name.endswith("weight"))
+    checkpoint["state_dict"][name].view(-1)[-1] = number
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=f"not finite in its weights '(model\\.)?{name.removeprefix('model.')}'"):
+        load_model(tmp_path / "a.ckpt")
+
+
+def test_weights_that_share_a_storage_do_not_hide_a_larger_model(tmp_path: Path) -> None:
+    """All layers of one's weights: a file of few bytes does not make a model of many."""
+    with torch.device("meta"):
+        deep = build({**MODEL, "d_model": 64, "n_layer": 48}, spec=SPEC)
+    one: dict[tuple[int, ...], torch.Tensor] = {}
+    weights = {f"model.{k}": one.setdefault(tuple(v.shape), torch.zeros(v.shape)) for k, v in deep.state_dict().items()}
+    checkpoint = write(tmp_path / "a.ckpt")
+    checkpoint["elmur"]["model"] = {**MODEL, "d_model": 64, "n_layer": 48}
+    torch.save({**checkpoint, "state_dict": weights}, tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"a model of \d+ weights in a file of \d+ bytes|tensors of \d+ bytes"):
+        load_model(tmp_path / "a.ckpt")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -122,6 +123,43 @@ class Idle(Leaky):
         self.idle = nn.Parameter(torch.ones(1))
 
 
+class Forgets(Leaky):
+    """What it computes with is another each time that it is made, and no part of its checkpoint."""
+
+    scale: Tensor
+    scales = itertools.count(1.0)
+
+    def __init__(self, spec: TaskSpec) -> None:
+        super().__init__(spec)
+        self.register_buffer("scale", torch.full((8,), next(self.scales)), persistent=False)
+
+    def encoded(self, batch: SegmentBatch) -> Tensor:
+        return super().encoded(batch) * self.scale
+
+
+class NotANumber(Leaky):
+    def __init__(self, spec: TaskSpec) -> None:
+        super().__init__(spec)
+        self.register_buffer("table", torch.tensor(float("nan")))
+
+
+class MaskedAndTied(Leaky):
+    """Two layers with the same weights, and a mask with infinities."""
+
+    mask: Tensor
+
+    def __init__(self, spec: TaskSpec) -> None:
+        super().__init__(spec)
+        self.register_buffer("mask", torch.full((64, 64), float("-inf")).triu(1))
+        self.layers = nn.ModuleList([nn.Linear(8, 8)] * 8)
+
+    def encoded(self, batch: SegmentBatch) -> Tensor:
+        x = super().encoded(batch) + self.mask.diagonal()[0]
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
 REFUSED: dict[type[SequenceModel], str] = {
     SeesTheFuture: "a change of step 1 and later moves predictions before it by",
     SeesTheAnswer: "the action of step 1 moves the prediction of that action by",
@@ -134,6 +172,8 @@ REFUSED: dict[type[SequenceModel], str] = {
     HalfPrecision: "its state is .*bfloat16.* in bfloat16 autocast",
     Overflows: "not finite in float32",
     Idle: "no gradient reaches idle",
+    Forgets: "its predictions differ by .* after a checkpoint",
+    NotANumber: "its checkpoint is refused: .* not finite in its weights 'model.table'",
 }
 
 
@@ -145,6 +185,10 @@ def test_two_methods_are_enough() -> None:
 def test_a_fault_is_named(kind: type[SequenceModel]) -> None:
     with pytest.raises(AssertionError, match=f"^{kind.__name__}: .*{REFUSED[kind]}"):
         check_model(kind)
+
+
+def test_tied_weights_and_infinite_masks_are_kept() -> None:
+    check_model(MaskedAndTied)
 
 
 def test_untrained_parameters_are_those_that_are_named() -> None:

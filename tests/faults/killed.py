@@ -48,7 +48,7 @@ def in_write(name: str, number: int, place: str) -> str:
     return f"""{DIE}
 import pathlib
 import elmur.files as atomic
-import callbacks.checkpoint as checkpoint
+import elmur.checkpoint as checkpoint
 count = 0
 def counts(path):
     global count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,20 @@ def never() -> list[Episode]:
 def test_a_wave_that_was_played_is_not_played_again(kept: Path) -> None:
     assert Halfway(kept, "this one").wave("T=9", 0, never, exact=False) == PLAYED
     assert Halfway(kept, "another").wave("T=9", 0, lambda: PLAYED[:1], exact=False) == PLAYED[:1]
+
+
+def test_a_full_disk_names_the_file(kept: Path) -> None:
+    """The limit on the size of a file stands for the disk."""
+    before, limits = kept.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"could not write {kept}: File too large"):
+            Halfway(kept, "another").wave("T=9", 0, lambda: PLAYED * 10_000, exact=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert kept.read_bytes() == before
 
 
 WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
