@@ -31,7 +31,7 @@ from callbacks.command.parts import named
 from callbacks.command.processes import check_shared, is_first_process, settle
 from callbacks.command.quiet import quieten, sturdy_output
 from callbacks.command.resume import check_folder, check_folders, resumed
-from callbacks.command.settings import Settings, check_choices, check_spelling, in_force
+from callbacks.command.settings import Settings, check_choices, check_read, check_spelling, in_force
 from callbacks.command.targets import allow_typed_plugins, guard_composition, refuse_pickles
 from callbacks.errors import refuse
 from elmur.children import end_with_parent
@@ -85,6 +85,7 @@ def prepared(config: DictConfig) -> Settings:
     quieten()
     keep_freed_memory()
     unresolved: Any = OmegaConf.to_container(config, resolve=False)
+    check_read(overrides, unresolved)
     label = what_was_set(overrides, unresolved, without=READ)
     if HydraConfig.get().job.chdir:  # what is relative was typed where the command was
         for key in ("shards", "checkpoint", "source", "spec"):

@@ -64,6 +64,12 @@ EARLY = {
     "added to evaluation": (["+evaluation.foo=1"], ["evaluation.foo: unknown key of EvaluationPlan"]),
     "added to callbacks": (["+callbacks.foo=1"], ["callbacks.foo: expected a callback"]),
     "added to a callback": (["+callbacks.selection.foo=1"], ["callbacks.selection.foo: unknown key"]),
+    "added to selection": (
+        ["+selection.first_seed=7"],
+        ["selection.first_seed: nothing reads it, known are every_n_updates", "+callbacks.selection.first_seed= sets"],
+    ),
+    "added to recipe": (["+recipe.d_modle=7"], ["recipe.d_modle: nothing reads it", "is set in model. and module."]),
+    "added to recipe, forced": (["++recipe.d_modle=7"], ["recipe.d_modle: nothing reads it"]),
     "share above 1": (["collect.mixture=2"], ["collect: mixture: expected a share from 0 to 1, found 2"]),
     "no list": (["allow_mismatch=data"], ["allow_mismatch: expected a list, allow_mismatch=[data]"]),
     "unknown option": (["model=nope"], ["model=nope: there is no such option", MODELS]),

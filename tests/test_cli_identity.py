@@ -125,6 +125,19 @@ def test_other_shards_of_a_finished_run_are_named(cli: CommandLine, trained: Pat
     done = cli.run(*TINY, *DEEP, "seed=7", f"shards={tmp_path / 'others'}", to=trained)
     assert done.code == 0 and "give hydra.run.dir=ANOTHER to train on those in" in done.stdout
 
+    done = cli.run(*TINY, *DEEP, "seed=7", f"data.root={tmp_path / 'others'}", to=trained)
+    assert done.code == 0 and f"ANOTHER to train on those in {tmp_path / 'others'}" in done.stdout
+
+
+def test_a_sweep_over_data_needs_a_folder_for_each(cli: CommandLine, tmp_path: Path) -> None:
+    sweep = ("-m", *TINY, *DEEP, f"hydra.sweep.dir={tmp_path / 'runs'}")
+    done = cli.run(*sweep, f"shards={tmp_path / 'a'},{tmp_path / 'b'}")
+    assert done.code == 1 and "0 had been finished before, 1 failed" in done.stdout, done.stderr
+    assert f"was trained on {tmp_path / 'a' / 'tmaze-T30'}, not on {tmp_path / 'b' / 'tmaze-T30'}" in done.stdout
+    (tmp_path / "a").rename(tmp_path / "moved")
+    done = cli.run(*sweep, f"shards={tmp_path / 'moved'}")
+    assert done.code == 0 and "1 had been finished before" in done.stdout, "a place that data have left is no other one"
+
 
 def test_a_damaged_best_checkpoint_has_one_way_on(cli: CommandLine, copied: Path) -> None:
     (copied / "result.json").unlink()

@@ -142,6 +142,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def place_of_data(tree: Mapping[str, Any]) -> Path:
+    """Where the trajectories of a run lie; tree: its settings as `portable` and a settings file have them."""
+    shards = str(tree.get("shards"))
+    return Path(str((tree.get("data") or {}).get("root") or shards).replace("${shards}", shards)).resolve()
+
+
 def check_same_run(
     folder: Path, settings: Settings, defaults: Callable[[], Mapping[str, Any]], code: str | None = None
 ) -> list[str]:

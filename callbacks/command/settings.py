@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -40,6 +41,11 @@ OPTIONAL = {
     "writer": (True, "writer=minari"),
     "rounds": (False, "rounds=aggregate, or null"),
     "logger": (False, "logger=csv, tensorboard, wandb or null"),
+}
+# Sections that others refer to: where what they do not have can be set.
+READ_BY_OTHERS = {
+    "selection": "+callbacks.selection.KEY= sets what choosing a checkpoint takes",
+    "recipe": "what a model or its training takes is set in model. and module.",
 }
 ABOUT = ("model_name", "model_was_chosen", "label", "command", "title")  # fields that are no keys of the configuration
 
@@ -193,6 +199,24 @@ def check_spelling(overrides: Sequence[str]) -> None:
         group = key.replace(".", "/")
         if equals and "." in key and (CONF / group / f"{value}.yaml").is_file():
             raise UsageError(f"{override}: an option of a group is chosen with a slash, {group}={value}")
+
+
+def check_read(overrides: Sequence[str], tree: Mapping[str, Any]) -> None:
+    """Raises UsageError for a key that is added to what other sections refer to, `recipe` or `selection`, unread.
+
+    tree: the configuration, unresolved. `++` adds or changes, in a sweep over models: there any of them may read it.
+    """
+    for override in overrides:
+        key, equals, _ = override.lstrip("+").partition("=")
+        section, _, name = key.partition(".")
+        if not (equals and name and override.startswith("+") and section in READ_BY_OTHERS):
+            continue
+        texts = [str(value) for _, value in leaves(tree)]
+        if override.startswith("++"):
+            texts += [path.read_text() for path in CONF.rglob("*.yaml")]
+        if not any(re.search(rf"\b{section}\.{re.escape(name.partition('.')[0])}\b", text) for text in texts):
+            known, instead = ", ".join(tree.get(section) or {}) or "none", READ_BY_OTHERS[section]
+            raise UsageError(f"{key}: nothing reads it, known are {known}; {instead.replace('KEY', name)}")
 
 
 def check_choices(choices: Mapping[str, Any]) -> None:

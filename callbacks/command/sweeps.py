@@ -29,7 +29,7 @@ from rich.filesize import decimal
 
 from callbacks import signals
 from callbacks.command.arguments import untyped, usual
-from callbacks.command.identity import ROW, VALIDATION, check_same_run
+from callbacks.command.identity import ROW, VALIDATION, check_same_run, place_of_data, portable, read_settings
 from callbacks.command.journal import JOURNAL, ended, entries, note, summarise
 from callbacks.command.label import folder_name
 from callbacks.command.local import OUTPUT, Runs, options
@@ -159,11 +159,22 @@ def log_file() -> str:
 
 
 def finished_before(settings: Settings) -> bool:
-    """Whether the folder of a training run holds its result. Raises UsageError for that of another run."""
+    """Whether the folder of a training run holds its result. Raises UsageError for that of another run.
+
+    Data in another place are others where the place of those is still there.
+    """
     folder = Path(settings.run_dir)
     if settings.stage != "train" or not any((folder / name).exists() for name in (ROW, VALIDATION)):
         return False
-    return not check_same_run(folder, settings, usual)
+    if check_same_run(folder, settings, usual):
+        return False
+    there, here = place_of_data(read_settings(folder)), place_of_data(portable(settings))
+    if there != here and there.exists():
+        raise UsageError(
+            f"{folder} holds a run that was trained on {there}, not on {here}; runs of other data need folders of "
+            "their own, as with hydra.sweep.dir=ANOTHER for each"
+        )
+    return True
 
 
 def check_alone(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from callbacks.command.identity import (
     alone_in,
     check_same_run,
     computed,
+    place_of_data,
     portable,
     read_settings,
     selects,
@@ -94,17 +95,19 @@ def tell_of_other_shards(settings: Settings, folder: Path) -> None:
     """Say where a finished run is shown although other data are asked for, or lie in the folder by now."""
     from callbacks.record import RECORD
     from callbacks.selection import chosen
-    from elmur.checkpoint import read_checkpoint
+    from elmur.checkpoint import CheckpointError, read_checkpoint
 
-    there = read_settings(folder).get("shards")
-    if there is not None and Path(there).resolve() != Path(settings.shards).resolve():
+    there, here = place_of_data(read_settings(folder)), place_of_data(portable(settings))
+    if there != here:
         log.warning(
             "what is shown was trained on the shards in %s; give hydra.run.dir=ANOTHER to train on those in %s",
-            there, settings.shards,
+            there, here,
         )  # fmt: skip
         return
-    path = chosen(folder / "checkpoints")
-    known = (read_checkpoint(path).get(RECORD) or {}).get("data") or {} if path.exists() else {}
+    try:
+        known = (read_checkpoint(chosen(folder / "checkpoints")).get(RECORD) or {}).get("data") or {}
+    except CheckpointError:  # gone or damaged, which whoever needs it says
+        return
     data = build(settings.data, "data", "data", PLATFORM)
     if "digest" in known and "rounds" not in known and not data.holds(known["digest"]):
         log.warning(
