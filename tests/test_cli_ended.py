@@ -88,3 +88,22 @@ def test_the_last_weights_are_saved_after_rounds_too(cli: CommandLine) -> None:
     done = cli.run(*asked, "rounds.episodes=8", "trainer.max_steps=4", to=folder)
     assert done.code == 0 and row_of(folder)["updates"] == 4, done.stderr
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_a_video_of_what_was_judged_before(cli: CommandLine) -> None:
+    """Once, for a run and for an evaluation of it."""
+    pytest.importorskip("pygame", reason="needs what draws the cards")
+    asked = ("env=gym", "env.id=Blackjack-v1", "collect.mixture=1.0", "debug=quick", "model.d_model=16")
+    of_it = (*asked[:2], "stage=evaluate", f"checkpoint={cli.folder / 'played'}", "evaluation.num_episodes=2")
+    for command, folder in ((asked, cli.folder / "played"), (of_it, cli.folder / "acted")):
+        done = cli.run(*command, to=folder)
+        assert done.code == 0 and not list(folder.glob("video.*")), done.stderr
+        row = (folder / "result.json").read_bytes()
+        done = cli.run(*command, "evaluation.video=1", to=folder)
+        assert done.code == 0, done.stderr
+        (video,) = folder.glob("video.*")
+        made = video.stat().st_mtime_ns
+        assert (
+            f"filmed before; delete {video} to film again" in cli.run(*command, "evaluation.video=1", to=folder).stdout
+        )
+        assert video.stat().st_mtime_ns == made and (folder / "result.json").read_bytes() == row

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from callbacks.command.identity import SETTINGS
-from callbacks.command.label import folder_name, run_label
+from callbacks.command.label import DEFAULT, folder_name, run_label
 from callbacks.command.packages import not_allowed
 from callbacks.command.settings import CONF, leaves
 from callbacks.errors import UsageError, sentence
@@ -52,7 +52,8 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         checkpoint = Path(typed["checkpoint"])
         run = checkpoint if (checkpoint / SETTINGS).exists() else checkpoint.parent.parent
         label = run_label(found, without=("checkpoint",))
-        name = checkpoint.stem if label == "default" else f"{checkpoint.stem}+{label}"
+        acts_in = [f"{key}={typed[key]}" for key in ("env", "task") if key in typed and typed["stage"] == "evaluate"]
+        name = "+".join([checkpoint.stem, *acts_in, *([] if label == DEFAULT else [label])])
         home = run if (run / SETTINGS).exists() else Path("outputs", folder_name(str(checkpoint.parent)))
         folder = home / (EVALUATIONS if typed["stage"] == "evaluate" else EXPORTS) / folder_name(name)
     return found if folder is None else [*found, f"hydra.run.dir={_quoted(str(folder))}"]

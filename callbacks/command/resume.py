@@ -15,7 +15,7 @@ from typing import Any
 from callbacks.command.arguments import EVALUATIONS, parts
 from callbacks.command.identity import OF_A_COMMAND, PLACE, PLACED, SETTINGS, read_settings
 from callbacks.command.registry import PLATFORM
-from callbacks.command.settings import SECTIONS, Settings, leaves
+from callbacks.command.settings import CONF, SECTIONS, Settings, leaves
 from callbacks.errors import UsageError
 from elmur.build import check_names
 
@@ -120,11 +120,14 @@ def _leads_out(text: str) -> bool:
 def check_folders(arguments: Sequence[str]) -> None:
     """Raises UsageError where a folder that a command goes on in holds a link out of it, a pipe or a device.
 
-    Whatever adds to a file of such a name writes, or waits, elsewhere.
+    Whatever adds to a file of such a name writes, or waits, elsewhere. Nor may it hold this project.
     """
     for key, _, value in map(parts, arguments):
         if key in ("resume", "hydra.run.dir") and value:
-            check_folder(Path(value).expanduser())
+            folder = Path(value).expanduser()
+            if folder.resolve() in (CONF.parent, *CONF.parent.parents, *Path.cwd().parents):
+                raise UsageError(f"{key}={value}: this folder holds more than a run; give another {key}")
+            check_folder(folder)
 
 
 def check_folder(folder: Path) -> None:
@@ -139,4 +142,6 @@ def check_folder(folder: Path) -> None:
         except (OSError, RuntimeError):  # links in a circle
             is_ours = False
         if not is_ours:
-            raise UsageError(f"{entry}: expected a file in this folder, found a link or a pipe; delete it")
+            is_a_runs = any((folder / name).exists() for name in (SETTINGS, ".hydra", "checkpoints"))
+            instead = "delete it" if is_a_runs else f"{folder} is no run's, give another hydra.run.dir"
+            raise UsageError(f"{entry}: expected a file in this folder, found a link or a pipe; {instead}")

@@ -20,6 +20,8 @@ from elmur.registry import MODELS
 
 if TYPE_CHECKING:
     from callbacks.report.row import Row
+    from elmur.policy import StreamingPolicy
+    from elmur.sequence_model import SequenceModel
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ def run(settings: Settings) -> None:
             row = judge(settings, folder, path, about)
         elif row.identity == evaluation_identity(settings, path):
             log.info("acted before (%s); delete %s to act again", row.finished, folder)
+            film_judged(settings, folder, path)
         else:
             raise UsageError(f"{folder} holds the row of another evaluation; give hydra.run.dir=ANOTHER")
         show(row, folder, env_family(settings).chance)
@@ -68,26 +71,15 @@ def run(settings: Settings) -> None:
 def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, Any]) -> Row:
     """Act with a checkpoint in every variant of the env, on report seeds, and write the row."""
     from callbacks.benchmark.acting import cost_of_acting
-    from callbacks.evaluation.device import placed
     from callbacks.evaluation.evaluate import evaluate
     from callbacks.evaluation.halfway import Halfway
-    from callbacks.evaluation.video import check_filmable, film
+    from callbacks.evaluation.video import check_filmable
     from callbacks.report.row import row_of
-    from callbacks.selection import BEST
-    from elmur.checkpoint import CheckpointError, load_model
-    from elmur.policy import StreamingPolicy
 
     family, plan = env_family(settings), evaluation_plan(settings)
     check_filmable(family, plan.video)
-    try:
-        model, length = load_model(checkpoint, check_variants(family))
-    except CheckpointError as error:
-        if settings.stage == "train" and checkpoint.name == BEST:
-            raise CheckpointError(f"{error}; delete it, and the same command judges the last one") from error
-        raise
-    check_return(model, plan)
-    side_by_side, on_gpu = min(plan.num_envs, plan.num_episodes), settings.trainer.get("accelerator") != "cpu"
-    policy = StreamingPolicy(placed(model, length, side_by_side, plan.device, on_gpu), length, **plan.acting)
+    model, length = loaded(settings, checkpoint)
+    policy = acting(settings, model, length)
     identity = evaluation_identity(settings, checkpoint)
     halfway, begin = Halfway.of(folder, f"{identity} {code_hash()}"), cpu_seconds()
     outcomes = evaluate(policy, family.world, family.variants, plan, halfway=halfway)
@@ -101,8 +93,55 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     if is_first_process():
         row.write(folder / ROW)
         if plan.video:
-            assert family.render is not None
-            seeds = range(plan.first_seed, plan.first_seed + plan.video)
-            film(policy, family.render, next(iter(family.variants.values())), seeds, folder)
+            film_with(settings, policy, folder)
     halfway.remove()
     return row
+
+
+def loaded(settings: Settings, checkpoint: Path) -> tuple[SequenceModel, int]:
+    """The network of a checkpoint, which fits the env, and its context length."""
+    from callbacks.selection import BEST
+    from elmur.checkpoint import CheckpointError, load_model
+
+    try:
+        model, length = load_model(checkpoint, check_variants(env_family(settings)))
+    except CheckpointError as error:
+        if settings.stage == "train" and checkpoint.name == BEST:
+            raise CheckpointError(f"{error}; delete it, and the same command judges the last one") from error
+        raise
+    check_return(model, evaluation_plan(settings))
+    return model, length
+
+
+def acting(settings: Settings, model: SequenceModel, length: int) -> StreamingPolicy:
+    """The policy that is judged: the model where it acts best, acting as the settings say."""
+    from callbacks.evaluation.device import placed
+    from elmur.policy import StreamingPolicy
+
+    plan, on_gpu = evaluation_plan(settings), settings.trainer.get("accelerator") != "cpu"
+    side_by_side = min(plan.num_envs, plan.num_episodes)
+    return StreamingPolicy(placed(model, length, side_by_side, plan.device, on_gpu), length, **plan.acting)
+
+
+def film_with(settings: Settings, policy: StreamingPolicy, folder: Path) -> None:
+    """A video of the first episodes of the first variant, in the folder."""
+    from callbacks.evaluation.video import film
+
+    family, plan = env_family(settings), evaluation_plan(settings)
+    assert family.render is not None
+    seeds = range(plan.first_seed, plan.first_seed + plan.video)
+    film(policy, family.render, next(iter(family.variants.values())), seeds, folder)
+
+
+def film_judged(settings: Settings, folder: Path, checkpoint: Path) -> None:
+    """The video that is asked for of a checkpoint that was judged before, unless there is one."""
+    from callbacks.evaluation.video import check_filmable
+    from callbacks.loggers import VIDEOS
+
+    if not (video := evaluation_plan(settings).video) or not is_first_process():
+        return
+    check_filmable(env_family(settings), video)
+    if there := [folder / name for name in VIDEOS if (folder / name).exists()]:
+        log.info("filmed before; delete %s to film again", there[0])
+    else:
+        film_with(settings, acting(settings, *loaded(settings, checkpoint)), folder)

@@ -27,7 +27,7 @@ from callbacks.command.processes import is_first_process
 from callbacks.command.registry import PLATFORM
 from callbacks.command.settings import Settings
 from callbacks.errors import UsageError
-from callbacks.stages.evaluate import judge
+from callbacks.stages.evaluate import film_judged, judge
 from elmur.build import build
 from elmur.code import code_hash
 from elmur.files import write_json
@@ -57,6 +57,7 @@ def run(settings: Settings) -> None:
         if row is not None and not changes:
             log.info("finished before (%s); delete %s to run again", row.finished, folder)
             tell_of_other_shards(settings, folder)
+            film_judged(settings, folder, chosen(folder / "checkpoints"))
             if is_first_process():
                 show(row, folder, family.chance)
             return

@@ -55,6 +55,8 @@ def test_an_evaluation_has_a_folder_of_its_own_below_the_run(tmp_path: Path) -> 
     (tmp_path / "settings.json").touch()
     asked = ["stage=evaluate", f"checkpoint={checkpoint}", "env.lengths=[9]"]
     assert read(expanded(asked)[-1]) == f"{tmp_path}/evaluations/best+lengths=9"
+    for place in ("task=tmaze_t30", "task=tmaze_t90", "env=retrieval"):
+        assert read(expanded([*asked[:2], place])[-1]) == f"{tmp_path}/evaluations/best+{place}"
     assert expanded([*asked, "hydra.run.dir=x"])[-1] == "hydra.run.dir=x"
     elsewhere = read(expanded(["stage=evaluate", "checkpoint=alone/best.ckpt"])[-1])
     assert elsewhere == "outputs/alone/evaluations/best", "a checkpoint without its run"
