@@ -60,7 +60,7 @@ class OptunaSearch(Sweeper):
             raise UsageError(
                 f"hydra.sweeper: expected n_trials and n_jobs of 1 or more; found {self._n_trials} and {self._n_jobs}"
             )
-        params = [f"{key}={value}" for key, value in (self._params or {}).items()]
+        params = [f"{key!s}={value}" for key, value in (self._params or {}).items()]
         study, states = self._opened(search_name([*arguments, *params])), optuna.trial.TrialState
         before = len(study.get_trials(states=(states.COMPLETE,)))
         log.info("study: %s, %d of %d trials have a result", self._storage, before, self._n_trials)
