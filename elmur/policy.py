@@ -152,7 +152,7 @@ class StreamingPolicy:
     def memory(self) -> Any:
         """The state that the current segment was opened with, lanes in order."""
         states = [group.stream.memory for group in self._groups]
-        if len(states) == 1:
+        if len(states) == 1 and self._groups[0].lanes is None:
             return states[0]
         order = torch.cat([group.lanes for group in self._groups]).argsort()  # type: ignore[misc]
         return take_lanes(join_lanes(states), order)

@@ -45,11 +45,13 @@ class PublishedRelative(Relative):
     """The published code's form: distances offset by the segment's place in the episode, scores rounded to float32."""
 
     def codes(self, num_tokens: int, start_token: Int[Tensor, " B"], like: Tensor) -> Float[Tensor, "b T D"]:
-        """One row, or one per lane where lanes are at different places; elsewhere than on a CPU one per lane always.
+        """One row, or one per lane where lanes are at different places; on a GPU and in an export one per lane always.
 
-        To ask a GPU would be to wait for it. The rows are the same; dropout then draws for every lane by itself.
+        To ask a GPU would be to wait for it, and an exported program cannot ask. The rows are the same; dropout then
+        draws for every lane by itself.
         """
-        same = start_token.device.type == "cpu" and bool((start_token == start_token[0]).all())
+        may_ask = start_token.device.type == "cpu" and not torch.compiler.is_exporting()
+        same = may_ask and bool((start_token == start_token[0]).all())
         start = start_token[:1] if same else start_token
         return self.sinusoids(torch.arange(num_tokens - 1, -1, -1, device=like.device) + start.unsqueeze(1), like)
 

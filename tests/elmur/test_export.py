@@ -26,7 +26,9 @@ from elmur.batch import SegmentBatch
 from elmur.checkpoint import CONFIG, TASK, WEIGHTS, CheckpointError, load_model, write_policy
 from elmur.export.program import StepProgram
 from elmur.export.trace import ExportError, example_of, program_of, signature_of, traced, write_onnx
+from elmur.model import ELMUR, MemoryDesign
 from elmur.policy import StreamingPolicy, episode_seeds, first_state
+from elmur.published.quirks import Mirrored, PublishedLRU, PublishedRelative
 from elmur.sequence_model import Output, SequenceModel
 from elmur.spec import Discrete, TaskSpec, Vector
 from elmur.testing import CHOOSE, REACH, check_step_program, made, random_steps
@@ -72,6 +74,26 @@ def test_a_part_may_be_called_as_an_operator_is(tmp_path: Path) -> None:
     given = {name: part.numpy() for name, part in example_of(program, 1).items()}
     answered = dict(zip([output.name for output in session.get_outputs()], session.run(None, given), strict=True))
     assert np.allclose(answered["prediction"], program(example_of(program, 1))["prediction"].detach(), atol=1e-5)
+
+
+@torch.no_grad()
+def test_published_distances_are_exported_for_lanes_at_different_places_of_their_episodes() -> None:
+    design = MemoryDesign(steps=Mirrored(), write=PublishedLRU(0.7))
+    build = partial(ELMUR, d_model=8, n_layer=1, n_head=2, position=PublishedRelative, memory=design)
+    model = made(build, CHOOSE).eval()
+    program = StepProgram(model, 2, first_of(model)).eval()
+    module = traced(program, None).module()
+    policy, steps = StreamingPolicy(model, 2), random_steps(CHOOSE, 3, 7, dtype=torch.float32)
+    policy.start(3)
+    given = example_of(program, 3)
+    for t in range(7):
+        policy.seed_episodes([0] * 3)  # all episodes begin with the state that the program holds
+        now = {name: part[:, t] for name, part in steps.observation.items()}
+        is_first = torch.arange(3) == t if t else torch.ones(3, dtype=torch.bool)
+        policy.act(now, is_first.numpy())
+        made_ = module({**given, **now, "is_first": is_first})
+        np.testing.assert_allclose(made_["prediction"], policy.prediction, atol=1e-5)
+        given |= {name: made_[f"next_{name}"] for name in given if name.startswith("memory_")}
 
 
 def test_what_a_model_computes_in_place_is_seen_to_be_read() -> None:

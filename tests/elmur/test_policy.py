@@ -202,6 +202,14 @@ def test_memory_gives_the_banks_of_all_lanes_in_order() -> None:
     assert policy.memory()[0].written_at.amax(dim=1).tolist() == [3, -1, 3, 3]
 
 
+def test_memory_is_in_order_also_where_lanes_have_met_again() -> None:
+    policy = StreamingPolicy(make_model(memory=QUIET), L)
+    # Lane 1 begins anew at a border of the others' segments, so that from their next border on all are one group.
+    Script(lanes=3, steps=2 * L + 1, begins={L: [1]}).play(policy)
+    # Lanes 0 and 2 have written the segments that end with steps 3 and 7, lane 1 its episode's first.
+    assert policy.memory()[0].written_at.amax(dim=1).tolist() == [7, 3, 7]
+
+
 COMPILED = """
 from tests.elmur.test_policy import *
 model, script = make_model(memory=QUIET).eval(), Script(3, 11, {6: [1]})
