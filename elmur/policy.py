@@ -132,7 +132,7 @@ class StreamingPolicy:
         action = self.model.head.act(prediction, draws)
         self._steps += 1
         self._executed = action.unsqueeze(1)
-        return action.cpu().numpy()
+        return action.cpu().numpy().copy()  # the caller's own
 
     @torch.inference_mode()
     def observe(self, action: Any, reward: Any) -> None:
@@ -231,8 +231,11 @@ class StreamingPolicy:
         return self._moved(part).unsqueeze(1)
 
     def _moved(self, part: Tensor) -> Tensor:
-        """The tensor on the policy's device; to a GPU without waiting, for ordinary memory has been read by then."""
-        return part.to(self.device, non_blocking=self.device.type == "cuda")
+        """A copy on the policy's device, since an environment may write into what it gave; on a GPU, nobody waits.
+
+        Ordinary memory has been read by then.
+        """
+        return part.to(self.device, non_blocking=self.device.type == "cuda", copy=True)
 
     def _step(self, group: Group, now: SegmentBatch) -> Tensor:
         """The prediction for one group's lanes."""

@@ -76,6 +76,7 @@ def test_a_part_may_be_called_as_an_operator_is(tmp_path: Path) -> None:
     assert np.allclose(answered["prediction"], program(example_of(program, 1))["prediction"].detach(), atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_published_distances_are_exported_for_lanes_at_different_places_of_their_episodes() -> None:
     design = MemoryDesign(steps=Mirrored(), write=PublishedLRU(0.7))

@@ -239,6 +239,37 @@ class OneSegment(ELMUR):
     close_segment = SequenceModel.close_segment
 
 
+@pytest.mark.parametrize("kind", [ELMUR, OneSegment])
+def test_an_environment_may_write_into_what_it_gave_and_was_given(kind: type[ELMUR]) -> None:
+    model, script = make_model(token_format="sa", memory=QUIET), Script(2, 2 * L + 2, {3: [1]})
+    model.__class__ = kind
+    policy, found = StreamingPolicy(model, L), []
+    policy.start(2)
+    shown, done, got = np.zeros((2, 4)), np.zeros(2, np.int64), np.zeros(2, np.float32)
+    for observation, is_first, executed in zip(script.observation, script.is_first, script.executed, strict=True):
+        shown[:] = observation
+        answer = policy.act({"state": shown}, is_first)
+        found.append(policy.prediction.numpy().copy())
+        done[:] = executed
+        policy.observe(done, got)
+        shown[:], done[:], answer[:], got[:] = np.nan, -1, -1, np.nan
+    np.testing.assert_allclose(np.stack(found), script.expected(model), atol=1e-10, rtol=0)
+
+
+def test_what_is_returned_is_the_caller_s_own() -> None:
+    torch.manual_seed(0)
+    reach, answers = ELMUR(CONTINUOUS, 16, 1, 2, token_format="sa"), []
+    for spoiled in (False, True):
+        policy = StreamingPolicy(reach, L)
+        for step in range(3):
+            answer = policy.act(np.full((1, 4), step, np.float32), np.array([step == 0]))
+            answers.append(policy.prediction.numpy().copy())
+            if spoiled:
+                answer[:] = 0
+                assert np.array_equal(policy.prediction, answers[-1])
+    assert np.array_equal(answers[:3], answers[3:]), "without observe the actions count as done as they were given"
+
+
 @pytest.mark.parametrize("case", ["together", "in the middle, at a border, twice"])
 @pytest.mark.parametrize("kind", ["sra", "gru", "default streaming"])
 def test_a_policy_goes_on_from_a_snapshot_of_any_step_to_the_bit(case: str, kind: str) -> None:
