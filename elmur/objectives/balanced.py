@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from elmur import ranks
 from elmur.batch import SegmentBatch
 from elmur.heads import exact
 from elmur.objectives.objective import Cloning, WindowLoss, balance_of, check_choices, unroll
@@ -20,7 +21,7 @@ class Balanced(Cloning):
     """Class-weighted cross-entropy: a step's weight is its action's frequency in the window, to the power -`power`.
 
     power: 0 is cloning; at 1 all actions that occur in a window have the same share of its loss, so that the one turn
-    of a long corridor is not lost among its steps ahead. The weights' mean is 1.
+    of a long corridor is not lost among its steps ahead. The weights' mean is 1. A window is the lanes of all ranks.
     """
 
     def __init__(self, power: float = 1.0, label_smoothing: float = 0.0) -> None:
@@ -49,7 +50,8 @@ class Balanced(Cloning):
 def step_weights(
     action: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"], actions: int, power: float
 ) -> Float[Tensor, "B T"]:
-    """The weight of every step of `mask`, of mean 1 over them; 0 elsewhere."""
-    counts = (F.one_hot(action, actions) * mask.unsqueeze(-1)).sum(dim=(0, 1))
+    """The weight of every step of `mask`, of mean 1 over them and those of all ranks; 0 elsewhere."""
+    counts = ranks.total((F.one_hot(action, actions) * mask.unsqueeze(-1)).sum(dim=(0, 1)))
     weight = counts.clamp(min=1).to(torch.float32).pow(-power)[action] * mask
-    return weight * (mask.sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny))
+    steps, summed = ranks.total(torch.stack([mask.sum().to(weight.dtype), weight.sum()]))
+    return weight * (steps / summed.clamp(min=torch.finfo(weight.dtype).tiny))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
 
+from elmur import ranks
 from elmur.baselines.recurrent import GRU
 from elmur.module import SequenceModule
 from elmur.objectives.balanced import Balanced, step_weights
@@ -33,6 +36,27 @@ def test_each_step_counts_by_the_frequency_of_its_action(power: float) -> None:
     found.loss.backward()
     assert model.logits.grad is not None
     assert ((model.logits.grad.abs().sum(-1) > 0).numpy() == counted).all()
+
+
+def test_two_ranks_weigh_their_steps_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    action = torch.tensor([[0, 0, 1, 0], [2, 1, 1, 1]])
+    mask = torch.tensor([[True, True, True, False], [True, True, False, True]])
+    # By hand: 2 of the six steps are action 0, 3 are action 1 and one is action 2; each action weighs 2 in all.
+    by_hand = torch.tensor([[1, 1, 2 / 3, 0], [2, 2 / 3, 0, 2 / 3]])
+    torch.testing.assert_close(step_weights(action, mask, 3, 1.0), by_hand)
+    both, said = Barrier(2, timeout=10), deque[torch.Tensor](maxlen=2)
+
+    def total(values: torch.Tensor) -> torch.Tensor:
+        said.append(values)
+        both.wait()
+        summed = said[0] + said[1]
+        both.wait()
+        return summed
+
+    monkeypatch.setattr(ranks, "total", total)
+    with ThreadPoolExecutor(2) as ranks_of_two:
+        halves = ranks_of_two.map(lambda lane: step_weights(action[lane], mask[lane], 3, 1.0), ([0], [1]))
+        torch.testing.assert_close(torch.cat(list(halves)), by_hand)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
