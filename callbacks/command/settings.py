@@ -166,6 +166,11 @@ class Settings:
                 f"trainer.precision: {precision} is refused: gradients would be clipped, and seen to be infinite, "
                 "while they are scaled; use bf16-mixed"
             )
+        if precision == "bf16-true":
+            raise UsageError(
+                "trainer.precision: bf16-true is refused: positions, clocks and statistics of the data would be rounded "
+                "in training, and not while acting; use bf16-mixed"
+            )
         clip, every, updates = (
             self.trainer.get(key) for key in ("gradient_clip_val", "log_every_n_steps", "max_steps")
         )
