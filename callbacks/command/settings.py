@@ -168,8 +168,8 @@ class Settings:
             )
         if precision == "bf16-true":
             raise UsageError(
-                "trainer.precision: bf16-true is refused: positions, clocks and statistics of the data would be rounded "
-                "in training, and not while acting; use bf16-mixed"
+                "trainer.precision: bf16-true is refused: positions, clocks and statistics of the data would be "
+                "rounded in training, and not while acting; use bf16-mixed"
             )
         clip, every, updates = (
             self.trainer.get(key) for key in ("gradient_clip_val", "log_every_n_steps", "max_steps")
