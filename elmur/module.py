@@ -127,9 +127,9 @@ class SequenceModule(LightningModule):
         with torch.random.fork_rng(here):  # a loss that draws draws the same every time, and training is not disturbed
             torch.manual_seed(self.seed + batch_idx)
             window = self.run_window(batch, "validation", noise)
-        count = window.counted.clamp(min=1)
-        self.log("validation/loss", window.loss / count, batch_size=int(count), sync_dist=True)
-        self.log("validation/score", window.score / count, batch_size=int(count), sync_dist=True)
+        counted, count = int(window.counted), window.counted.clamp(min=1)
+        self.log("validation/loss", window.loss / count, batch_size=counted, sync_dist=True)
+        self.log("validation/score", window.score / count, batch_size=counted, sync_dist=True)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)

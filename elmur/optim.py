@@ -19,7 +19,7 @@ def adamw(
     weight_decay: float = 1e-4,
     fused: bool = True,
 ) -> torch.optim.AdamW:
-    """Fused AdamW over a model's parameters; only matrices of linear maps and convolutions decay."""
+    """Fused AdamW over a model's parameters; those of two or more dimensions decay, but no table of embeddings."""
     if len(betas) != 2:
         raise ValueError(f"betas: expected two numbers, found {list(betas)}")
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}

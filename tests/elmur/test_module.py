@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader
 
 from callbacks.checkpoint import LAST, PREVIOUS, AtomicCheckpointIO, ResumePoint, resume_point
 from callbacks.selection import RolloutSelection
@@ -103,6 +104,21 @@ def test_validation_does_not_disturb_the_carry_of_training(module: SequenceModul
     before = [bank.slots.clone() for bank in module._carry["train"]]
     module.run_window(window(first=(True, True), seed=9), "validation", noise())
     assert all(torch.equal(b, bank.slots) for b, bank in zip(before, module._carry["train"], strict=True))
+
+
+def test_a_window_that_is_padding_alone_counts_for_nothing_in_validation(module: SequenceModule) -> None:
+    """As it is where the episodes of one of several processes end before those of another."""
+    windows = [window(first=(True, True)), window(start=L * K, seed=1), window(start=2 * L * K)]
+    windows[1].loss_mask = windows[1].loss_mask & (torch.arange(L * K) < 2)
+    windows[2].loss_mask = windows[2].mask = torch.zeros_like(windows[2].mask)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (found,) = trainer.validate(module, DataLoader(windows, batch_size=None), verbose=False)
+    memory, total = module.model.initial_memory(2, noise(module.seed)), torch.zeros((), dtype=torch.float64)
+    for batch in windows[:2]:
+        loss, memory = by_hand(module, memory, batch)
+        total = total + loss
+    steps = sum(int(batch.loss_mask.sum()) for batch in windows)
+    assert found["validation/loss"] == pytest.approx(float(total.detach()) / steps, rel=1e-6)
 
 
 @pytest.mark.parametrize(("key", "value"), [("context_length", 0), ("label_smoothing", 1.0), ("label_smoothing", -0.1)])
