@@ -12,7 +12,7 @@ from minigrid.envs.memory import MemoryEnv
 from envs.experts.minigrid import MinigridExpert
 from envs.minigrid import MinigridError, make_vector, variants
 from envs.observers import Noise
-from envs.rollout import RandomPolicy, rollout
+from envs.rollout import Observer, RandomPolicy, Wave, rollout
 
 
 @pytest.mark.parametrize("size", [7, 17, 41])
@@ -29,6 +29,19 @@ def test_the_expert_goes_on_from_where_noise_leaves_it() -> None:
     env = make_vector(20, [9])
     found = rollout(env, MinigridExpert(), range(100), observers=[Noise(0.15, np.random.default_rng(0))])
     assert np.mean([episode.success for episode in found]) > 0.85
+
+
+@pytest.mark.parametrize("view", [3, 7])
+def test_the_expert_goes_on_from_wherever_another_leaves_it(view: int) -> None:
+    """Random play for ten steps, which may end in the room beside the corridor's row: there is time enough for all."""
+    env, rng = make_vector(50, [17], view), np.random.default_rng(10)
+
+    class Lead(Observer):
+        def on_action(self, wave: Wave, action: np.ndarray) -> np.ndarray:
+            return rng.integers(3, size=len(action)) if wave.count < 10 else action
+
+    found = [e for e in rollout(env, MinigridExpert(), range(200), observers=[Lead()]) if e.length > 10]
+    assert len(found) > 150 and all(episode.success for episode in found)
 
 
 def test_an_episode_is_minigrids_own() -> None:
@@ -52,11 +65,9 @@ def test_without_a_look_it_is_a_guess() -> None:
     """Who walks to the fork and always turns the same way is right half the time: the view at the fork says nothing."""
 
     class Blind(MinigridExpert):
-        def act(self, observation: dict[str, np.ndarray], is_first: np.ndarray) -> np.ndarray:
-            self._object[:], self._at_fork[is_first] = 5, False  # a key, whatever it was
-            kinds = observation["view"].reshape(-1, 3, 3, 3)[..., 0]
-            self._wall_ahead = kinds[:, 1, 1] == 2
-            return np.array([self._choose(i, kinds[i]) for i in range(len(kinds))])
+        def _choose(self, i: int, kinds: np.ndarray) -> int:
+            self._object[i] = 5  # a key, whatever it was
+            return super()._choose(i, kinds)
 
     found = rollout(make_vector(50, [9]), Blind(), range(200))
     assert 0.4 < np.mean([episode.success for episode in found]) < 0.6
