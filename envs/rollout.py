@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from elmur.spec import Discrete, TaskSpec
-from envs.vector import Observation, TimeStep, VectorEnv
+from envs.vector import Observation, TimeStep, VectorEnv, widened
 
 # Keeps the streams of a policy and of an environment apart when both are given the same seed.
 _RANDOM_POLICY_STREAM = 0x9A11
@@ -200,7 +200,8 @@ class Wave:
         self.lengths[ended] = self.count
         self.terminated[ended], self.truncated[ended] = self.step.terminated[ended], self.step.truncated[ended]
         for name, values in self.step.metrics.items():
-            self.metrics.setdefault(name, np.zeros_like(values))[ended] = values[ended]
+            self.metrics[name] = widened(self.metrics.get(name, np.zeros_like(values)), values)
+            self.metrics[name][ended] = values[ended]
         self.active = self.active & ~ended
         self.running = int(self.active.sum())
 

@@ -207,8 +207,7 @@ class SyncVector:
                 for name in self.metrics:
                     if name not in found:
                         raise ValueError(f"environment {i}: expected info[{name!r}], one of its metrics, at its end")
-                    value = np.asarray(found[name])
-                    measured[name] = measured[name].astype(value.dtype, copy=False)
+                    measured[name] = widened(measured[name], value := np.asarray(found[name]))
                     measured[name][i] = value
         return TimeStep(self.seen(), reward, terminated, truncated, loss_mask, measured)
 
@@ -237,6 +236,11 @@ class SyncVector:
     def seen(self) -> Observation:
         """The present observations."""
         return {part: buffer.copy() for part, buffer in self._observation.items()}
+
+
+def widened(values: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The values in a dtype that holds those of `by` as well: 0 of one episode does not make 0.5 of another a 0."""
+    return values.astype(np.result_type(values.dtype, by.dtype), copy=False)
 
 
 def check_playing(active: np.ndarray, playing: np.ndarray) -> None:

@@ -51,6 +51,7 @@ class Halfway:
         """The episodes of a variant's wave: those kept, else those that `play(*observers)` gives.
 
         exact: environment and policy can give their state. A signal waits until it is saved, otherwise for nothing.
+        A wave of which no episode could be played is not kept: whatever was wrong may have been mended since.
         """
         key = f"{name}#{number}"
         if key not in self._played:
@@ -58,6 +59,8 @@ class Halfway:
             keep = _Kept(self, key, name) if exact and self.path is not None else None
             with signals.held() if keep else nullcontext():
                 episodes = play(*([keep] if keep else []))
+                if all(episode.error is not None for episode in episodes):
+                    return episodes
                 self._played[key] = [asdict(episode) for episode in episodes]
                 self._wave = None
                 self.write(name)

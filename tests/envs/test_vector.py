@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from elmur.spec import Discrete, Image, TaskSpec, Vector
+from envs.rollout import RandomPolicy, rollout
 from envs.vector import SyncVector, check_action
 
 
@@ -43,6 +45,12 @@ class Counter(gymnasium.Env[dict[str, np.ndarray], Any]):
         self.closed = True
 
 
+class Scored(Counter):
+    """Measures what its info says."""
+
+    metrics = ("score",)
+
+
 def test_rows_follow_their_own_seeds_and_mask() -> None:
     env = SyncVector([lambda: Counter()] * 3)
     first = env.reset([10, None, 30])
@@ -74,6 +82,17 @@ def test_success_is_said_by_the_env_or_by_its_rewards(info: dict[str, Any], acti
         assert [bool(step.terminated[0]) for step in steps] == [False, False, True]
         actions = [0, 0, 0] if not info else actions
         success = False if not info else success
+
+
+@pytest.mark.parametrize("lengths", [(3, 3, 3), (2, 3, 4), (4, 3, 2)])
+@pytest.mark.parametrize("scores", [(0, 0.5, 1), (0.25, 1, 0), (True, 0.5, 2), (0.5, False, 3)])
+def test_what_one_episode_measures_changes_no_other(lengths: tuple[int, ...], scores: tuple[float, ...]) -> None:
+    """Whole numbers, truths and fractions side by side, in whatever order they come: as when each is played alone."""
+    made = [partial(Scored, length, {"score": of}) for length, of in zip(lengths, scores, strict=True)]
+    play = RandomPolicy(Scored().task_spec)
+    together = rollout(SyncVector(made), play, [1, 2, 3])
+    alone = [rollout(SyncVector([one]), play, [1])[0] for one in made]
+    assert [e.metrics["score"] for e in together] == [e.metrics["score"] for e in alone] == list(scores)
 
 
 def test_loss_mask_is_passed_on() -> None:

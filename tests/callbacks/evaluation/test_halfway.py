@@ -48,6 +48,17 @@ def test_a_full_disk_names_the_file(kept: Path) -> None:
     assert kept.read_bytes() == before
 
 
+def test_a_wave_that_was_lost_whole_is_played_again(kept: Path) -> None:
+    """An evaluation that ended because nothing could be played is repeated by the same command."""
+    lost = [Episode(5, 0, 0.0, {}, error="no display")]
+    halfway = Halfway(kept, "this one")
+    assert halfway.wave("T=9", 1, lambda: lost, exact=False) == lost
+    halfway.wave("T=9", 2, lambda: PLAYED, exact=False)
+    halfway = Halfway(kept, "this one")
+    assert halfway.wave("T=9", 1, lambda: PLAYED[:1], exact=False) == PLAYED[:1]
+    assert halfway.wave("T=9", 0, never, exact=False) == halfway.wave("T=9", 2, never, exact=False) == PLAYED
+
+
 WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
     "no waves": lambda found: found.pop("played"),
     "no dictionary": lambda found: found.update(played=[1]),
