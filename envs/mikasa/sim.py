@@ -108,7 +108,8 @@ class Simulation:
         parts = {name: vector for name, vector in vectors.items() if name in wanted}
         if self._rgb:
             cameras = shown["sensor_data"]
-            parts |= {name: cameras[name]["rgb"].permute(0, 3, 1, 2) for name in CAMERAS}
+            # A batch on a GPU hands out its cameras' buffers, into which the next step is rendered: copies are given.
+            parts |= {name: cameras[name]["rgb"].permute(0, 3, 1, 2).contiguous() for name in CAMERAS}
         return parts
 
 

@@ -446,6 +446,19 @@ def test_pictures_of_physics_on_the_cpu_go_straight_to_the_host(
     assert env.backend.render_backend == way
 
 
+def test_pictures_stay_as_they_were_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU renders each step into the same buffers, of four channels, whose first three ManiSkill hands out."""
+    buffers = {camera: torch.zeros(2, 4, 5, 4, dtype=torch.uint8) for camera in mikasa_sim.CAMERAS}
+    monkeypatch.setattr(mikasa_scene, "vectors", lambda env, scene: {})
+    simulation = Simulation.__new__(Simulation)
+    vars(simulation).update(env=None, _scene=None, _rgb=True, privileged={}, spec=SimpleNamespace(observation={}))
+    shown = simulation._parts({"sensor_data": {camera: {"rgb": of[..., :3]} for camera, of in buffers.items()}})
+    for buffer in buffers.values():
+        buffer.fill_(255)
+    assert list(shown) == list(buffers)
+    assert all(part.shape == (2, 3, 4, 5) and not part.any() for part in shown.values())
+
+
 def test_another_version_of_the_suite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mikasa_sim, "SUITE_VERSION", "2.0.0")
     with pytest.raises(MikasaError, match=r"mikasa-robo-suite 2.0.0 is expected, 1.0.0 is installed"):
