@@ -139,7 +139,8 @@ class ShardJob:
             )
             found = forecast(env.spec, lambda steps: play(max_steps=steps), episodes, waves, self.optional())
             if self.check is not None and self.disturbed != Disturbed():
-                self.check(returns=[episode.episode_return for episode in play()])
+                played = play() if self.expert is not None else []
+                self.check(returns=[episode.episode_return for episode in played])
         log.info("collecting %s: %s", self.root.name, found)
         return episodes
 

@@ -204,6 +204,12 @@ def test_an_expert_whose_episodes_are_disturbed_is_checked_on_some_that_are_not(
     assert not list((tmp_path / "b").glob("*.h5"))
 
 
+def test_random_play_is_not_measured_against_an_expert_that_there_is_not(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+    collect(Count, None, tmp_path, 3, 0, mixture=1.0, check=lambda **of: seen.append(of), progress=False)
+    assert seen == [{"returns": []}], "the env is still checked, by who looks at no returns"
+
+
 def test_shards_of_another_version_are_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
