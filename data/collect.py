@@ -50,9 +50,8 @@ def collect(
     make_env: called as make_env(num_envs=N). expert: None for random play alone. noise, mixture: see Disturbed.
     preferences, draw_ties: see _showing. learner: acts, while the expert labels.
     check: called as check(returns=[...]) before a shard is published, and for disturbed episodes once, with some that
-    are not, none without an expert; raises where the expert is not up to it.
-    depends_on: package -> what to know of shards of another version.
-    normalise: readers are to scale vector observations by the mean and deviation of the data.
+    are not, none without an expert; raises where it is not up to it. depends_on: package -> what to know of shards of
+    another version. normalise: readers are to scale vector observations by the mean and deviation of the data.
     processes: more than one collect shards side by side; `make_env` and `expert` must then be picklable.
     shard_episodes: to a file of a new folder; another keeps its own. parameters: plain JSON values that, with others
     here, tell this collection from another; a folder that was collected in another way raises CollectionError. One of

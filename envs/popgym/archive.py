@@ -7,15 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 
 from elmur.spec import Discrete
-from envs.popgym import PopGym
+from envs.popgym import LABYRINTHS, SPECTATING, PopGym, family_and_level
 from envs.rollout import Trajectory
+
+GOALS = ("Battleship", "Concentration", "MineSweeper", *LABYRINTHS)  # families that end where all is found
+ALL, MINE = 0.998, -0.5  # more than that is all that can be gained, less than that is what a mine costs
 
 
 class PublishedEpisodes:
     """Turns the arrays of one file into an episode of a task: `read(arrays) -> Trajectory`.
 
     obs [T, 1], [T, n] or [T, 1, n]: what POPGym shows, without the wrappers it was collected with. action [T], [T, 2]
-    (row and column) or [T, 1] (Pendulum). reward, done [T]; done is true at the last step of an episode that ended.
+    (row and column) or [T, 1] (Pendulum). reward, done [T]; done is true at the last step of an episode that ended or
+    was cut by the clock, which are told apart here.
     The previous action and the first step, which the archive left out, follow from these.
     """
 
@@ -25,6 +29,7 @@ class PublishedEpisodes:
     def __init__(self, id: str) -> None:
         env = PopGym(id)
         self.spec, self._shape, self._first_judged = env.task_spec, env._shape, env._first_judged
+        self._family, _ = family_and_level(id)
         env.close()
 
     def read(self, arrays: Mapping[str, np.ndarray]) -> Trajectory:
@@ -57,7 +62,7 @@ class PublishedEpisodes:
         if done[:-1].astype(bool).any():
             raise ValueError(f"done: expected the end of the episode last, found it at step {int(done[:-1].argmax())}")
         judged = np.arange(length) >= self._first_judged
-        ended = bool(done[-1])
+        ended = bool(done[-1]) and (length != self.spec.horizon or ended_by_itself(self._family, reward))
         return Trajectory(observation, action, reward.astype(np.float32), ended, not ended, judged)
 
     @staticmethod
@@ -75,6 +80,16 @@ class PublishedEpisodes:
                 f"{key}: expected {length} steps of {size} numbers, found {values.dtype} {list(values.shape)}"
             )
         return values.reshape(length, size)
+
+
+def ended_by_itself(family: str, reward: np.ndarray) -> bool:
+    """Whether an episode of full length reached an end of its own, and was not cut by the clock there.
+
+    Where nothing is done but watching, the deck ends it; what is steered, and a bandit, has no end but the clock.
+    """
+    if family not in GOALS:
+        return family in SPECTATING
+    return bool(reward[reward > 0].sum() > ALL or reward[-1] < MINE)
 
 
 def whole(key: str, values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from data.index import build_index
 from data.readers import ReadError
 from data.shard import Shard
 from envs.experts.popgym import expert_for
-from envs.observers import Recorder
+from envs.observers import Noise, Recorder
 from envs.popgym import make_vector
 from envs.popgym.archive import PublishedEpisodes
 from envs.rollout import rollout
@@ -69,6 +69,29 @@ def test_what_comes_out_is_what_the_adapter_shows(tmp_path: Path, task: str) -> 
                 for key in ("action", "reward", "loss_mask"):
                     np.testing.assert_array_equal(shard.read(key, begin, end), getattr(steps, key), key)
                 number += 1
+
+
+@pytest.mark.parametrize("short", [
+    "RepeatFirst", "MultiarmedBandit", "PositionOnlyPendulum", "PositionOnlyCartPole", "Battleship", "Concentration",
+    "MineSweeper", "LabyrinthEscape", "LabyrinthExplore",
+])  # fmt: skip
+def test_what_the_clock_has_cut_is_no_end(short: str) -> None:
+    """The archive says of every last step that it is one; POPGym itself says which are an end and which are cut."""
+    task = f"popgym-{short}Easy-v0"
+    env, decoder = make_vector(10, task), PublishedEpisodes(task)
+    found = set()
+    for share in (0.0, 0.15, 1.0):
+        watching = [Recorder(), Noise(share, np.random.default_rng(0))]
+        for episode in rollout(env, expert_for(task), range(10), observers=watching):
+            steps, length = episode.steps, episode.length
+            assert steps is not None
+            board = {"Battleship": 8, "MineSweeper": 4}.get(short)
+            action = np.stack(np.divmod(steps.action, board), axis=1) if board else steps.action
+            arrays = {"obs": steps.observation["observation"], "action": action, "reward": steps.reward}
+            read = decoder.read({**arrays, "done": np.arange(length) == length - 1})
+            assert (read.terminated, read.truncated) == (steps.terminated, not steps.terminated)
+            found.add((length == env.spec.horizon, steps.terminated))
+    assert (True, short in ("RepeatFirst", "MineSweeper")) in found
 
 
 def test_training_uses_what_was_converted_and_is_warned_of_its_version(
