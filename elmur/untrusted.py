@@ -65,21 +65,22 @@ def check_tensors(content: Any, size: int) -> None:
     """Raises UntrustedError for tensors that are not plain numbers in memory, or more of them than the file has bytes.
 
     content: whatever a file held, nested as it likes. size: of the file. A tensor of stride 0 tells of gigabytes in one
-    number; so do sparse ones, those without storage, and many that share one, as only tied weights do.
+    number; so do sparse ones, those without storage, and many that share one; tied weights are a few.
     """
     seen: set[int] = set()
-    storages: dict[int, int] = {}
-    total, open_nodes = 0, [content]
+    largest: dict[int, int] = {}  # where numbers lie -> bytes of the largest tensor of them
+    total, held, open_nodes = 0, 0, [content]
     while open_nodes:
         node = open_nodes.pop()
         if isinstance(node, Tensor):
             if node.layout != torch.strided or node.is_quantized or node.device.type == "meta":
                 raise UntrustedError(f"a tensor that is not dense ({node.layout}, {node.dtype}); {EXECUTED}")
-            needed, storage = node.numel() * node.element_size(), node.untyped_storage()
-            storages[storage.data_ptr()], total = storage.nbytes(), total + needed
-            held = sum(storages.values())
-            if needed > storage.nbytes() or held > size or total > MOST_SHARED * size:
-                raise UntrustedError(f"tensors of {max(needed, held, total)} bytes in {size}; {EXECUTED}")
+            needed, place = node.numel() * node.element_size(), node.untyped_storage().data_ptr()
+            before = largest.get(place, 0)
+            largest[place] = max(needed, before)
+            total, held = total + needed, held + largest[place] - before
+            if held > size or total > MOST_SHARED * size:
+                raise UntrustedError(f"tensors of {max(held, total)} bytes in {size}; {EXECUTED}")
         elif isinstance(node, dict | list | tuple | set | frozenset) and id(node) not in seen:
             seen.add(id(node))
             open_nodes += [*node.keys(), *node.values()] if isinstance(node, dict) else node

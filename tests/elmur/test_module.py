@@ -112,7 +112,7 @@ def test_a_window_that_is_padding_alone_counts_for_nothing_in_validation(module:
     windows[1].loss_mask = windows[1].loss_mask & (torch.arange(L * K) < 2)
     windows[2].loss_mask = windows[2].mask = torch.zeros_like(windows[2].mask)
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
-    (found,) = trainer.validate(module, DataLoader(windows, batch_size=None), verbose=False)
+    (found,) = trainer.validate(module, DataLoader(windows, batch_size=None), verbose=False)  # type: ignore[arg-type]
     memory, total = module.model.initial_memory(2, noise(module.seed)), torch.zeros((), dtype=torch.float64)
     for batch in windows[:2]:
         loss, memory = by_hand(module, memory, batch)
