@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from functools import partial
-from typing import Any
+from pathlib import Path
+
+import torch
 
 from callbacks.evaluation.device import threads
 from callbacks.evaluation.halfway import Halfway
+from callbacks.evaluation.helpers import Helpers
 from callbacks.evaluation.outcomes import Outcome
 from callbacks.evaluation.plan import EvaluationPlan, MakeEnv, Variants
 from elmur import ranks
@@ -35,44 +40,108 @@ def evaluate(
     make_env is called as make_env(num_envs=N, **variant). Nothing here touches a global random generator, so a
     training run that evaluates goes on as if it had not.
     Episodes are played in waves of `num_envs`, each of which depends on its own seeds alone. Several processes share
-    the waves and all of them get the outcomes, the same as those of one; so all of them must call this.
+    the waves and all of them get the outcomes, the same as those of one; so all of them must call this. A process alone
+    gets others to help it, as many as the plan has and torch has threads.
     halfway: what of this evaluation was played before, and where it is kept. pause: called after every step.
     Where the plan isolates, an episode that is lost twice is an `env_error` (see envs/isolated.py); else the
     environments run in this process, and an error is raised.
     """
-    waves = plan.waves()
     rank, count = ranks.place()
-    mine = [(name, number) for name in variants for number in range(len(waves))][rank::count]
-    played: dict[Wave, list[Episode]] = {}
-    halfway = halfway or Halfway()
-    with threads(1), shown("evaluating", len(variants), "variants", rank == 0) as bar:
-        for done, (name, variant) in enumerate(variants.items()):
-            numbers = [number for variant_name, number in mine if variant_name == name]
-            if not numbers:
-                continue
+    waves = [(name, number) for name in variants for number in range(len(plan.waves()))]
+    mine = {wave: place for place, wave in enumerate(waves[rank::count])}
+    played = _before(halfway := halfway or Halfway(), mine)
+    left = deque(wave for wave in mine if wave not in played)
+    play = partial(_Playing, policy, make_env, variants, plan)
+    apart = partial(_apart, play, (halfway.path, halfway.identity, halfway.every), mine)
+    helpers = Helpers(_helpers(policy, plan) if count == 1 else 0, left, apart)
+    with (
+        threads(1), shown("evaluating", len(variants), "variants", rank == 0) as bar, closing(play()) as playing,
+        helpers,
+    ):  # fmt: skip
 
-            def on_step(step: int, running: int, done: int = done, name: str = name) -> None:
-                pause()
-                if step % 256 == 0:
-                    bar.update(done, f"{name} step {step:,}, {running} running")
+        def on_step(name: str, step: int, running: int) -> None:
+            pause()
+            helpers.offer()
+            if step % 256 == 0:
+                bar.update(len(played) * len(variants) // len(mine), f"{name} step {step:,}, {running} running")
 
-            env = _open(make_env, min(plan.num_envs, plan.num_episodes), variant, plan.isolation)
-            act: Play = partial(rollout, env, policy)
-            if isinstance(env, IsolatedVector):
-                act = partial(rollout_isolated, env, policy)
-            exact = plan.isolation is None and can_keep(env, policy)
-            try:
-                for number in numbers:
-                    wave = partial(_wave, act, waves[number], on_step)
-                    played[name, number] = halfway.wave(name, number, wave, exact)
-            finally:
-                env.close()
-    return gathered(ranks.from_all((played, halfway.spent)), variants, len(waves))
+        while left:
+            while left:
+                wave = left.popleft()
+                halfway.join(halfway.apart(mine[wave]))
+                played[wave] = playing.wave(wave, halfway, partial(on_step, wave[0]))
+            bar.update(len(played) * len(variants) // len(mine), "the last ones, in other processes")
+            for wave, theirs in helpers.collect(pause).items():
+                halfway.join(theirs)
+                played[wave] = halfway.wave(*wave)
+    return gathered(ranks.from_all((played, halfway.spent)), variants, len(plan.waves()))
 
 
-def _wave(act: Play, seeds: range, tell: Callable[[int, int], None], *keep: Observer) -> list[Episode]:
-    """The episodes of a wave."""
-    return act(seeds, observers=[Telling(tell), *keep])
+def _before(halfway: Halfway, places: Mapping[Wave, int]) -> dict[Wave, list[Episode]]:
+    """The waves that were played before, here or by a process beside this one."""
+    for wave, place in places.items():
+        if (other := halfway.apart(place)).has(*wave):
+            halfway.join(other)
+    return {wave: halfway.wave(*wave) for wave in places if halfway.has(*wave)}
+
+
+class _Playing:
+    """Plays waves, with the environments of one variant at a time."""
+
+    def __init__(self, policy: Policy, make_env: MakeEnv, variants: Variants, plan: EvaluationPlan) -> None:
+        self.policy, self.make_env, self.variants, self.plan = policy, make_env, variants, plan
+        self._open: tuple[str, VectorEnv] | None = None
+
+    def wave(self, wave: Wave, halfway: Halfway, tell: Callable[[int, int], None]) -> list[Episode]:
+        """The episodes of a wave, those that were not played before."""
+        (name, number), plan = wave, self.plan
+        env = self._env(name)
+        act: Play = partial(rollout, env, self.policy)
+        if isinstance(env, IsolatedVector):
+            act = partial(rollout_isolated, env, self.policy)
+
+        def play(*keep: Observer) -> list[Episode]:
+            return act(plan.waves()[number], observers=[Telling(tell), *keep])
+
+        return halfway.wave(name, number, play, plan.isolation is None and can_keep(env, self.policy))
+
+    def close(self) -> None:
+        """Close the environments."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    def _env(self, name: str) -> VectorEnv:
+        """The environments of a variant, in this process or in one of their own."""
+        if self._open is not None and self._open[0] == name:
+            return self._open[1]
+        self.close()
+        num_envs, variant = min(self.plan.num_envs, self.plan.num_episodes), self.variants[name]
+        env: VectorEnv
+        if self.plan.isolation is None:
+            env = self.make_env(num_envs=num_envs, **variant)
+        else:
+            env = IsolatedVector(self.make_env, num_envs, variant, self.plan.isolation)
+        self._open = name, env
+        return env
+
+
+def _apart(
+    play: Callable[[], _Playing], kept: tuple[Path | None, str, float], places: Mapping[Wave, int], wave: Wave
+) -> Halfway:
+    """What a process beside this one has played of a wave, kept in a file of its own."""
+    halfway = Halfway(*kept).apart(places[wave])
+    with threads(1), closing(play()) as playing:
+        playing.wave(wave, halfway, lambda step, running: None)
+    return halfway
+
+
+def _helpers(policy: Policy, plan: EvaluationPlan) -> int:
+    """How many processes may help: beside a GPU, an isolated environment or a compiled policy, none."""
+    device = getattr(policy, "device", None)
+    if plan.isolate or plan.compile or (device is not None and device.type != "cpu"):
+        return 0
+    return min(plan.processes, torch.get_num_threads()) - 1
 
 
 def gathered(
@@ -85,10 +154,3 @@ def gathered(
         name: Outcome.of([e for number in range(waves) for e in episodes[name, number]], seconds[name])
         for name in variants
     }
-
-
-def _open(make_env: MakeEnv, num_envs: int, variant: Mapping[str, Any], isolation: float | None) -> VectorEnv:
-    """The environments of a variant, in this process or in one of their own."""
-    if isolation is None:
-        return make_env(num_envs=num_envs, **variant)
-    return IsolatedVector(make_env, num_envs, variant, isolation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,10 @@ from envs.rollout import KEPT, Episode
 
 log = logging.getLogger(__name__)
 Played = dict[str, list[dict[str, Any]]]  # wave -> its episodes
+
+
+def _never(*observers: object) -> list[Episode]:
+    raise AssertionError("a wave that was played is asked to be played")
 
 
 class Halfway:
@@ -47,7 +52,13 @@ class Halfway:
         rank, count = ranks.place()
         return cls(folder / f"evaluation-{rank}.partial", f"{identity} {rank} of {count}")
 
-    def wave(self, name: str, number: int, play: Callable[..., list[Episode]], exact: bool) -> list[Episode]:
+    def has(self, name: str, number: int) -> bool:
+        """Whether this wave of a variant was played to its end."""
+        return f"{name}#{number}" in self._played
+
+    def wave(
+        self, name: str, number: int, play: Callable[..., list[Episode]] = _never, exact: bool = False
+    ) -> list[Episode]:
         """The episodes of a variant's wave: those kept, else those that `play(*observers)` gives.
 
         exact: environment and policy can give their state. A signal waits until it is saved, otherwise for nothing.
@@ -68,6 +79,23 @@ class Halfway:
                 signals.leave()
         return [Episode(**kept) for kept in self._played[key]]
 
+    def apart(self, number: int) -> Halfway:
+        """What a process beside this one keeps of a wave that it plays, or has kept of it; `number` names its file."""
+        path = self.path and self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
+        return Halfway(path, self.identity, self.every)
+
+    def join(self, other: Halfway) -> None:
+        """Take over what another process has played of a wave, to its end or half, and remove its file."""
+        if not other._played and other._wave is None:
+            return
+        self._played |= other._played
+        self._wave = other._wave or self._wave
+        self._since = time.monotonic()  # their seconds are told by them
+        for name, seconds in other.spent.items():
+            self.spent[name] = self.spent.get(name, 0.0) + seconds
+            self.write(name)
+        other.remove()
+
     def write(self, name: str) -> None:
         """Keep what there is; the time since the last call was spent on the variant `name`."""
         now = time.monotonic()
@@ -80,7 +108,8 @@ class Halfway:
     def remove(self) -> None:
         """The evaluation is over."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            for path in (self.path, *self.path.parent.glob(f"{glob.escape(self.path.stem)}-*{self.path.suffix}")):
+                path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> None:
         try:

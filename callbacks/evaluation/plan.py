@@ -19,6 +19,7 @@ MakeEnv = Callable[..., VectorEnv]  # called as make_env(num_envs=N, **variant)
 class EvaluationPlan:
     """How a policy is judged: how many episodes, on which seeds, how many side by side, and how it acts.
 
+    processes: how many may share the waves on the CPU, see `callbacks.evaluation.evaluate.evaluate`.
     device: on which the policy acts, as `callbacks.evaluation.device.placed` has it.
     video: episodes that are filmed (see callbacks/evaluation/video.py).
     compile: the policy's steps by torch.compile. isolate: environments run in a process of their own, where a step may
@@ -37,6 +38,7 @@ class EvaluationPlan:
     video: int = 0
     device: str = "auto"
     cost_after: int = 0
+    processes: int = 1
 
     def __post_init__(self) -> None:
         check_device(self.device)
@@ -47,9 +49,9 @@ class EvaluationPlan:
         if self.cost_after < 0 or (self.cost_after and self.device != "cpu"):
             found = f"cost_after={self.cost_after}, device={self.device}"
             raise ValueError(f"cost_after is a number of steps from 0 up, and needs device=cpu; found {found}")
-        if min(self.num_episodes, self.num_envs) < 1:
-            found = f"num_episodes={self.num_episodes}, num_envs={self.num_envs}"
-            raise ValueError(f"expected num_episodes and num_envs of 1 or more; found {found}")
+        if min(self.num_episodes, self.num_envs, self.processes) < 1:
+            found = f"num_episodes={self.num_episodes}, num_envs={self.num_envs}, processes={self.processes}"
+            raise ValueError(f"expected num_episodes, num_envs and processes of 1 or more; found {found}")
         if not 0 <= self.first_seed <= FIRST_SEED_OF_COLLECTION - self.num_episodes:
             raise ValueError(
                 f"first_seed={self.first_seed}: {self.num_episodes} seeds from there must lie between 0 and "

@@ -147,7 +147,6 @@ def row_of(
 
     found = read_checkpoint(checkpoint)
     spent = {key.name: about.get(key.name) for key in fields(Cost)}
-    spent["evaluation_seconds"] = sum(outcome.wall_seconds for outcome in outcomes.values())
     known = {
         "task": family.id, "metric": family.metric, "suite": family.suite, "outcomes": outcomes,
         "stage": settings.stage, "model": settings.model_name, "seed": settings.seed, "label": settings.label,

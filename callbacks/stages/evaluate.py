@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,9 +82,11 @@ def judge(settings: Settings, folder: Path, checkpoint: Path, about: dict[str, A
     model, length = loaded(settings, checkpoint)
     policy = acting(settings, model, length)
     identity = evaluation_identity(settings, checkpoint)
-    halfway, begin = Halfway.of(folder, f"{identity} {code_hash()}"), cpu_seconds()
+    halfway, cpu = Halfway.of(folder, f"{identity} {code_hash()}"), cpu_seconds()
+    begin = time.monotonic() - sum(halfway.spent.values())
     outcomes = evaluate(policy, family.world, family.variants, plan, halfway=halfway)
-    about |= {"identity": identity, "evaluation_cpu_seconds": cpu_seconds() - begin}
+    about |= {"identity": identity, "evaluation_cpu_seconds": cpu_seconds() - cpu}
+    about["evaluation_seconds"] = time.monotonic() - begin  # of the variants together more, where processes share them
     sampled = plan.sample or policy.model.head.generative
     about |= {"parameters": policy.model.num_parameters(), "actions": "sampled" if sampled else "argmax"}
     if plan.cost_after:

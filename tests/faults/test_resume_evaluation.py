@@ -41,8 +41,8 @@ def whole(runs: Faulty, checkpoint: Path) -> Path:
 
 
 def kept(folder: Path) -> tuple[int, int]:
-    """How many waves a half-done evaluation has finished, and the step of the one in work."""
-    found = torch.load(folder / "evaluation-0.partial", weights_only=True)
+    """How many waves a half-done evaluation has finished, and the step of the one in work; its folder, or its file."""
+    found = torch.load(folder if folder.is_file() else folder / "evaluation-0.partial", weights_only=True)
     return len(found["played"]), found["wave"]["state"]["count"] if found["wave"] else 0
 
 
@@ -65,6 +65,27 @@ def test_killed_in_a_long_wave_and_gone_on_at_the_saved_step(
     assert first == step + 1, "nothing before the saved step was played again"
     assert outcomes(folder) == outcomes(whole)
     assert not (folder / "evaluation-0.partial").exists()
+
+
+TWO = "import callbacks.evaluation.helpers as helpers, torch\nhelpers.AFTER = 0.0\ntorch.set_num_threads(2)\n"
+
+
+def test_what_a_helping_process_has_played_is_gone_on_with(runs: Faulty, checkpoint: Path, whole: Path) -> None:
+    """Killed with both at work: what the helper finished is not played again, what it had begun goes on."""
+    folder = runs.folder / "helped"
+    pid = runs.start(*asked(checkpoint, "evaluation.processes=2"), to=folder, fault=EVERY + TWO)
+    last = folder / "evaluation-0-3.partial"  # of four waves, the first that it takes
+    wait_for(last)
+    while not (kept(folder)[0] >= 2 and kept(last)[1] > 100):
+        time.sleep(0.01)
+    kill(pid)
+    assert runs.end() == -9 and "2 processes play side by side" in runs.said
+    time.sleep(1.0)  # the helper ends with it
+    (played, _), (finished, step) = kept(folder), kept(last)
+    assert played in (2, 3) and (finished, step > 100) in ((0, True), (1, False))
+    assert runs.run(*asked(checkpoint, "evaluation.processes=1"), to=folder) == 0, runs.said
+    assert finished or f"0 waves are played, and at step {step} of the next" in runs.said
+    assert outcomes(folder) == outcomes(whole) and not list(folder.glob("evaluation-*.partial"))
 
 
 def steps_noted() -> str:

@@ -1,0 +1,30 @@
+"""What helping processes are given to do in tests; importing it takes no time. `owner` is whoever may do it as well."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+
+def square(owner: int, item: int) -> tuple[int, int]:
+    """The result, and who made it."""
+    return item**2, os.getpid()
+
+
+def lost(owner: int, item: int) -> tuple[int, int]:
+    """Ends any other process as the system does where memory runs out."""
+    if os.getpid() != owner:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return square(owner, item)
+
+
+def refused(owner: int, item: int) -> tuple[int, int]:
+    """Raises an error."""
+    raise ZeroDivisionError(f"of {item}")
+
+
+def asleep(owner: int, item: int) -> tuple[int, int]:
+    """Takes longer than any test."""
+    time.sleep(600)
+    return square(owner, item)
