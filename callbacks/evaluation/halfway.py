@@ -93,7 +93,7 @@ class Halfway:
         self._since = time.monotonic()  # their seconds are told by them
         for name, seconds in other.spent.items():
             self.spent[name] = self.spent.get(name, 0.0) + seconds
-            self.write(name)
+        self._save()  # before theirs is gone
         other.remove()
 
     def write(self, name: str) -> None:
@@ -101,6 +101,9 @@ class Halfway:
         now = time.monotonic()
         self.spent[name] = self.spent.get(name, 0.0) + now - self._since
         self._since = now
+        self._save()
+
+    def _save(self) -> None:
         if self.path is not None:
             content = {"identity": self.identity, "played": self._played, "spent": self.spent, "wave": self._wave}
             save_whole(content, self.path)

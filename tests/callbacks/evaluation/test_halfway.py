@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from callbacks.evaluation.halfway import Halfway
-from envs.rollout import Episode
+from envs.rollout import KEPT, Episode
 
 PLAYED = [Episode(3, 9, 1.0, {"success": True}), Episode(4, 7, -0.5, {"success": False}, error="it crashed")]
 
@@ -57,6 +57,22 @@ def test_a_wave_that_was_lost_whole_is_played_again(kept: Path) -> None:
     halfway = Halfway(kept, "this one")
     assert halfway.wave("T=9", 1, lambda: PLAYED[:1], exact=False) == PLAYED[:1]
     assert halfway.wave("T=9", 0, never, exact=False) == halfway.wave("T=9", 2, never, exact=False) == PLAYED
+
+
+def test_what_another_process_has_played_is_on_disk_before_its_file_is_gone(kept: Path) -> None:
+    """Half a wave and a whole one: of both, one copy is there at any time."""
+    state = {name: torch.zeros(2) for name in (*KEPT, "observation", "policy", "env")} | {"count": 7}
+    for number, content in enumerate(
+        [{"played": {}, "wave": {"key": "T=9#1", "state": state}}, {"played": {"T=9#2": []}, "wave": None}]
+    ):
+        theirs = kept.with_name(f"evaluation-0-{number}.partial")
+        torch.save({"identity": "this one", "spent": {"T=9": 0.5}, **content}, theirs)
+        before = Halfway(kept, "this one")
+        before.join(before.apart(number))
+        assert not theirs.exists()
+    found = torch.load(kept, weights_only=True)
+    assert found["wave"]["key"] == "T=9#1" and found["wave"]["state"]["count"] == 7
+    assert set(found["played"]) == {"T=9#0", "T=9#2"} and found["spent"]["T=9"] >= 1.0
 
 
 WRONG: dict[str, Callable[[dict[str, Any]], object]] = {
