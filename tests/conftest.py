@@ -25,12 +25,13 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from hypothesis import settings  # noqa: E402
+from jaxtyping import config as jaxtyping_config  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 settings.register_profile("house", deadline=None, derandomize=True)  # the same on a busy machine, and every time
 settings.load_profile("house")
 
-# Stays on for the whole run: whatever imports elmur later gets its tensor shapes checked at every call.
+# Whatever imports elmur later gets its tensor shapes checked at every call, in the tests of elmur (see below).
 # Not spec.py: it has no tensors, and turns what it is given into what it says. Nor state.py, which takes any nest: the
 # functions inside its functions would be compiled anew at every call, a third of the time of many tests.
 _rooms = (Path(__file__).parent.parent / "elmur").iterdir()
@@ -43,6 +44,12 @@ import torch  # noqa: E402
 from tests.command import CommandLine  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes in the tests of elmur; where others act and train, that would take as long as the rest."""
+    checked = item.path.is_relative_to(Path(__file__).parent / "elmur")
+    jaxtyping_config.update("jaxtyping_disable", not checked)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -60,11 +60,11 @@ def test_every_episode_goes_as_it_does_alone(mode: AutoresetMode) -> None:
     policy.start(3)
     observation, _ = env.reset()
     is_first = starts.reset(3)
-    for _ in range(60):
+    for _ in range(40):
         observation, _, terminated, truncated, _ = env.step(policy.act(observation, is_first))
         is_first = starts.step(terminated, truncated)
     episodes = [pair for world in worlds for pair in zip(world.seen, world.done, strict=True)]
-    assert len(episodes) > 20 and {len(done) for _, done in episodes} >= {3, 9}
+    assert len(episodes) > 15 and len({len(done) for _, done in episodes}) > 4
     for seen, done in episodes:
         alone = StreamingPolicy(model, context_length=2)
         # The observation that an episode ends with is acted on by nobody.
