@@ -261,10 +261,20 @@ def _completed(rows: Sequence[Found], defaults: Callable[[], Mapping[str, Any]])
     usual |= {key: next(iter(values[key])) for key in new if key.startswith("data.") and len(values[key]) == 1}
 
     def completed(one: Found) -> Found:
-        missing = [key for key in new - one.computed.keys() if one.row.origin.code not in codes[key] and key in usual]
+        missing = [
+            key for key in new - one.computed.keys()
+            if one.row.origin.code not in codes[key] and key in usual and _takes(one.computed, key, usual)
+        ]  # fmt: skip
         return replace(one, computed={**one.computed, **{key: usual[key] for key in missing}})
 
     return [completed(one) for one in rows]
+
+
+def _takes(computed: Essence, key: str, usual: Essence) -> bool:
+    """Whether what takes this key in the default settings is also there in these, and not another class."""
+    parts = key.split(".")
+    targets = [".".join([*parts[:depth], "_target_"]) for depth in range(1, len(parts))]
+    return all(computed.get(target) == usual.get(target) for target in targets)
 
 
 def _computations(rows: Sequence[Found]) -> dict[str, list[Found]]:

@@ -108,6 +108,23 @@ def test_a_key_that_was_unknown_then_and_has_its_default_is_no_difference(tmp_pa
     assert labels(tmp_path, defaults=usual) == {"swa=false": [0, 1], "swa=true": [2], "no_swa": [3]}
 
 
+def test_a_key_of_another_class_is_not_what_a_row_did_not_know(tmp_path: Path) -> None:
+    """The default writer has learned a new key; another writer, which has no such key, is what it was."""
+
+    def usual() -> dict[str, Any]:
+        return {"model": {"_target_": "elmur.model.ELMUR", "write": {"_target_": "elmur.LRU", "copies": False}}}
+
+    def write(name: str, **more: Any) -> dict[str, Any]:
+        return {"_target_": f"elmur.{name}", **more}
+
+    old, new = (Origin(code=code) for code in ("old", "new"))
+    row(tmp_path / "a", origin=old, label="all", model__write=write("ReplaceAll"))
+    row(tmp_path / "b", seed=1, origin=new, label="all", model__write=write("ReplaceAll"))
+    row(tmp_path / "c", origin=old, label="lru", model__write=write("LRU"))
+    row(tmp_path / "d", seed=1, origin=new, label="lru", model__write=write("LRU", copies=False))
+    assert labels(tmp_path, defaults=usual) == {"all": [0, 1], "lru": [0, 1]}
+
+
 def test_a_copy_counts_once_and_other_outcomes_of_a_seed_are_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
