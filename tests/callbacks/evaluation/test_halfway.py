@@ -62,9 +62,9 @@ def test_a_wave_that_was_lost_whole_is_played_again(kept: Path) -> None:
 def test_what_another_process_has_played_is_on_disk_before_its_file_is_gone(kept: Path) -> None:
     """Half a wave and a whole one: of both, one copy is there at any time."""
     state = {name: torch.zeros(2) for name in (*KEPT, "observation", "policy", "env")} | {"count": 7}
-    for number, content in enumerate(
-        [{"played": {}, "wave": {"key": "T=9#1", "state": state}}, {"played": {"T=9#2": []}, "wave": None}]
-    ):
+    half: dict[str, Any] = {"played": {}, "wave": {"key": "T=9#1", "state": state}}
+    whole: dict[str, Any] = {"played": {"T=9#2": []}, "wave": None}
+    for number, content in enumerate([half, whole]):
         theirs = kept.with_name(f"evaluation-0-{number}.partial")
         torch.save({"identity": "this one", "spent": {"T=9": 0.5}, **content}, theirs)
         before = Halfway(kept, "this one")
