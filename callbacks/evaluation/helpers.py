@@ -21,6 +21,10 @@ Result = TypeVar("Result")
 AFTER = 5.0  # seconds of work before others join, about what a process needs to start
 
 
+class NotHandedOver(Exception):
+    """What another process would need cannot be pickled here, or not loaded there."""
+
+
 class Helpers(Generic[Item, Result]):
     """Up to `number` processes that do the last of the items in `left` while their owner does the first.
 
@@ -51,8 +55,12 @@ class Helpers(Generic[Item, Result]):
             return
         free = self.number - sum(not future.done() for future in self._taken.values())
         for _ in range(min(free, len(self._left))):
-            item = self._left.pop()
-            self._taken[item] = self._submit(item)
+            try:
+                future = self._submit(self._left[-1])
+            except NotHandedOver as error:
+                self._give_up(error)
+                return
+            self._taken[self._left.pop()] = future
 
     def collect(self, pause: Callable[[], object]) -> dict[Item, Result]:
         """What they were given and its results, once all are there. pause: called while waiting.
@@ -66,15 +74,22 @@ class Helpers(Generic[Item, Result]):
         for item, future in taken.items():
             try:
                 results[item] = future.result()
-            except BrokenProcessPool:
-                log.warning("a helping process was ended by the system, mostly for want of memory; on without one")
+            except (BrokenProcessPool, NotHandedOver) as error:
                 self._left.append(item)
-                self.number = 0
+                self._give_up(error)
         return results
+
+    def _give_up(self, error: Exception) -> None:
+        ended = "it was ended by the system, mostly for want of memory"
+        log.warning("no second process helps: %s", ended if isinstance(error, BrokenProcessPool) else error)
+        self.number = 0
 
     def _submit(self, item: Item) -> Future[Result]:
         # Pickled here: the pool would move tensors into shared memory, of which a container may have little.
-        work = pickle.dumps((self._do, item))
+        try:
+            work = pickle.dumps((self._do, item))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise NotHandedOver(str(error)) from error
         if self._pool is None:
             log.info("from here on %d processes play side by side", self.number + 1)
             before = set(multiprocessing.active_children())
@@ -89,5 +104,8 @@ class Helpers(Generic[Item, Result]):
 
 def _done(work: bytes) -> Any:
     """In a helping process: its parent's own bytes."""
-    do, item = pickle.loads(work)
+    try:
+        do, item = pickle.loads(work)
+    except Exception as error:
+        raise NotHandedOver(str(error)) from None
     return do(item)

@@ -28,3 +28,18 @@ def asleep(owner: int, item: int) -> tuple[int, int]:
     """Takes longer than any test."""
     time.sleep(600)
     return square(owner, item)
+
+
+class OfOneProcess:
+    """Cannot be loaded elsewhere, as a class of a package that is not found there."""
+
+    def __init__(self, owner: int) -> None:
+        if os.getpid() != owner:
+            raise ModuleNotFoundError("No module named 'mine'")
+        self.owner = owner
+
+    def __call__(self, item: int) -> tuple[int, int]:
+        return square(self.owner, item)
+
+    def __reduce__(self) -> tuple[type[OfOneProcess], tuple[int]]:
+        return OfOneProcess, (self.owner,)

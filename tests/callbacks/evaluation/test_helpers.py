@@ -32,7 +32,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def done(number: int, do: Any, count: int) -> dict[int, tuple[int, int]]:
     """All items, done as an owner would."""
-    left, found, do = deque(range(count)), {}, partial(do, OWNER)
+    left, found = deque(range(count)), {}
     with Helpers(number, left, do) as beside:
         while left:
             while left:
@@ -45,7 +45,7 @@ def done(number: int, do: Any, count: int) -> dict[int, tuple[int, int]]:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_every_item_is_done_and_the_last_ones_elsewhere(number: int) -> None:
-    found = done(number, items.square, 9)
+    found = done(number, partial(items.square, OWNER), 9)
     assert {item: result for item, (result, _) in found.items()} == {item: item**2 for item in range(9)}
     elsewhere = [item for item, (_, process) in sorted(found.items()) if process != os.getpid()]
     assert elsewhere[len(elsewhere) - number :] == list(range(9))[9 - number :], "each took one from the end"
@@ -53,10 +53,19 @@ def test_every_item_is_done_and_the_last_ones_elsewhere(number: int) -> None:
 
 
 def test_what_a_process_loses_is_done_by_its_owner(caplog: pytest.LogCaptureFixture) -> None:
-    found = done(1, items.lost, 5)
+    found = done(1, partial(items.lost, OWNER), 5)
     assert {item: result for item, (result, _) in found.items()} == {item: item**2 for item in range(5)}
     assert {process for _, process in found.values()} == {os.getpid()}
-    assert "a helping process was ended by the system" in caplog.text
+    assert "no second process helps: it was ended by the system" in caplog.text
+
+
+@pytest.mark.parametrize("why", ["pickle", "No module named 'mine'"])
+def test_what_no_other_process_can_have_is_done_by_one(why: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A model with a function inside a function, a class that is not found elsewhere."""
+    do = items.OfOneProcess(OWNER) if why.startswith("No") else lambda item: items.square(OWNER, item)
+    found = done(1, do, 4)
+    assert found == {item: (item**2, OWNER) for item in range(4)}
+    assert "no second process helps: " in caplog.text and why in caplog.text
 
 
 def test_an_error_is_the_owners() -> None:
