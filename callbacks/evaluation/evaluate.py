@@ -49,7 +49,8 @@ def evaluate(
     rank, count = ranks.place()
     waves = [(name, number) for name in variants for number in range(len(plan.waves()))]
     mine = {wave: place for place, wave in enumerate(waves[rank::count])}
-    played = _before(halfway := halfway or Halfway(), mine)
+    halfway = halfway or Halfway()
+    played = {wave: halfway.wave(*wave) for wave in mine if halfway.has(*wave)}
     left = deque(wave for wave in mine if wave not in played)
     play = partial(_Playing, policy, make_env, variants, plan)
     apart = partial(_apart, play, (halfway.path, halfway.identity, halfway.every), mine)
@@ -75,14 +76,6 @@ def evaluate(
                 halfway.join(theirs)
                 played[wave] = halfway.wave(*wave)
     return gathered(ranks.from_all((played, halfway.spent)), variants, len(plan.waves()))
-
-
-def _before(halfway: Halfway, places: Mapping[Wave, int]) -> dict[Wave, list[Episode]]:
-    """The waves that were played before, here or by a process beside this one."""
-    for wave, place in places.items():
-        if (other := halfway.apart(place)).has(*wave):
-            halfway.join(other)
-    return {wave: halfway.wave(*wave) for wave in places if halfway.has(*wave)}
 
 
 class _Playing:
